@@ -1,0 +1,77 @@
+"""What can be executed: containers, notebooks, and (our addition) Python programs. Imports the domain's base.
+
+Source: AbstractExecutable and its members in execution-broker-1.0.openapi.json; PythonProgram: docs/adr/0003.
+"""
+
+from __future__ import annotations
+
+from broker.domain import kinds
+from broker.domain.base import Flag, Int, Model, NameValueMap, Text
+from broker.domain.components import LifecycleComponent
+
+
+class AbstractExecutable(LifecycleComponent, family=True): ...
+
+
+class DockerPlatformSpec(Model):
+    architecture: Text | None = None
+    os: Text | None = None
+
+
+class DockerImageSpec(Model):
+    locations: tuple[Text, ...] | None = None
+    digest: Text | None = None
+    platform: DockerPlatformSpec | None = None
+
+
+class DockerInternalPort(Model):
+    port: Int | None = None
+
+
+class DockerExternalPort(Model):
+    port: Int | None = None
+    addresses: tuple[Text, ...] | None = None
+
+
+class DockerNetworkPort(Model):
+    access: Flag | None = None
+    internal: DockerInternalPort | None = None
+    external: DockerExternalPort | None = None
+    protocol: Text | None = None
+    path: Text | None = None
+
+
+class DockerNetworkSpec(Model):
+    ports: tuple[DockerNetworkPort, ...] | None = None
+
+
+class DockerContainer(AbstractExecutable, kind=kinds.DOCKER_CONTAINER):
+    image: DockerImageSpec | None = None
+    privileged: Flag | None = None
+    command: tuple[Text, ...] | None = None
+    entrypoint: Text | None = None
+    environment: NameValueMap | None = None
+    network: DockerNetworkSpec | None = None
+
+
+class SingularityContainer(AbstractExecutable, kind=kinds.SINGULARITY_CONTAINER):
+    location: Text | None = None
+
+
+class JupyterNotebook(AbstractExecutable, kind=kinds.JUPYTER_NOTEBOOK):
+    location: Text | None = None
+
+
+class PythonProgram(AbstractExecutable, kind=kinds.PYTHON_PROGRAM):
+    """A Python program: its source by `location` (http, https, file, data URL) or inline as `source`; one of the two.
+
+    `requirements` are PEP 508 lines; `python` is a PEP 440 range such as ">=3.11". The program runs in its own
+    folder; what it writes to `./results` is kept and handed back.
+    """
+
+    location: Text | None = None
+    source: Text | None = None
+    arguments: tuple[Text, ...] | None = None
+    environment: NameValueMap | None = None
+    requirements: tuple[Text, ...] | None = None
+    python: Text | None = None

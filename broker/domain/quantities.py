@@ -1,0 +1,161 @@
+"""Instants, durations, intervals, and ranges that stay ranges. Imports pydantic and the standard library.
+
+All times are UTC. A text without a zone is read as UTC, since the standard's interval pattern allows one.
+Patterns: execution-broker-1.0.openapi.json, ISO8601Instant, ISO8601Duration, ISO8601Interval.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from pydantic import BeforeValidator, GetCoreSchemaHandler, PlainSerializer
+from pydantic_core import CoreSchema, core_schema
+
+INSTANT = re.compile(r"^(\d{4}(?:-\d{2}){2}T\d{2}(?::\d{2}){2}(?>[^\/]+))$")
+DURATION = re.compile(
+    r"^(-?)P(?=\d|T\d)(?:(\d+)Y)?(?:(\d+)M)?(?:(\d+)([DW]))?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?$"
+)
+_DATE = r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
+_TIME = r"T(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:Z|[+\-](?:[01]\d|2[0-3]):[0-5]\d)?"
+_MOMENT = re.compile(f"^{_DATE}(?:{_TIME})?$")
+
+# A year and a month have no fixed length; bookings need one. Nominal lengths, as most schedulers take them.
+_SECONDS = {"Y": 365 * 86400, "Mo": 30 * 86400, "W": 7 * 86400, "D": 86400, "H": 3600, "M": 60}
+_LONGEST = 10_000 * 365 * 86400  # longer cannot be added to any datetime
+
+
+def parse_instant(text: object) -> datetime:
+    """`2026-11-22T14:03:00Z` → aware UTC datetime. Raises ValueError, saying what is wanted."""
+    if isinstance(text, datetime):
+        return text.astimezone(UTC) if text.tzinfo else text.replace(tzinfo=UTC)
+    if not isinstance(text, str) or not INSTANT.match(text):
+        raise ValueError("an instant with date, time and zone is wanted, such as 2026-11-22T14:03:00Z")
+    return _moment(text)
+
+
+def _moment(text: str) -> datetime:
+    # Sites write up to nanoseconds; datetime holds microseconds.
+    trimmed = re.sub(r"(\.\d{6})\d+", r"\1", text)
+    try:
+        moment = datetime.fromisoformat(trimmed)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{text!r} is no date and time: {error}") from None
+
+
+def format_instant(moment: datetime | float) -> str:
+    """With seconds and `Z`, as the standard's pattern and strict Java clients want; no needless fraction."""
+    if isinstance(moment, int | float):
+        moment = datetime.fromtimestamp(moment, UTC)
+    text = moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="auto")
+    return text + "Z"
+
+
+def parse_duration(text: object) -> timedelta:
+    """`PT1H30M` → timedelta; a year counts 365 days, a month 30. Raises ValueError."""
+    if isinstance(text, timedelta):
+        return text
+    match = DURATION.match(text) if isinstance(text, str) and len(text) <= 100 else None
+    if not match:
+        raise ValueError("an ISO 8601 duration is wanted, such as PT1H or P1D")
+    sign, years, months, days, unit, hours, minutes, seconds = match.groups()
+    total = float(seconds or 0)
+    for count, length in ((years, "Y"), (months, "Mo"), (days, unit or "D"), (hours, "H"), (minutes, "M")):
+        total += int(count or 0) * _SECONDS[length]
+    if total > _LONGEST:
+        raise ValueError("a duration of less than 10,000 years is wanted")
+    return timedelta(seconds=-total if sign else total)
+
+
+def format_duration(span: timedelta | float) -> str:
+    """Days, hours, minutes, seconds: forms that Java's Duration.parse takes (it refuses weeks and months)."""
+    seconds = span.total_seconds() if isinstance(span, timedelta) else float(span)
+    sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
+    days, rest = divmod(round(seconds, 6), 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, rest = divmod(rest, 60)
+    day = f"{int(days)}D" if days else ""
+    clock = "".join(f"{int(n)}{u}" for n, u in ((hours, "H"), (minutes, "M")) if n)
+    if rest or not (day or clock):
+        clock += f"{rest:.6f}".rstrip("0").rstrip(".") + "S"
+    return f"{sign}P{day}" + (f"T{clock}" if clock else "")
+
+
+class Interval(NamedTuple):
+    """From `start` to `end`, both aware UTC. Written as start/duration, which every reader in the field takes."""
+
+    start: datetime
+    end: datetime
+
+    @property
+    def length(self) -> timedelta:
+        return self.end - self.start
+
+    def __str__(self) -> str:
+        return f"{format_instant(self.start)}/{format_duration(self.length)}"
+
+    @classmethod
+    def parse(cls, text: object) -> Interval:
+        """start/end, start/duration or duration/end. Raises ValueError."""
+        if isinstance(text, Interval):
+            return text
+        left, slash, right = text.partition("/") if isinstance(text, str) and len(text) <= 200 else ("", "", "")
+        if not slash:
+            raise ValueError("an ISO 8601 interval is wanted, such as 2026-11-22T14:00:00Z/PT2H")
+        try:
+            if left.startswith("P"):
+                end = cls._edge(right)
+                return cls(end - parse_duration(left), end)
+            start = cls._edge(left)
+            end = start + parse_duration(right) if right.startswith("P") else cls._edge(right)
+        except OverflowError:
+            raise ValueError("an interval within the years 1 to 9999 is wanted") from None
+        if end < start:
+            raise ValueError("an interval ends after its start")
+        return cls(start, end)
+
+    @staticmethod
+    def _edge(text: str) -> datetime:
+        if not _MOMENT.match(text):
+            raise ValueError(f"{text!r} is no date or date and time")
+        return _moment(text)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+
+Instant = Annotated[datetime, BeforeValidator(parse_instant), PlainSerializer(format_instant, return_type=str)]
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)]
+
+
+class Span(msgspec.Struct, frozen=True):
+    """A quantity known as a range: `low` ≤ `high`, both finite. Its unit is its field's."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, value: float) -> Span:
+        return cls(value, value)
+
+    @property
+    def expected(self) -> float:
+        """The middle of the range; halves first, so that it cannot overflow."""
+        return self.low / 2 + self.high / 2
+
+    @property
+    def pessimistic(self) -> float:
+        return self.high
+
+    def plus(self, other: Span) -> Span:
+        return Span(self.low + other.low, self.high + other.high)
+
+    def times(self, factor: float) -> Span:
+        """`factor` must not be negative."""
+        return Span(self.low * factor, self.high * factor)

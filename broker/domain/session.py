@@ -1,0 +1,191 @@
+"""Sessions and offer sets as they stand on the wire, and the drawn order of phases. Imports the domain's models.
+
+Source: AbstractExecutionSession, SimpleExecutionSession, ScheduledExecutionSession, OfferSetResponse in
+execution-broker-1.0.openapi.json; what the field does with phases: protocol.md 1.3. Properties marked *ours* are
+additions that 1.0 clients ignore.
+
+    INITIAL → OFFERED → ACCEPTED → WAITING → PREPARING → AVAILABLE → RUNNING → RELEASING → COMPLETED
+                 │          └──────────────────────┬───────────────────────────────┘
+                 ├→ REJECTED                       ├→ FAILED
+                 └→ EXPIRED                        └→ CANCELLED
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from broker.domain import kinds
+from broker.domain.base import ONE_OF, Flag, Int, Model, Number, Text
+from broker.domain.components import AbstractComponent, Schedule
+from broker.domain.data import AbstractDataResource
+from broker.domain.executables import AbstractExecutable
+from broker.domain.preferences import Preferences
+from broker.domain.quantities import Duration, Instant
+from broker.domain.resources import AbstractComputeResource, AbstractStorageResource
+
+
+class SessionPhase(StrEnum):
+    INITIAL = "INITIAL"
+    OFFERED = "OFFERED"
+    ACCEPTED = "ACCEPTED"
+    REJECTED = "REJECTED"
+    EXPIRED = "EXPIRED"
+    WAITING = "WAITING"
+    PREPARING = "PREPARING"
+    AVAILABLE = "AVAILABLE"
+    RUNNING = "RUNNING"
+    RELEASING = "RELEASING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+_ORDER = {
+    "INITIAL": 0, "OFFERED": 1, "ACCEPTED": 2, "WAITING": 3, "PREPARING": 4, "AVAILABLE": 5, "RUNNING": 6, "RELEASING": 7,
+    "REJECTED": 8, "EXPIRED": 8, "COMPLETED": 8, "FAILED": 8, "CANCELLED": 8,
+}  # fmt: skip
+
+REFUSED = frozenset({"REJECTED", "EXPIRED"})
+TERMINAL = frozenset({"REJECTED", "EXPIRED", "COMPLETED", "FAILED", "CANCELLED"})
+# The same phase by the names of older dialects (drafts.md).
+SYNONYMS = {"READY": "AVAILABLE", "PROPOSED": "INITIAL", "TEARDOWN": "RELEASING", "EXECUTING": "RUNNING"}
+
+
+def known(phase: str) -> bool:
+    return phase in _ORDER
+
+
+def taken(phase: str) -> bool:
+    """ACCEPTED or later, refusals excepted: the site has the session."""
+    return _ORDER.get(phase, -1) >= 2 and phase not in REFUSED
+
+
+def forward(now: str, seen: str) -> bool:
+    """Whether a reader who saw `now` may be shown `seen`: only ever onward, and nothing after a terminal phase."""
+    return now not in TERMINAL and known(seen) and _ORDER[seen] > _ORDER[now]
+
+
+class SimpleSessionConnector(Model):
+    kind: Text | None = None
+    status: Literal["PREPARING", "AVAILABLE", "FINISHED"] | None = None
+    protocol: Text | None = None
+    location: Text | None = None
+
+
+class Bounds(Model):
+    """*Ours*: a range as it is ranked. `stand_in`: not known, a configured value takes its place."""
+
+    expected: Number
+    pessimistic: Number
+    unit: Text | None = None
+    stand_in: Flag | None = None
+
+
+class Term(Model):
+    """*Ours*: one term of a score, in money. `basis` is what it was worked out from, such as "1.5 h × 2 EUR/h"."""
+
+    name: Text
+    expected: Number
+    pessimistic: Number
+    stand_in: Flag | None = None
+    basis: Text | None = None
+
+
+class LocalityNote(Model):
+    """*Ours*: what must move to where the session would run. Bytes; `staging` in seconds."""
+
+    bytes: Bounds | None = None
+    sources: tuple[Text, ...] | None = None
+    staging: Bounds | None = None
+    egress: Bounds | None = None
+    certainty: Literal["stated", "estimated", "unknown"] | None = None
+
+
+class RankingNote(Model):
+    """*Ours*: why an offer stands where it stands. `all_in` ranks and is not billed; `pay` is. `excluded`: not
+    ranked, and why. `trade_off`: no other offer is better in all (Pareto). `behind`: what it loses by to the rank above."""
+
+    rank: Int | None = None
+    all_in: Bounds | None = None
+    pay: Bounds | None = None
+    ready: Instant | None = None
+    result: Instant | None = None
+    result_latest: Instant | None = None
+    terms: tuple[Term, ...] | None = None
+    trade_off: Flag | None = None
+    dominated_by: Text | None = None
+    excluded: Text | None = None
+    behind: Text | None = None
+    why: Text | None = None
+
+
+class Promise(Model):
+    """*Ours*: what was offered at acceptance beside what came. Instants, durations, money in `unit`."""
+
+    start: Instant | None = None
+    duration: Duration | None = None
+    cost: Number | None = None
+    unit: Text | None = None
+    actual_start: Instant | None = None
+    actual_end: Instant | None = None
+    actual_duration: Duration | None = None
+    actual_cost: Number | None = None
+
+
+class AbstractExecutionSession(AbstractComponent, family=True): ...
+
+
+class SimpleExecutionSession(AbstractExecutionSession, kind=kinds.SIMPLE_SESSION):
+    """`site`, `origin`, `reserved`, `simulated`, `native`, `results`, `locality`, `ranking` and `promise` are *ours*."""
+
+    phase: SessionPhase | None = None
+    expires: Instant | None = None
+    executable: Annotated[AbstractExecutable, ONE_OF] | None = None
+    compute: Annotated[AbstractComputeResource, ONE_OF] | None = None
+    storage: tuple[Annotated[AbstractStorageResource, ONE_OF], ...] | None = None
+    data: tuple[Annotated[AbstractDataResource, ONE_OF], ...] | None = None
+    connectors: tuple[SimpleSessionConnector, ...] | None = None
+
+    site: Text | None = None
+    origin: Text | None = None
+    reserved: Flag | None = None
+    simulated: Flag | None = None
+    native: Text | None = None
+    results: Flag | None = None
+    offerset: Text | None = None
+    locality: LocalityNote | None = None
+    ranking: RankingNote | None = None
+    promise: Promise | None = None
+
+
+class ScheduledExecutionSession(SimpleExecutionSession, kind=kinds.SCHEDULED_SESSION):
+    schedule: Schedule | None = None
+
+
+class OutcomeNote(Model):
+    """*Ours*: what came of asking one site. `latency` in seconds."""
+
+    site: Text
+    outcome: Literal["Offered", "Declined", "TimedOut", "Failed", "Skipped", "Pending"]
+    offers: Int | None = None
+    reasons: tuple[Text, ...] | None = None
+    latency: Number | None = None
+    retry_after: Number | None = None
+    acts: Text | None = None
+
+
+class OfferSetResponse(AbstractComponent, kind=kinds.OFFERSET):
+    """Ranked, best first; excluded offers follow with their reason. From `expires` on *ours*."""
+
+    result: Literal["YES", "NO"] | None = None
+    description: Text | None = None
+    offers: tuple[Annotated[AbstractExecutionSession, ONE_OF], ...] | None = None
+
+    expires: Instant | None = None
+    outcomes: tuple[OutcomeNote, ...] | None = None
+    pending: Int | None = None
+    closed: Flag | None = None
+    taken: Text | None = None
+    asof: Instant | None = None
+    preferences: Preferences | None = None

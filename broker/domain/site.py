@@ -1,0 +1,101 @@
+"""A registered site, and what a planner says of it. Imports the domain's base.
+
+`Registration` is what an operator writes (configuration, PUT /sites/{name}); `Profile` is what the site is found
+to be when probed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from broker.domain import kinds
+from broker.domain.base import Flag, Model, Natural, Number, Text
+from broker.domain.quantities import Duration, Instant
+
+Health = Literal["draft", "live", "degraded", "draining", "down"]
+Name = Annotated[Text, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+Seconds = Annotated[Number, Field(gt=0, le=86400)]
+
+
+class StorageElement(Model):
+    """A storage at or near a site: its name (a Rucio RSE's, say) and the URL prefixes that lie on it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Text
+    prefixes: tuple[Text, ...] = ()
+    country: Text | None = None
+
+
+class Link(Model):
+    """A way for bytes between two storages. Bandwidth in bytes a second; latency in seconds a file; price of a GB
+    (10^9 bytes) out of `source`, in `currency`. `"*"` matches every storage that has no entry of its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: Text
+    target: Text
+    bandwidth: Annotated[Number, Field(gt=0)]
+    bandwidth_low: Annotated[Number, Field(gt=0)] | None = None
+    latency: Annotated[Number, Field(ge=0)] = 0.0
+    price: Annotated[Number, Field(ge=0)] = 0.0
+    currency: Text | None = None
+
+
+class Registration(Model):
+    """One site as its operator describes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name = ""
+    kind: Text = Field("ivoa", description="which adapter speaks to it (an entry point of the group broker.planners)")
+    url: Text | None = Field(None, description="the site's endpoint, where its kind has one")
+    options: dict[str, Any] = Field(default_factory=dict, description="the adapter's own settings")
+    credentials: Text | None = Field(None, description="name of an entry under `credentials`; sent to this origin only")
+    contact: Text | None = None
+    country: Annotated[Text, Field(pattern="^[A-Z]{2}$")] | None = Field(None, description="ISO 3166-1 alpha-2")
+    storages: tuple[StorageElement, ...] = ()
+    units: dict[str, str] = Field(
+        default_factory=lambda: {kinds.ENERGY: "kWh", kinds.CARBON: "kg"},
+        description="cost type → unit, where the site's answers state none; money without an entry is in the base currency",
+    )
+    unreliable: tuple[Text, ...] = Field(
+        (), description="fields of its offers not to be trusted, such as compute.memory (the reference implementation)"
+    )
+    concurrency: Annotated[Natural, Field(ge=1)] = Field(64, description="calls under way at once")
+    calls_per_minute: Annotated[Natural, Field(ge=1)] = 6000
+    timeout: Seconds = Field(30.0, description="seconds for one call other than asking for offers")
+    poll: Seconds = Field(5.0, description="seconds between two looks at the site's running sessions, at least")
+    restart_ends_jobs: Flag = Field(False, description="a restart of the site ends its jobs, so 404 is proof")
+    enforces_expiry: Flag = False
+    drained: Flag = Field(False, description="asked for nothing new; what runs goes on")
+    drained_until: Instant | None = None
+
+
+class Profile(Model):
+    """What a site can do. Absent and empty mean not known, and then the site is asked."""
+
+    platform: Text = "ivoa"
+    broker: Text | None = Field(None, description="its broker id, where it is a broker of ours")
+    executables: tuple[Text, ...] | None = None
+    data: tuple[Text, ...] | None = None
+    extras: dict[str, int] = Field(default_factory=dict, description="type → the most one request can have")
+    cores: Natural | None = Field(None, description="the most one request can have")
+    memory: Natural | None = Field(None, description="GiB, the most one request can have")
+    duration: Duration | None = Field(None, description="the longest run")
+    storages: tuple[StorageElement, ...] = ()
+    countries: tuple[Text, ...] = ()
+    origins: tuple[Text, ...] = Field((), description="the sites at the bottom that it speaks for")
+    python: tuple[Text, ...] = Field((), description="Python versions for programs, such as 3.11.7")
+    installs_requirements: Flag = False
+    results: Flag = Field(False, description="hands back what a run writes to ./results")
+    reads: tuple[Text, ...] = Field((), description="URL schemes it can stage from")
+    reserves: Flag = Field(False, description="its offers hold capacity; else they are estimates")
+    repeatable: Flag = Field(False, description="accepting twice by one session uuid is accepting once")
+    batches: Flag = Field(False, description="releases and status take many sessions in one call")
+    simulated: Flag = Field(False, description="nothing really runs")
+    isolation: Text | None = None
+    currency: Text | None = None
+    clock_offset: Number = Field(0.0, description="seconds the site's clock is ahead of ours")

@@ -1,0 +1,73 @@
+"""Adapters arrive here, built-in and third-party alike, through one entry-point group. Imports ports and errors.
+
+A plugin is a kind's options (validated at start) and how to make a planner from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+import aiohttp
+from pydantic import BaseModel
+
+from broker.domain.site import Registration
+from broker.errors import SettingsError
+from broker.ports import Calendar, Clock, Limits, Planner
+
+GROUP = "broker.planners"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What signs us in at one origin. Never logged: the repr hides it. `username` and `password` go as HTTP Basic,
+    `token` as Bearer."""
+
+    username: str = ""
+    password: str = ""
+    token: str = ""
+
+    def __repr__(self) -> str:
+        return "Credentials(…)"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a planner may use. `http` is shared and is not closed by the planner; `broker_id` and `name` are ours."""
+
+    registration: Registration
+    calendar: Calendar
+    limits: Limits
+    clock: Clock
+    http: aiohttp.ClientSession
+    credentials: Credentials | None
+    name: str
+    broker_id: str
+    currency: str
+    site_settings: Mapping[str, Any]  # tariff, policies, capacity … of a site that this broker plans for
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """`options` validates a registration's `options`; `make` must not do I/O: the planner opens lazily.
+    `plans`: the kind is a bare platform, and takes the site settings (tariff, policies, capacity)."""
+
+    options: type[BaseModel]
+    make: Callable[[Any, Resources], Planner]
+    plans: bool = False
+
+
+def load() -> dict[str, Plugin]:
+    """Every installed plugin by kind. Raises SettingsError when one cannot be imported."""
+    plugins: dict[str, Plugin] = {}
+    for entry in entry_points(group=GROUP):
+        try:
+            plugin = entry.load()
+        except Exception as error:
+            raise SettingsError(f"the adapter {entry.name} ({entry.value}) cannot be loaded: {error}") from error
+        if not isinstance(plugin, Plugin):
+            raise SettingsError(f"the adapter {entry.name} ({entry.value}) is no broker.plugins.Plugin")
+        plugins[entry.name] = plugin
+    return plugins
