@@ -223,7 +223,8 @@ class Store(Protocol):
         `lease` seconds. Two callers never hold the same timer at once."""
 
     async def done(self, lease: Lease) -> bool:
-        """Remove the timer. False: the lease was lost (ended and claimed anew, or the timer was set anew); nothing changed."""
+        """Remove the timer. False: the lease was lost (it ended and another claimed it, or the timer was set anew);
+        nothing changed."""
 
     async def postpone(self, lease: Lease, due: float) -> bool:
         """Move the timer to `due` and end the lease. False: the lease was lost; nothing changed."""

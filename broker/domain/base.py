@@ -16,7 +16,6 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
-    SerializeAsAny,
     Strict,
 )
 from pydantic_core import CoreSchema, core_schema
@@ -33,14 +32,13 @@ def _texts(value: object) -> object:
     """XML and YAML writers send numbers and booleans as map values; the standard's map holds strings."""
     if not isinstance(value, Mapping):
         return value
-    return {
-        key: ("true" if item else "false")
-        if isinstance(item, bool)
-        else str(item)
-        if isinstance(item, int | float)
-        else item
-        for key, item in value.items()
-    }
+    return {key: _text(item) for key, item in value.items()}
+
+
+def _text(item: object) -> object:
+    if isinstance(item, bool):
+        return "true" if item else "false"
+    return str(item) if isinstance(item, int | float) else item
 
 
 NameValueMap = Annotated[dict[Text, Text], BeforeValidator(_texts)]
@@ -88,7 +86,7 @@ class Family(Model):
         return cls.members.get(kind, cls) if isinstance(kind, str) else cls
 
 
-class _OneOf:
+class OneOf:
     """Validates a family's field by the member that its `kind` names."""
 
     def __get_pydantic_core_schema__(self, source: type[Family], handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -104,20 +102,4 @@ class _OneOf:
         )
 
 
-type_of_family = _OneOf  # what the OpenAPI generator looks for in a field's metadata
-ONE_OF = _OneOf()
-
-__all__ = [
-    "ONE_OF",
-    "Annotated",
-    "Family",
-    "Flag",
-    "Int",
-    "Model",
-    "NameValueMap",
-    "Natural",
-    "Number",
-    "SerializeAsAny",
-    "Text",
-    "type_of_family",
-]
+ONE_OF = OneOf()

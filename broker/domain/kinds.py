@@ -64,5 +64,5 @@ def short(uri: str) -> str:
 
 
 def expand(word: str, among: tuple[str, ...]) -> str | None:
-    """The URI in `among` whose short name is `word` (or that is `word`), else None. `simple` prefixes may be left out."""
+    """The URI in `among` whose short name is `word` (or that is `word`), else None."""
     return next((uri for uri in among if word in (uri, short(uri))), None)

@@ -109,6 +109,10 @@ def check(request: ExecutionRequest) -> None:
             raise BadInput(
                 f"max {high} is below min {low}.", element=f"compute.{what}", remedy="Swap them, or leave max out."
             )
+    _check_references(request)
+
+
+def _check_references(request: ExecutionRequest) -> None:
     storages, data = _names(request.storage, "storage"), _names(request.data, "data")
     for i, item in enumerate(request.data or ()):
         _resolve(item.storage, storages, f"data[{i}].storage", "storage")

@@ -42,8 +42,8 @@ class SessionPhase(StrEnum):
 
 
 _ORDER = {
-    "INITIAL": 0, "OFFERED": 1, "ACCEPTED": 2, "WAITING": 3, "PREPARING": 4, "AVAILABLE": 5, "RUNNING": 6, "RELEASING": 7,
-    "REJECTED": 8, "EXPIRED": 8, "COMPLETED": 8, "FAILED": 8, "CANCELLED": 8,
+    "INITIAL": 0, "OFFERED": 1, "ACCEPTED": 2, "WAITING": 3, "PREPARING": 4, "AVAILABLE": 5, "RUNNING": 6,
+    "RELEASING": 7, "REJECTED": 8, "EXPIRED": 8, "COMPLETED": 8, "FAILED": 8, "CANCELLED": 8,
 }  # fmt: skip
 
 REFUSED = frozenset({"REJECTED", "EXPIRED"})
@@ -104,7 +104,7 @@ class LocalityNote(Model):
 
 class RankingNote(Model):
     """*Ours*: why an offer stands where it stands. `all_in` ranks and is not billed; `pay` is. `excluded`: not
-    ranked, and why. `trade_off`: no other offer is better in all (Pareto). `behind`: what it loses by to the rank above."""
+    ranked, and why. `trade_off`: no other offer is better in all (Pareto). `behind`: what it loses by to the first."""
 
     rank: Int | None = None
     all_in: Bounds | None = None
@@ -137,7 +137,7 @@ class AbstractExecutionSession(AbstractComponent, family=True): ...
 
 
 class SimpleExecutionSession(AbstractExecutionSession, kind=kinds.SIMPLE_SESSION):
-    """`site`, `origin`, `reserved`, `simulated`, `native`, `results`, `locality`, `ranking` and `promise` are *ours*."""
+    """From `site` on *ours*."""
 
     phase: SessionPhase | None = None
     expires: Instant | None = None

@@ -59,7 +59,7 @@ class Registration(Model):
     storages: tuple[StorageElement, ...] = ()
     units: dict[str, str] = Field(
         default_factory=lambda: {kinds.ENERGY: "kWh", kinds.CARBON: "kg"},
-        description="cost type → unit, where the site's answers state none; money without an entry is in the base currency",
+        description="cost type → unit, where the site's answers state none; money with none is in the base currency",
     )
     unreliable: tuple[Text, ...] = Field(
         (), description="fields of its offers not to be trusted, such as compute.memory (the reference implementation)"
