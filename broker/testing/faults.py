@@ -174,7 +174,8 @@ async def _pour(scene: Scene, pieces: Callable[[], Any], **headers: str) -> web.
 
 async def flood(scene: Scene) -> web.StreamResponse:
     """100 MB of valid JSON without a stated length: one text that does not end."""
-    return await _pour(scene, lambda: [b'{"result":"', *(b"x" * _PIECE for _ in range(FLOOD // _PIECE)), b'"}'])
+    piece = b"x" * _PIECE
+    return await _pour(scene, lambda: [b'{"result":"', *([piece] * (FLOOD // _PIECE)), b'"}'])
 
 
 async def gzip_bomb(scene: Scene) -> web.StreamResponse:
@@ -186,8 +187,7 @@ async def gzip_bomb(scene: Scene) -> web.StreamResponse:
 
 async def million(scene: Scene) -> web.StreamResponse:
     """10^6 tiny offers."""
-    tiny = b'{"phase":"OFFERED"},'
-    pieces = [tiny * 1000 for _ in range(MILLION // 1000)]
+    pieces = [b'{"phase":"OFFERED"},' * 1000] * (MILLION // 1000)
     return await _pour(scene, lambda: [b'{"result":"YES","offers":[', *pieces, b"{}]}"])
 
 

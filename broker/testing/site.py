@@ -124,6 +124,7 @@ class FakeSite:
         self._port = 0
         self._runner: web.AppRunner | None = None
         self._ended = asyncio.Event()
+        self._came = asyncio.Event()
 
     # ── the test's side ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -156,6 +157,12 @@ class FakeSite:
     def seen(self, operation: str) -> list[Seen]:
         return [request for request in self.requests if request.operation == operation]
 
+    async def arrived(self, operation: str, count: int = 1) -> None:
+        """Returns when `count` requests of that operation have come in, answered or not."""
+        while len(self.seen(operation)) < count:
+            self._came.clear()
+            await self._came.wait()
+
     async def start(self) -> None:
         self._ended.clear()
         app = web.Application(client_max_size=64 * 1024 * 1024)
@@ -187,6 +194,7 @@ class FakeSite:
         body = await request.read()
         operation = _operation(request.method, request.path, body)
         self.requests.append(Seen(request.method, request.path, dict(request.headers), body, operation))
+        self._came.set()
         acts_first, fault, argument = _parts(self._next(operation))
         if operation == "results" and not fault:
             return self._file(request)

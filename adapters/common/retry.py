@@ -1,0 +1,40 @@
+"""Repeating a call that may be repeated. Imports tenacity, the ports.
+
+For reading, and for what is idempotent by the port's contract (release, an update). Never for an acceptance, never
+for a question: the first is decided once, the second leaves offers behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential_jitter
+
+from adapters.common.http import ConnectionLost
+from broker.domain.deadline import Deadline
+from broker.errors import SiteTimeout, SiteUnreachable
+from broker.ports import Clock
+
+T = TypeVar("T")
+
+ATTEMPTS = 3
+# Named one by one: tenacity's negative predicates repeat a cancelled call.
+REPEATED = (SiteUnreachable, SiteTimeout, ConnectionLost)
+
+
+async def repeat(call: Callable[[], Awaitable[T]], *, clock: Clock, deadline: Deadline) -> T:
+    """What `call` returns, tried at most ATTEMPTS times; the last error as it came. No try begins after the
+    deadline, and cancellation ends it at once."""
+
+    def enough(state: RetryCallState) -> bool:
+        return state.attempt_number >= ATTEMPTS or deadline.left(clock.monotonic()) <= state.upcoming_sleep
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(REPEATED),
+        stop=enough,
+        wait=wait_exponential_jitter(multiplier=0.05, max=1.0, jitter=0.05),
+        sleep=clock.sleep,
+        reraise=True,
+    )
+    return await retrying(call)
