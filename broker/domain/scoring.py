@@ -1,0 +1,255 @@
+"""One offer's all-in cost, and what it is made of. Pure; imports the domain's models.
+
+    ready  = start, where the site states its own preparing; else max(start, now + staging)
+    all-in = price + egress + value of time × (ready − now + run) + carbon price × carbon + distance price × bytes
+
+Pessimistically, ready = start + staging. A score depends on its offer, the wishes and `now`, on nothing else.
+
+Every criterion is worked out first and tidied to 12 digits; the all-in is then a fixed sequence of additions and of
+products with weights that are not negative. Each of these is monotone in floating point too, so an offer that is no
+worse in every criterion never has the higher all-in, not even by one last digit (docs: ranking).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from broker.domain.locality import GB, Locality
+from broker.domain.quantities import Span
+from broker.domain.wishes import Wishes, tidy
+
+_MOST = 1e15  # money, kg
+_MOST_BYTES = 1e24
+_LONGEST = 5e10  # seconds; three of them after now still end before the year 9999
+HOUR = 3600.0
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """One offer, as far as ranking knows it. None: not known. Whatever the numbers are, ranking survives them.
+
+    `session` names it in the answer. `price` is the whole session's, in `currency` (None: the base currency).
+    `start`: earliest and latest, epoch seconds; `run`: seconds. `prepares`: the site counts its own preparing into
+    `start`, so our staging is not added. `interactive`: the time until it is ready counts, its run does not.
+    `performance`: 1.0 is the machine that `run` was asked for; None: taken as that. `carbon`: kg CO2e. `costs`: type →
+    range and unit, for ceilings; `metrics`: type → range, for floors. `expires`: epoch seconds. `unfit`: why it is to
+    be excluded whatever the ranking says."""
+
+    session: str
+    origin: str
+    site: str
+    start: Span
+    run: Span
+    price: Span | None = None
+    currency: str | None = None
+    prepares: bool = False
+    interactive: bool = False
+    performance: Span | None = None
+    carbon: Span | None = None
+    locality: Locality = Locality()
+    costs: Mapping[str, tuple[Span, str | None]] = {}
+    metrics: Mapping[str, Span] = {}
+    countries: tuple[str, ...] = ()
+    expires: float | None = None
+    unfit: str | None = None
+
+
+class Estimate(msgspec.Struct, frozen=True, gc=False):
+    """`expected` ≤ `pessimistic`, both finite. `stand_in`: not known, a configured value takes its place."""
+
+    expected: float
+    pessimistic: float
+    stand_in: bool = False
+
+
+# Value, pessimistic all-in; then result time, pay, bytes, carbon, each expected and pessimistic.
+Order = tuple[float, float, float, float, float, float, float, float, float, float]
+
+
+class Score(msgspec.Struct, frozen=True):
+    """Money in the wishes' currency, durations in seconds from `now`, `carbon` in kg.
+
+    `all_in` is what ranks; `value` is the one number of it, between expected and pessimistic by risk. `pay` is what is
+    billed: price and egress. `staging` is what it adds to the waiting; `until`: from now to the result. `here`: all
+    data that the request names lies at the site. `order` is what offers are compared by, in the base currency."""
+
+    all_in: Estimate
+    value: float
+    pay: Estimate
+    price: Estimate
+    egress: Estimate
+    waiting: Estimate
+    staging: Estimate
+    run: Estimate
+    until: Estimate
+    carbon: Estimate
+    bytes: Estimate
+    here: bool
+    sources: tuple[str, ...]
+    now: float
+    order: Order
+
+    @property
+    def ready(self) -> Estimate:
+        """Epoch seconds."""
+        until, run = self.until, self.run
+        expected, worst = until.expected - run.expected, until.pessimistic - run.pessimistic
+        return Estimate(self.now + expected, self.now + worst, until.stand_in)
+
+    @property
+    def result(self) -> Estimate:
+        """Epoch seconds."""
+        return Estimate(self.now + self.until.expected, self.now + self.until.pessimistic, self.until.stand_in)
+
+    @property
+    def criteria(self) -> tuple[float, ...]:
+        """What dominance compares: result time, pay, bytes, carbon, each expected, then pessimistic."""
+        return self.order[2:]
+
+    @property
+    def known(self) -> bool:
+        """No stand-in in any criterion: it can dominate and be dominated."""
+        return not self.all_in.stand_in
+
+
+def score(offer: Candidate, wishes: Wishes, now: float) -> Score | str:
+    """The score, or why there is none: a start or a run that is no time at all."""
+    start, run = offer.start, _range(offer.run, _LONGEST)
+    if start.low != start.low or start.high != start.high:  # NaN alone differs from itself
+        return "states no start that can be read"
+    if run is None:
+        return "states no duration that can be read"
+    moved = _bytes(offer, wishes)
+    egress = _egress(offer, wishes, moved)
+    price = _price(offer, wishes, run)
+    carbon = _carbon(offer, wishes, run)
+    pay = Estimate(
+        tidy(price.expected + egress.expected),
+        tidy(price.pessimistic + egress.pessimistic),
+        price.stand_in or egress.stand_in,
+    )
+    waiting = _waiting(start, now)
+    transfer = _NONE if offer.prepares else _staging(offer, wishes, moved)
+    working = _run(offer, run)
+    until = _until(waiting, transfer, working)
+    staging = Estimate(max(0.0, transfer.expected - waiting.expected), transfer.pessimistic, transfer.stand_in)
+    all_in, value = _all_in(wishes, pay, until, carbon, moved)
+    order = (
+        value, all_in.pessimistic, until.expected, until.pessimistic, pay.expected, pay.pessimistic,
+        moved.expected, moved.pessimistic, carbon.expected, carbon.pessimistic,
+    )  # fmt: skip
+    if wishes.factor != 1.0:
+        all_in, pay, price, egress = (_shown(part, wishes) for part in (all_in, pay, price, egress))
+        value = wishes.shown(value)
+    where = offer.locality
+    return Score(
+        all_in, value, pay, price, egress, waiting, staging, working, until, carbon, moved,
+        where.here, where.sources, now, order,
+    )  # fmt: skip
+
+
+_NONE = Estimate(0.0, 0.0)
+
+
+def _shown(part: Estimate, wishes: Wishes) -> Estimate:
+    return Estimate(wishes.shown(part.expected), wishes.shown(part.pessimistic), part.stand_in)
+
+
+def _range(span: Span | None, most: float) -> Span | None:
+    """What a site says, made fit to reckon with: a reversed range is turned round, what is too large is cut. Negative
+    numbers and NaN are no quantities (-1 often means "not known"): None."""
+    if span is None:
+        return None
+    low, high = span.low, span.high
+    if 0.0 <= low <= high <= most:
+        return span
+    if low > high:
+        low, high = high, low
+    return Span(min(low, most), min(high, most)) if 0.0 <= low <= high else None
+
+
+def _estimate(span: Span) -> Estimate:
+    return Estimate(span.expected, span.high)
+
+
+def _stand_in(span: Span, factor: Span) -> Estimate:
+    return Estimate(span.expected * factor.expected, span.high * factor.high, True)
+
+
+def _price(offer: Candidate, wishes: Wishes, run: Span) -> Estimate:
+    stated = wishes.exchange.convert(offer.price, offer.currency) if offer.price is not None else None
+    price = _range(stated, _MOST)
+    return _estimate(price) if price is not None else _stand_in(wishes.stand_ins.price, run.times(1 / HOUR))
+
+
+def _carbon(offer: Candidate, wishes: Wishes, run: Span) -> Estimate:
+    carbon = _range(offer.carbon, _MOST)
+    if carbon is None:
+        return _stand_in(wishes.stand_ins.carbon, run.times(1 / HOUR))
+    return Estimate(tidy(carbon.expected), tidy(carbon.high))
+
+
+def _bytes(offer: Candidate, wishes: Wishes) -> Estimate:
+    moved = _range(offer.locality.bytes, _MOST_BYTES)
+    if moved is None:
+        return Estimate(wishes.stand_ins.bytes.expected, wishes.stand_ins.bytes.high, True)
+    return _estimate(moved)
+
+
+def _egress(offer: Candidate, wishes: Wishes, moved: Estimate) -> Estimate:
+    egress = _range(offer.locality.egress, _MOST)
+    if egress is not None:
+        return _estimate(egress)
+    price = wishes.stand_ins.egress
+    return Estimate(price.expected * moved.expected / GB, price.high * moved.pessimistic / GB, moved.pessimistic > 0)
+
+
+def _staging(offer: Candidate, wishes: Wishes, moved: Estimate) -> Estimate:
+    staging = _range(offer.locality.staging, _LONGEST)
+    if staging is not None:
+        return _estimate(staging)
+    speed = wishes.stand_ins.bandwidth
+    return Estimate(
+        min(moved.expected / max(speed.expected, 1.0), _LONGEST),
+        min(moved.pessimistic / max(speed.low, 1.0), _LONGEST),
+        moved.pessimistic > 0,
+    )
+
+
+def _waiting(start: Span, now: float) -> Estimate:
+    low, high = (start.low, start.high) if start.low <= start.high else (start.high, start.low)
+    first, last = min(max(0.0, low - now), _LONGEST), min(max(0.0, high - now), _LONGEST)
+    return Estimate(first / 2 + last / 2, last)
+
+
+def _run(offer: Candidate, run: Span) -> Estimate:
+    if offer.interactive:
+        return _NONE
+    speed = _range(offer.performance, 1e9)
+    if speed is None or speed.low <= 0.0:
+        return _estimate(run)
+    return Estimate(min(run.expected / speed.expected, _LONGEST), min(run.high / speed.low, _LONGEST))
+
+
+def _until(waiting: Estimate, transfer: Estimate, run: Estimate) -> Estimate:
+    """To the millisecond: finer differences are noise."""
+    return Estimate(
+        round(max(waiting.expected, transfer.expected) + run.expected, 3),
+        round(waiting.pessimistic + transfer.pessimistic + run.pessimistic, 3),
+        transfer.stand_in,
+    )
+
+
+def _all_in(
+    wishes: Wishes, pay: Estimate, until: Estimate, carbon: Estimate, moved: Estimate
+) -> tuple[Estimate, float]:
+    """Keep the operations and their order the same for both: the module's proof of monotony rests on them."""
+    weights = wishes.weights
+    second, kilogram, byte = weights.value_of_time / HOUR, weights.carbon_price, weights.distance_price / GB
+    expected = pay.expected + until.expected * second + carbon.expected * kilogram + moved.expected * byte
+    worst = pay.pessimistic + until.pessimistic * second + carbon.pessimistic * kilogram + moved.pessimistic * byte
+    # Not expected + risk × (worst − expected): that can fall, by a last digit, where `expected` rises.
+    value = tidy((1.0 - weights.risk) * expected + weights.risk * worst)
+    stand_in = pay.stand_in or until.stand_in or carbon.stand_in or moved.stand_in
+    return Estimate(tidy(expected), tidy(worst), stand_in), value
