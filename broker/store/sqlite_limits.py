@@ -41,10 +41,13 @@ class SqliteLimits:
 
         def work(sql: sqlite3.Connection) -> float:
             now = round(self._clock.now() * SECOND)
+            empty = now + burst * step
             row = sql.execute(FULL_AT, (key,)).fetchone()
-            # Never emptier than empty: so a clock set back, or a raised rate, costs one step at most.
-            full = min(max(row[0], now), now + burst * step) if row else now
-            wait = full + step - (now + burst * step)
+            full = max(row[0], now) if row else now
+            if full > empty:  # the clock was set back, or the limit was changed: no emptier than empty
+                full = empty
+                sql.execute(PUT_BUCKET, (key, full))
+            wait = full + step - empty
             if wait > SLACK:
                 return wait / SECOND
             sql.execute(CUT_FULL, (now,))
