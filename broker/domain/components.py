@@ -6,6 +6,8 @@ and their members in execution-broker-1.0.openapi.json.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -50,10 +52,13 @@ class MessageItem(Model):
     ) -> MessageItem:
         """`template` holds `{name}` place holders (messagetemplates.org). Values are cut to 1000 characters."""
         texts = {name: str(value)[:1000] for name, value in values.items()}
-        text = template
-        for name, value in texts.items():
-            text = text.replace("{" + name + "}", value)
+        text = fill_in(template, texts)
         return cls(kind=kind, time=time, level=level, template=template, values=texts or None, message=text)
+
+
+def fill_in(template: str, values: Mapping[str, str]) -> str:
+    """Each `{name}` replaced by its value, once; one without a value stays as it is."""
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), template)
 
 
 class AbstractOption(Family, family=True):

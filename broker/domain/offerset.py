@@ -1,0 +1,456 @@
+"""The request's aggregate: its record, and every step that may change it, as pure functions. Imports the domain.
+
+A record is what was decided: outcomes, the index of offers, the claim, phases. It is small, and durable before
+anything is acknowledged. What the offers say in full is the set's body (`SetBody`), which may be pruned by age.
+
+    open ──claim──▶ forwarding ──taken──▶ taken
+      ▲                 │  └────doubt───▶ doubt ──fence──▶ fencing
+      └─────refused─────┴───────────────────┴────────────────┘
+
+Every function takes a record and returns a new one; none knows the time but by argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from uuid import UUID
+
+import msgspec
+from msgspec.structs import replace
+
+from broker.domain import session as phases
+from broker.domain.identity import Owner
+from broker.domain.outcome import Declined, Failed, Offered, Outcome, Reason, Skipped, TimedOut
+from broker.errors import Conflict, NotFound
+
+SCHEMA = 1
+NOTES_KEPT = 50  # messages a session keeps: the first and the last ones
+
+
+class Note(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A message before it is filled in (MessageItem.fill)."""
+
+    time: float
+    kind: str
+    template: str
+    values: Mapping[str, str] = {}
+    level: str = "INFO"
+
+
+class SessionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One offer, from its birth to its terminal phase. `offer` is the site's own JSON, copied here at the claim;
+    `body` the site's latest. `released`: the site was told that we do not want it, or need not be. `lost_since`: when
+    a site that should know it said first that it does not."""
+
+    uuid: UUID
+    site: str
+    handle: str
+    origin: str
+    phase: str = "OFFERED"
+    expires: float | None = None
+    excluded: str = ""
+    released: bool = False
+    offer: bytes = b""
+    body: bytes | None = None
+    native: str = ""
+    notes: tuple[Note, ...] = ()
+    seen: float | None = None
+    modified: float = 0.0
+    lost_since: float | None = None
+
+
+class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The one offer that is being, or was, accepted. `state`: forwarding, doubt, fencing, taken. `tries` counts the
+    answers that left it in doubt; `followed`: the session stands on its site's watch list."""
+
+    session: UUID
+    at: float
+    state: str = "forwarding"
+    tries: int = 0
+    followed: bool = False
+    reason: str = ""
+
+
+class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What was chosen among what, with what was promised and what came. Outlives the bodies.
+
+    Times epoch seconds, durations seconds, money in `currency`. `eligible`: how many offers passed every limit;
+    `cheapest`, `mean` of their expected pay; None: not known."""
+
+    session: UUID
+    site: str
+    origin: str
+    at: float
+    rank: int | None = None
+    eligible: int = 0
+    currency: str = ""
+    cost: float | None = None
+    start: float | None = None
+    duration: float | None = None
+    all_in: float | None = None
+    bytes_moved: float | None = None
+    cheapest: float | None = None
+    mean: float | None = None
+    actual_cost: float | None = None
+    actual_start: float | None = None
+    actual_end: float | None = None
+
+
+class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One site's outcome, as it is kept."""
+
+    outcome: str
+    latency: float = 0.0
+    offers: int = 0
+    reasons: tuple[str, ...] = ()
+    retry_after: float | None = None
+    acts: str = ""
+
+
+class SetRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    uuid: UUID
+    owner: Owner
+    account: str
+    name: str
+    created: float
+    sites: tuple[str, ...]  # all that were asked; the ones without a line are pending
+    outcomes: Mapping[str, Line] = {}
+    sessions: tuple[SessionRecord, ...] = ()
+    claim: Claim | None = None
+    decision: Decision | None = None
+    closes: float = 0.0  # when waiting for pending sites ends
+    closed: bool = False
+    failover: bool = False
+    direct: bool = False
+    root: UUID | None = None
+    path: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Sites whose offers may still join: silent so far, and the set open."""
+        if self.closed:
+            return ()
+        return tuple(s for s in self.sites if s not in self.outcomes or self.outcomes[s].outcome == "TimedOut")
+
+    @property
+    def taken(self) -> UUID | None:
+        return self.claim.session if self.claim and self.claim.state == "taken" else None
+
+    def session(self, uuid: UUID) -> SessionRecord:
+        """Raises NotFound."""
+        found = next((item for item in self.sessions if item.uuid == uuid), None)
+        if found is None:
+            raise NotFound(f"no session {uuid} here.", remedy="List yours with GET /sessions.")
+        return found
+
+    def open_sessions(self, now: float) -> list[SessionRecord]:
+        """Those that could be claimed at `now` if no other is."""
+        return [item for item in self.sessions if acceptable(item, now)]
+
+    def unreleased(self) -> list[SessionRecord]:
+        """Offers that their sites may still hold for us though nobody will take them."""
+        return [item for item in self.sessions if item.phase in phases.REFUSED and not item.released]
+
+
+def acceptable(item: SessionRecord, now: float) -> bool:
+    return item.phase == "OFFERED" and not item.excluded and (item.expires is None or now < item.expires)
+
+
+def encode(record: SetRecord) -> bytes:
+    return msgspec.msgpack.encode(record)
+
+
+def decode(data: bytes) -> SetRecord:
+    return msgspec.msgpack.decode(data, type=SetRecord)
+
+
+# ── timers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+FORWARD_LIMIT = 60.0  # seconds after which a forward whose worker is silent is another's to resolve
+
+
+def timers(record: SetRecord) -> dict[str, float]:
+    """What is to be done, and when: derived from the record alone, so that no step can forget to set its timer.
+
+    A worker postpones its own lease where something is to be tried again; that does not show here."""
+    due: dict[str, float] = {}
+    if not record.closed:
+        due["close"] = record.closes
+    claimed = record.claim.session if record.claim else None
+    expiries = [s.expires for s in record.sessions if s.phase == "OFFERED" and s.uuid != claimed and s.expires]
+    if expiries:
+        due["expire"] = min(expiries)
+    if record.unreleased():
+        due["release"] = 0.0
+    if record.claim and record.claim.state != "taken":
+        due["claim"] = record.claim.at + (FORWARD_LIMIT if record.claim.state == "forwarding" else 0.0)
+    if record.claim and record.claim.state == "taken" and not record.claim.followed:
+        due["follow"] = 0.0
+    return due
+
+
+# ── gathering ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def line(outcome: Outcome, excluded: Iterable[str] = ()) -> Line:
+    """`excluded`: why offers of this site were left out."""
+    match outcome:
+        case Offered(quotes=quotes, latency=latency):
+            return Line("Offered", latency, len(quotes), tuple(excluded))
+        case Declined(reasons=reasons, latency=latency, retry_after=retry_after):
+            return Line("Declined", latency, 0, texts(reasons), retry_after)
+        case TimedOut(reason=reason, latency=latency):
+            return Line("TimedOut", latency, 0, (str(reason),))
+        case Failed(reason=reason, latency=latency, acts=acts):
+            return Line("Failed", latency, 0, (str(reason),), None, acts)
+        case Skipped(reason=reason, latency=latency, retry_after=retry_after, acts=acts):
+            return Line("Skipped", latency, 0, (str(reason),), retry_after, acts)
+
+
+def texts(reasons: Iterable[Reason]) -> tuple[str, ...]:
+    return tuple(str(reason) for reason in reasons)
+
+
+def join(record: SetRecord, answers: Mapping[str, tuple[Line, Sequence[SessionRecord]]], now: float) -> SetRecord:
+    """Add what sites answered. To a set that is closed or claimed nothing can be added: such offers are kept as
+    REJECTED, to be released; excluded ones likewise. A site whose outcome is known already changes nothing."""
+    fresh = {site: answer for site, answer in answers.items() if _unanswered(record, site)}
+    if not fresh:
+        return record
+    late = record.closed or record.claim is not None
+    sessions = tuple(
+        replace(item, phase="REJECTED", modified=now) if late or item.excluded else item
+        for _, items in fresh.values()
+        for item in items
+    )
+    lines = {site: entry for site, (entry, _) in fresh.items()}
+    joined = replace(record, outcomes={**record.outcomes, **lines}, sessions=record.sessions + sessions)
+    return joined if joined.pending else replace(joined, closed=True)
+
+
+def _unanswered(record: SetRecord, site: str) -> bool:
+    return site not in record.outcomes or record.outcomes[site].outcome == "TimedOut"
+
+
+def close(record: SetRecord, now: float, silent: str = "no answer, and none will be waited for") -> SetRecord:
+    """Nothing joins any more. Sites still pending get the outcome TimedOut. Idempotent."""
+    missing = {s: Line("TimedOut", 0.0, 0, (silent,)) for s in record.sites if s not in record.outcomes}
+    return replace(record, closed=True, outcomes={**record.outcomes, **missing})
+
+
+def expire(record: SetRecord, now: float) -> SetRecord:
+    """Unclaimed offers whose time is over become EXPIRED. Never touches a claimed session."""
+    claimed = record.claim.session if record.claim else None
+    return _map(
+        record,
+        lambda item: (
+            item.phase == "OFFERED" and item.uuid != claimed and item.expires is not None and item.expires <= now
+        ),
+        lambda item: replace(item, phase="EXPIRED", modified=now),
+    )
+
+
+# ── acceptance ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def claim(record: SetRecord, uuid: UUID, offer: bytes, now: float) -> SetRecord:
+    """Take one offer, copying what its site said into the record. Raises Conflict, naming what stands in the way.
+
+    Repeating one's own claim returns the record unchanged (`is`)."""
+    item = record.session(uuid)
+    if record.claim:
+        if record.claim.session == uuid:
+            return record
+        other = record.session(record.claim.session)
+        raise Conflict(
+            f"{other.site} already accepted (session {other.uuid}, {other.phase})."
+            if record.taken
+            else f"the offer of {other.site} is being accepted (session {other.uuid}).",
+            remedy=f"First cancel that one: broker cancel {str(other.uuid)[:8]}." if record.taken else "Wait for it.",
+        )
+    if not acceptable(item, now):
+        raise Conflict(_why_not(item, now), remedy="Ask anew: broker submit.")
+    held = _one(record, uuid, lambda item: replace(item, offer=offer, modified=now))
+    return replace(held, claim=Claim(uuid, now))
+
+
+def _why_not(item: SessionRecord, now: float) -> str:
+    if item.excluded:
+        return f"the offer was excluded: {item.excluded}."
+    if item.phase == "EXPIRED" or (item.phase == "OFFERED" and item.expires is not None and item.expires <= now):
+        ago = f" {_ago(now - item.expires)} ago" if item.expires else ""
+        return f"the offer of {item.site} expired{ago}; nothing was accepted."
+    return f"the session is {item.phase}; only an OFFERED one can be accepted."
+
+
+def _ago(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def doubt(record: SetRecord, now: float, reason: str, *, fencing: bool = False) -> SetRecord:
+    """It is not known whether the site took it. The session reads OFFERED, with a note of what is being done."""
+    claim_ = _unresolved(record)
+    state = "fencing" if fencing or claim_.state == "fencing" else "doubt"
+    changed = replace(claim_, state=state, tries=claim_.tries + 1, reason=reason[:300])
+    site = record.session(claim_.session).site
+    template = (
+        "{site} does not say that it took the session: withdrawing it there before anything else is tried."
+        if state == "fencing"
+        else "Asking {site} whether it took the session; nothing is sent twice. Cause: {reason}"
+    )
+    note_ = Note(now, "uri:acceptance-doubt", template, {"site": site, "reason": reason[:300]}, "WARN")
+    return replace(note(record, claim_.session, note_), claim=changed)
+
+
+def accepted(record: SetRecord, phase: str, decision: Decision | None, now: float) -> SetRecord:
+    """The site has it: every other offer, the chosen site's siblings included, is REJECTED and to be released."""
+    claim_ = _unresolved(record)
+    mine = claim_.session
+    turned = _map(
+        record,
+        lambda item: item.uuid != mine and item.phase == "OFFERED",
+        lambda item: replace(item, phase="REJECTED", modified=now),
+    )
+    turned = _one(turned, mine, lambda item: replace(item, phase=phase, seen=now, modified=now))
+    return close(replace(turned, claim=replace(claim_, state="taken"), decision=decision), now)
+
+
+def refused(record: SetRecord, phase: str, reason: str, now: float) -> SetRecord:
+    """It is proved that the site did not take it: the session ends (REJECTED or EXPIRED), the others are free again."""
+    claim_ = _unresolved(record)
+    mine = claim_.session
+    ended = phase if phase in phases.REFUSED else "REJECTED"
+    turned = _one(record, mine, lambda item: replace(item, phase=ended, modified=now, offer=b""))
+    told = Note(now, "uri:acceptance-refused", "{site} refused: {reason}",
+                {"site": record.session(mine).site, "reason": reason[:300]}, "ERROR")  # fmt: skip
+    return replace(note(turned, mine, told), claim=None, closed=not record.pending)
+
+
+def _unresolved(record: SetRecord) -> Claim:
+    """Raises Conflict: another worker resolved the claim meanwhile."""
+    if record.claim is None or record.claim.state == "taken":
+        raise Conflict("the acceptance was resolved meanwhile.", remedy="Read the session again.")
+    return record.claim
+
+
+# ── afterwards ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def reject(record: SetRecord, uuid: UUID, now: float) -> SetRecord:
+    """The caller does not want this offer. Repeating it changes nothing. Raises Conflict for one that is taken."""
+    item = record.session(uuid)
+    if item.phase in phases.REFUSED:
+        return record
+    if item.phase != "OFFERED" or (record.claim and record.claim.session == uuid):
+        raise Conflict(
+            f"the session is {item.phase}; only an OFFERED one can be rejected.", remedy="Cancel it instead."
+        )
+    return _one(record, uuid, lambda item: replace(item, phase="REJECTED", modified=now))
+
+
+def followed(record: SetRecord) -> SetRecord:
+    """The accepted session stands on its site's watch list now. Idempotent."""
+    return replace(record, claim=replace(record.claim, followed=True)) if record.claim else record
+
+
+def released(record: SetRecord, uuids: Iterable[UUID], now: float) -> SetRecord:
+    gone = set(uuids)
+    return _map(record, lambda item: item.uuid in gone and not item.released, lambda item: replace(item, released=True))
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What a site said of a session, reduced to what is kept."""
+
+    phase: str
+    body: bytes | None = None
+    native: str = ""
+    began: float | None = None
+    ended: float | None = None
+    cost: float | None = None
+    messages: tuple[str, ...] = ()
+
+
+def see(record: SetRecord, uuid: UUID, seen: Seen, now: float) -> SetRecord:
+    """Take over what a site shows. The phase only ever goes onward: a step back, or a word nobody knows, becomes a
+    message. Returns the record unchanged (`is`) where nothing is new."""
+    item = record.session(uuid)
+    changed = replace(item, native=seen.native or item.native, lost_since=None)
+    phase = phases.SYNONYMS.get(seen.phase, seen.phase)
+    if phases.forward(item.phase, phase):
+        changed = replace(changed, phase=phase, body=seen.body or item.body)
+    elif phase != item.phase and item.phase not in phases.TERMINAL:
+        words = Note(now, "uri:phase-at-site", "{site} says {phase}; the session stays {kept}.",
+                     {"site": item.site, "phase": phase[:60], "kept": item.phase})  # fmt: skip
+        changed = _noted(changed, words)
+    for text in seen.messages:
+        changed = _noted(changed, Note(now, "uri:site-message", "{text}", {"text": text[:1000]}))
+    decision = _actual(record.decision, uuid, seen)
+    if changed == item and decision == record.decision:
+        return record
+    changed = replace(changed, seen=now, modified=now)
+    return replace(_one(record, uuid, lambda _: changed), decision=decision)
+
+
+def lost(record: SetRecord, uuid: UUID, now: float) -> SetRecord:
+    """The site knows the session no more: noted, the phase kept; see services/watching for when that ends it."""
+    item = record.session(uuid)
+    if item.lost_since is not None:
+        return record
+    words = Note(now, "uri:site-forgot", "{site} does not know this session at present.", {"site": item.site}, "WARN")
+    return note(_one(record, uuid, lambda item: replace(item, lost_since=now)), uuid, words)
+
+
+def give_up(record: SetRecord, uuid: UUID, reasons: Sequence[str], now: float) -> SetRecord:
+    """Nobody took a direct request: a session FAILED stands for it, and every offer left is to be released."""
+    words = tuple(Note(now, "uri:direct-refused", "{reason}", {"reason": text[:1000]}, "ERROR") for text in reasons)
+    failed = SessionRecord(uuid, "", "", "", "FAILED", released=True, notes=words[:NOTES_KEPT], modified=now)
+    turned = _map(
+        record, lambda item: item.phase == "OFFERED", lambda item: replace(item, phase="REJECTED", modified=now)
+    )
+    return close(replace(turned, sessions=(*turned.sessions, failed)), now)
+
+
+def fail(record: SetRecord, uuid: UUID, reason: str, now: float) -> SetRecord:
+    item = record.session(uuid)
+    if item.phase in phases.TERMINAL:
+        return record
+    words = Note(now, "uri:session-failed", "{reason}", {"reason": reason[:1000]}, "ERROR")
+    return note(_one(record, uuid, lambda item: replace(item, phase="FAILED", modified=now)), uuid, words)
+
+
+def note(record: SetRecord, uuid: UUID, words: Note) -> SetRecord:
+    """Add a message to a session; one that says what the last of its kind said is left out."""
+    return _one(record, uuid, lambda item: _noted(item, words))
+
+
+def _noted(item: SessionRecord, words: Note) -> SessionRecord:
+    last = next((old for old in reversed(item.notes) if old.kind == words.kind), None)
+    if last and (last.template, last.values) == (words.template, words.values):
+        return item
+    notes = (*item.notes, words)
+    if len(notes) > NOTES_KEPT:
+        notes = (*notes[: NOTES_KEPT // 2], *notes[-NOTES_KEPT // 2 :])
+    return replace(item, notes=notes)
+
+
+def _actual(decision: Decision | None, uuid: UUID, seen: Seen) -> Decision | None:
+    if decision is None or decision.session != uuid:
+        return decision
+    return replace(
+        decision,
+        actual_start=seen.began if seen.began is not None else decision.actual_start,
+        actual_end=seen.ended if seen.ended is not None else decision.actual_end,
+        actual_cost=seen.cost if seen.cost is not None else decision.actual_cost,
+    )
+
+
+def _one(record: SetRecord, uuid: UUID, change: Callable[[SessionRecord], SessionRecord]) -> SetRecord:
+    return _map(record, lambda item: item.uuid == uuid, change)
+
+
+def _map(
+    record: SetRecord, which: Callable[[SessionRecord], bool], change: Callable[[SessionRecord], SessionRecord]
+) -> SetRecord:
+    turned = tuple(change(item) if which(item) else item for item in record.sessions)
+    return record if turned == record.sessions else replace(record, sessions=turned)

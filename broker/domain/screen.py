@@ -1,0 +1,77 @@
+"""Which sites a request is worth sending to: what can be known without asking. Imports the domain's models.
+
+Every site left out gets a reason. Whatever a site does not declare is asked, except our own additions: a plain 1.0
+site would refuse an unknown kind with 400, and ignore `extras` in silence (design, section 4).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from broker.domain import kinds
+from broker.domain.outcome import Reason
+from broker.domain.preferences import Preferences
+from broker.domain.request import ExecutionRequest
+from broker.domain.site import Profile, Registration
+
+_STANDARD = (kinds.DOCKER_CONTAINER, kinds.SINGULARITY_CONTAINER, kinds.JUPYTER_NOTEBOOK)
+
+
+def unsuitable(request: ExecutionRequest, site: Registration, profile: Profile, now: datetime) -> Reason | None:
+    """Why this site need not be asked; None: ask it."""
+    return (
+        _draining(site, now)
+        or _unwanted(request.preferences or Preferences(), site, profile)
+        or _unknown_kind(request, site, profile)
+        or _too_large(request, profile)
+        or _no_extras(request, site, profile)
+    )
+
+
+def _draining(site: Registration, now: datetime) -> Reason | None:
+    if not site.drained or (site.drained_until is not None and site.drained_until <= now):
+        return None
+    until = f" until {site.drained_until:%Y-%m-%d %H:%M}Z" if site.drained_until else ""
+    return Reason(f"{site.name} is draining{until}: it takes nothing new.")
+
+
+def _unwanted(wishes: Preferences, site: Registration, profile: Profile) -> Reason | None:
+    names = {site.name, *profile.origins}
+    if wishes.sites_allowed is not None and not names & set(wishes.sites_allowed):
+        return Reason("not among the sites you allow.", "preferences.sites_allowed")
+    if wishes.sites_forbidden and names <= {*wishes.sites_forbidden, *({site.name} if profile.origins else ())}:
+        return Reason("you forbid this site.", "preferences.sites_forbidden")
+    return None
+
+
+def _unknown_kind(request: ExecutionRequest, site: Registration, profile: Profile) -> Reason | None:
+    wanted = request.executable.kind
+    offered = profile.executables if profile.executables is not None else _STANDARD
+    if wanted in offered or "*" in offered:
+        return None
+    runs = ", ".join(kinds.short(kind) for kind in offered) or "nothing"
+    return Reason(f"{site.name} does not run {kinds.short(wanted)}.", "executable.kind", "kind", runs)
+
+
+def _too_large(request: ExecutionRequest, profile: Profile) -> Reason | None:
+    asks = (
+        ("compute.cores.min", request.cores[0], profile.cores, ""),
+        ("compute.memory.min", request.memory[0], profile.memory, " GiB"),
+    )
+    for element, asked, most, unit in asks:
+        if most is not None and asked > most:
+            return Reason(f"{asked}{unit} asked; the most is {most}{unit}.", element, "ceiling", f"{most}")
+    if profile.duration is not None and request.duration > profile.duration:
+        return Reason(
+            f"{request.duration} asked; the longest run is {profile.duration}.", "schedule.requested.duration"
+        )
+    return None
+
+
+def _no_extras(request: ExecutionRequest, site: Registration, profile: Profile) -> Reason | None:
+    for type_, count in request.extras.items():
+        most = profile.extras.get(type_, 0)
+        if count > most:
+            says = f"{site.name} has {most} of them" if most else f"{site.name} does not declare any"
+            return Reason(f"{count} × {kinds.short(type_)} asked; {says}.", "compute.extras", "extras", f"{most}")
+    return None

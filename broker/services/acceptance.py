@@ -1,0 +1,275 @@
+"""Accepting an offer exactly once, and everything else a caller may do to a session. Imports ports and the domain.
+
+    claim (durable) → forward → read back → record → release the others
+
+Doubt is never guessed away: it is resolved by reading, by sending again where the site takes one session uuid once
+(`Profile.repeatable`), or by fencing, that is withdrawing the offer and reading until it is over (design, section 4).
+After a crash the timer `claim` brings the same steps back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+import structlog
+
+from broker.domain import offerset, session
+from broker.domain.deadline import Deadline
+from broker.domain.identity import Caller, Hop
+from broker.domain.offerset import SessionRecord, SetRecord
+from broker.domain.request import ExecutionRequest
+from broker.domain.updates import AbstractUpdate, EnumValueUpdate
+from broker.errors import BadInput, BrokerError, Conflict, NotFound, SiteError, SiteForgot, Unavailable
+from broker.ports import Clock, Planner, Sighting
+from broker.services.offers import Offers
+from broker.services.orders import order, seen
+from broker.services.records import Records
+from broker.services.rights import Readers, must_change
+from broker.services.sessions import Sessions, SessionState
+from broker.services.sites import Sites
+from broker.services.window import Window
+
+_log = structlog.get_logger(__name__)
+
+RETRY_MOST = 30.0  # seconds between two looks at a doubtful acceptance, at most
+
+
+class Acceptance:
+    """`forward`: seconds one acceptance may take before it is in doubt. `patience`: seconds a plain site may go on
+    reading OFFERED before the acceptance is withdrawn. `guarded`: whether /direct wants a known or bounded price."""
+
+    def __init__(
+        self,
+        *,
+        records: Records,
+        offers: Offers,
+        sessions: Sessions,
+        sites: Sites,
+        window: Window,
+        clock: Clock,
+        readers: Readers,
+        forward: float,
+        patience: float,
+        guarded: bool,
+    ) -> None:
+        self._records, self._offers, self._sessions, self._sites = records, offers, sessions, sites
+        self._window, self._clock, self._readers = window, clock, readers
+        self._forward_limit, self._patience, self._guarded = forward, patience, guarded
+
+    # ── what callers do ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def update(self, uuid: UUID, update: AbstractUpdate, caller: Caller) -> SessionState:
+        """Act on the phase. Idempotent for each phase. Raises BadInput for what cannot be updated at all, Conflict
+        for what cannot be done now; both say why."""
+        record = await self._records.load(uuid)
+        must_change(record, caller, self._readers)
+        match _wanted(update):
+            case "ACCEPTED":
+                record = await self._accept(record, uuid)
+            case "REJECTED":
+                record = await self._reject(uuid)
+            case "CANCELLED":
+                record = await self._cancel(record, uuid)
+            case other:
+                text = f'"{other}" cannot be asked for.'
+                raise BadInput(text, element="value", remedy="Use ACCEPTED, REJECTED or CANCELLED.")
+        return await self._sessions.state(record, uuid)
+
+    async def direct(self, request: ExecutionRequest, caller: Caller, hop: Hop) -> SessionState:
+        """Ask, and accept the best offer; on proof of refusal, the next. Where none is left the state is `refused`:
+        a session FAILED, with the reasons as its messages."""
+        gathered = await self._offers.ask(request, caller, hop, direct=True)
+        record = gathered.record
+        while (best := await self._offers.best(record, guarded=self._guarded)) is not None:
+            record = await self._accept(record, best, failover=False)
+            if record.claim is not None:
+                return await self._sessions.state(record, record.claim.session)
+        failed = await self._offers.give_up(record)
+        return await self._sessions.state(failed, failed.sessions[-1].uuid, refused=True)
+
+    async def release(self, uuids: Sequence[UUID], caller: Caller) -> None:
+        """Give back offers, many at once (a broker above us does). Unknown ones, and ones that are over, count as
+        released; a taken one raises Conflict, after the others are released."""
+        refused: list[BrokerError] = []
+        for uuid in uuids:
+            try:
+                record = await self._records.load(uuid)
+                must_change(record, caller, self._readers)
+                if record.session(uuid).phase not in session.TERMINAL:
+                    await self._reject(uuid)
+            except NotFound:
+                continue
+            except Conflict as error:
+                refused.append(error)
+        if refused:
+            raise refused[0]
+
+    async def _reject(self, uuid: UUID) -> SetRecord:
+        return (await self._records.change(uuid, lambda r: offerset.reject(r, uuid, self._clock.now())))[1]
+
+    # ── accepting ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _accept(self, record: SetRecord, uuid: UUID, *, failover: bool = True) -> SetRecord:
+        offer = await self._offers.offer(record, uuid)
+        before, after = await self._records.change(uuid, lambda r: offerset.claim(r, uuid, offer, self._clock.now()))
+        if after is before:
+            return after  # taken already, or another worker is at it
+        after = await self._forward(after)
+        if after.claim is None and failover and after.failover:
+            return await self._next(after)
+        return after
+
+    async def _next(self, record: SetRecord) -> SetRecord:
+        """After proof of refusal: the next-ranked offer, where the request asked for that."""
+        while record.claim is None and (best := await self._offers.best(record, guarded=False)) is not None:
+            record = await self._accept(record, best, failover=False)
+        return record
+
+    async def _forward(self, record: SetRecord) -> SetRecord:
+        """Send the acceptance once. The record comes back taken, refused, or in doubt."""
+        item = _claimed(record)
+        try:
+            sighting = await self._planner(item.site).accept(order(record, item), self._deadline(self._forward_limit))
+        except SiteError as error:
+            _log.warning(
+                "acceptance failed", site=item.site, session=str(item.uuid), proof=error.proof, why=error.detail
+            )
+            if error.proof:
+                return await self._refuse(record, "REJECTED", error.detail)
+            return await self._read(record, error.detail)
+        return await self._judge(record, sighting, f"its answer shows the phase {sighting.phase}")
+
+    async def _read(self, record: SetRecord, why: str) -> SetRecord:
+        """One look at what the site knows of it; without an answer it stays in doubt."""
+        item = _claimed(record)
+        try:
+            sightings = await self._planner(item.site).status([order(record, item)], self._deadline(5.0))
+        except SiteError as error:
+            return await self._doubt(record, f"{why}; then: {error.detail}")
+        found = sightings.get(item.uuid)
+        if isinstance(found, Sighting):
+            return await self._judge(record, found, why)
+        if isinstance(found, SiteForgot) and self._sites.entry(item.site).site.restart_ends_jobs:
+            return await self._refuse(record, "REJECTED", "the site restarted and forgot the offer")
+        return await self._doubt(record, f"{why}; then: {found.detail if found else 'no answer'}")
+
+    async def _judge(self, record: SetRecord, sighting: Sighting, why: str) -> SetRecord:
+        phase = session.SYNONYMS.get(sighting.phase, sighting.phase)
+        if session.taken(phase):
+            return await self._record(record, phase, sighting)
+        if phase in session.REFUSED:
+            return await self._refuse(record, phase, f"it says {phase}")
+        return await self._doubt(record, why)
+
+    async def _record(self, record: SetRecord, phase: str, sighting: Sighting) -> SetRecord:
+        item = _claimed(record)
+        decision = await self._offers.decision(record, item.uuid)
+        now = self._clock.now()
+
+        def step(r: SetRecord) -> SetRecord:
+            if r.taken == item.uuid:
+                return r
+            taken = offerset.accepted(r, "ACCEPTED", decision, now)
+            return offerset.see(taken, item.uuid, seen(sighting), now)
+
+        before, after = await self._records.change(item.uuid, step)
+        if after is not before:
+            self._window.accepted(item.site)
+            _log.info("accepted", site=item.site, session=str(item.uuid), phase=phase)
+        return after
+
+    async def _refuse(self, record: SetRecord, phase: str, reason: str) -> SetRecord:
+        item = _claimed(record)
+        _log.info("acceptance refused", site=item.site, session=str(item.uuid), why=reason)
+        return await self._resolve_to(record, lambda r: offerset.refused(r, phase, reason, self._clock.now()))
+
+    async def _doubt(self, record: SetRecord, reason: str, *, fencing: bool = False) -> SetRecord:
+        return await self._resolve_to(record, lambda r: offerset.doubt(r, self._clock.now(), reason, fencing=fencing))
+
+    async def _resolve_to(self, record: SetRecord, step: Callable[[SetRecord], SetRecord]) -> SetRecord:
+        """Apply `step` while the claim is still this one; another worker's resolution stands."""
+        mine = _claimed(record).uuid
+
+        def guarded(r: SetRecord) -> SetRecord:
+            return step(r) if r.claim and r.claim.session == mine and r.claim.state != "taken" else r
+
+        return (await self._records.change(mine, guarded))[1]
+
+    # ── resolving doubt ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def resolve(self, key: str) -> float | None:
+        """The timer `claim`: bring one doubtful acceptance a step further. Returns when to look again (epoch
+        seconds), or None when it is resolved. Safe to repeat and to interrupt at any point."""
+        record = await self._records.by_key(key)
+        if record is None or record.claim is None or record.claim.state == "taken":
+            return None
+        # A forward that nobody finished: its worker died. Whether it was sent is not known.
+        record = await self._read(record, record.claim.reason or "the broker restarted while it was asking")
+        if record.claim is not None and record.claim.state != "taken":
+            record = await self._press(record)
+        if record.claim is None and (record.failover or record.direct):
+            record = await self._next(record)
+        if record.claim is None or record.claim.state == "taken":
+            return None
+        return self._clock.now() + min(RETRY_MOST, 0.5 * 2.0 ** min(record.claim.tries, 10))
+
+    async def _press(self, record: SetRecord) -> SetRecord:
+        """The site reads OFFERED, or nothing. Send again where that is safe; withdraw where patience is over."""
+        item = _claimed(record)
+        entry = self._sites.entry(item.site)
+        if entry.profile is not None and entry.profile.repeatable:
+            return await self._forward(record)
+        if record.claim is None or self._clock.now() - record.claim.at < self._patience:
+            return record
+        record = await self._doubt(record, record.claim.reason, fencing=True)
+        if record.claim is None or record.claim.state == "taken":
+            return record
+        try:
+            sighting = await entry.planner.update(order(record, item), "REJECTED", self._deadline(entry.site.timeout))
+        except SiteError as error:
+            return await self._doubt(record, error.detail, fencing=True)
+        return await self._judge(record, sighting, f"it reads {sighting.phase} after the withdrawal")
+
+    # ── cancelling ────────────────────────────────────────────────────────────────────────────────
+
+    async def _cancel(self, record: SetRecord, uuid: UUID) -> SetRecord:
+        item = record.session(uuid)
+        if item.phase in session.TERMINAL:
+            if item.phase == "CANCELLED":
+                return record
+            raise Conflict(f"the session is over ({item.phase}).", remedy="Nothing is left to cancel.")
+        if record.taken != uuid:
+            raise Conflict(f"the session is {item.phase}, not accepted.", remedy="Send REJECTED for an offer.")
+        entry = self._sites.entry(item.site)
+        try:
+            sighting = await entry.planner.update(order(record, item), "CANCELLED", self._deadline(entry.site.timeout))
+        except SiteError as error:
+            text = f"{item.site} could not be told to cancel: {error.detail}"
+            raise Unavailable(text, remedy="Cancel again; repeating it is safe.") from error
+        return (await self._records.change(uuid, lambda r: offerset.see(r, uuid, seen(sighting), self._clock.now())))[1]
+
+    def _planner(self, site: str) -> Planner:
+        try:
+            return self._sites.entry(site).planner
+        except NotFound as error:
+            raise SiteForgot(f"{site} is registered no more") from error
+
+    def _deadline(self, seconds: float) -> Deadline:
+        return Deadline.after(seconds, self._clock.monotonic())
+
+
+def _wanted(update: AbstractUpdate) -> str:
+    """Of the four kinds of updates, the phase alone can be changed, by an enum value (protocol.md 1.3)."""
+    if not isinstance(update, EnumValueUpdate) or update.path.lstrip("/") != "phase":
+        text = f"{update.path} cannot be updated by a {update.kind}."
+        raise BadInput(
+            text, element="path", remedy='Send {"kind": "uri:enum-value-update", "path": "/phase", "value": …}.'
+        )
+    return update.value
+
+
+def _claimed(record: SetRecord) -> SessionRecord:
+    if record.claim is None:
+        raise Conflict("the acceptance was resolved meanwhile.", remedy="Read the session again.")
+    return record.session(record.claim.session)

@@ -1,0 +1,194 @@
+"""What one request has brought in so far: offers read once, each with its session's uuid. Imports ports and the domain.
+
+The fan-out hands in one outcome a site, before the answer or after it; `Gathering` turns them into the set's record
+and body, and `Joiner` adds to a saved set what came late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+import msgspec
+
+from broker.domain import kinds, offerset, setbody
+from broker.domain import locality as place
+from broker.domain.identity import members
+from broker.domain.locality import Locality, Map
+from broker.domain.offer import Needs, Offer, Reading, Stated, read, unfit
+from broker.domain.offerset import Line, SessionRecord
+from broker.domain.outcome import Offered, Outcome, Quote, TimedOut
+from broker.domain.quantities import Span
+from broker.domain.ranking import Candidate, Ranked, good
+from broker.domain.request import ExecutionRequest
+from broker.domain.setbody import Kept, SetBody
+from broker.domain.wishes import Wishes
+from broker.ports import Clock
+from broker.services.records import Records
+from broker.services.sites import Entry
+from broker.services.window import Window
+
+
+class Gathering:
+    """What one request has brought in so far: offers read once, each with its session's uuid."""
+
+    def __init__(
+        self,
+        request: ExecutionRequest,
+        wishes: Wishes,
+        set_: UUID,
+        map_: Map,
+        now: float,
+        margin: float,
+        entries: Sequence[Entry],
+    ) -> None:
+        self.request, self.wishes, self.set, self.now = request, wishes, set_, now
+        self.saved = asyncio.Event()
+        self.lock = asyncio.Lock()
+        self._map, self._margin = map_, margin
+        self._entries = {entry.name: entry for entry in entries}
+        self._needs = Needs.of(request)
+        self._asked = tuple({component.kind for _, component in request.components()})
+        self._items = place.locate(place.items(request), map_)
+        self._taken: set[UUID] = set()
+        self._read: dict[str, tuple[Line, list[SessionRecord], list[Kept]]] = {}
+        self._here: dict[str, Locality] = {}
+
+    def take(self, site: str, outcome: Outcome) -> tuple[Line, list[SessionRecord], list[Kept]]:
+        """Read a site's answer, once; the first reading of a site stands, but for a silence."""
+        if site in self._read and self._read[site][0].outcome != "TimedOut":
+            return self._read[site]
+        sessions: list[SessionRecord] = []
+        kept: list[Kept] = []
+        if isinstance(outcome, Offered):
+            self._offers(self._entries[site], outcome.quotes, sessions, kept)
+        entry = offerset.line(outcome, [item.excluded for item in sessions if item.excluded])
+        self._read[site] = (entry, sessions, kept)
+        return self._read[site]
+
+    def _offers(self, entry: Entry, quotes: Sequence[Quote], sessions: list[SessionRecord], kept: list[Kept]) -> None:
+        unique = list({quote.handle: quote for quote in quotes}.values())  # one handle is one session
+        uuids = members(self.set, os.urandom(4), self._taken, len(unique))
+        self._taken.update(uuids)
+        reading = self._reading(entry)
+        for uuid, quote in zip(uuids, unique, strict=True):
+            found = read(quote, reading, self.now, self._asked)
+            if isinstance(found, str):
+                sessions.append(
+                    SessionRecord(uuid, entry.name, quote.handle, entry.name, excluded=found, modified=self.now)
+                )
+                continue
+            reason, warnings = unfit(found, self._needs, entry.site.unreliable)
+            candidate = self._candidate(uuid, found, entry, reason)
+            kept.append(setbody.keep(uuid, found, candidate, quote.body, (*found.repairs, *warnings)))
+            sessions.append(
+                SessionRecord(
+                    uuid,
+                    entry.name,
+                    quote.handle,
+                    found.origin,
+                    expires=found.expires,
+                    excluded=reason or "",
+                    modified=self.now,
+                )
+            )
+
+    def _reading(self, entry: Entry) -> Reading:
+        assert entry.profile is not None  # noqa: S101 - only described sites are asked
+        ours = entry.profile.broker is not None or entry.profile.platform != "ivoa"
+        base = self._map.exchange.base
+        return Reading.of(entry.site, entry.profile, currency=base, ours=ours, margin=self._margin)
+
+    def _candidate(self, uuid: UUID, offer: Offer, entry: Entry, reason: str | None) -> Candidate:
+        profile = entry.profile
+        ours = profile is not None and (profile.broker is not None or profile.platform != "ivoa")
+        return Candidate(
+            session=str(uuid),
+            origin=offer.origin,
+            site=entry.name,
+            price=offer.price,
+            currency=offer.currency,
+            start=offer.start or Span.of(self.now),
+            prepares=offer.prepares,
+            run=Span.of(self.request.duration.total_seconds()),
+            # At a plain site a notebook is a session for a person, whose time in it is wanted (design, section 5).
+            interactive=not ours and self.request.executable.kind == kinds.JUPYTER_NOTEBOOK,
+            # Figures of plain sites are on no common scale (protocol.md 1.4); ours are relative to a reference core.
+            performance=offer.metrics.get(kinds.COMPUTE_PERFORMANCE) if ours else None,
+            carbon=offer.carbon,
+            locality=self._locality(offer, entry),
+            costs=offer.costs,
+            metrics=offer.metrics,
+            countries=(entry.site.country,) if entry.site.country else offer.countries,
+            expires=offer.expires,
+            unfit=reason,
+        )
+
+    def _locality(self, offer: Offer, entry: Entry) -> Locality:
+        """What we know of the site's storages leads; then what a broker below states; then what its profile says."""
+        if not self._items:
+            return Locality()
+        if not entry.site.storages and offer.locality is not None:
+            return self._stated(offer.locality)
+        if entry.name not in self._here:
+            profile = entry.profile.storages if entry.profile else ()
+            at = [storage.name for storage in (*entry.site.storages, *profile)]
+            self._here[entry.name] = place.measure(self._items, at, self._map)
+        return self._here[entry.name]
+
+    def _stated(self, stated: Stated) -> Locality:
+        egress = self._map.exchange.convert(stated.egress, stated.currency) if stated.egress else None
+        certainty = stated.certainty if stated.certainty in ("stated", "estimated") else "unknown"
+        return Locality(stated.bytes, stated.sources, stated.staging, egress, certainty)  # type: ignore[arg-type]
+
+    def body(self) -> SetBody:
+        kept = tuple(item for _, _, items in self._read.values() for item in items)
+        return SetBody(msgspec.json.encode(self.request.to_wire()), self.wishes, self.now, kept)
+
+    def sessions(
+        self,
+        answers: Mapping[str, tuple[Line, list[SessionRecord], list[Kept]]],
+        ranking: Sequence[Ranked],
+    ) -> dict[str, tuple[Line, list[SessionRecord]]]:
+        """The records of the sessions, with what the ranking excludes marked so, and the outcome's line saying it."""
+        excluded = {ranked.session: ranked.excluded for ranked in ranking if ranked.excluded}
+        found = {}
+        for site, (entry, sessions, _) in answers.items():
+            marked = [
+                msgspec.structs.replace(item, excluded=item.excluded or excluded.get(str(item.uuid), ""))
+                for item in sessions
+            ]
+            reasons = tuple(dict.fromkeys(item.excluded for item in marked if item.excluded))
+            found[site] = (msgspec.structs.replace(entry, reasons=reasons) if reasons else entry, marked)
+        return found
+
+    def enough(self, outcomes: Mapping[str, Outcome]) -> bool:
+        """Whether as many good offers are in as the request wants to wait for."""
+        for site, outcome in outcomes.items():
+            self.take(site, outcome)
+        wanted = self.wishes.enough or 0
+        return sum(len(kept) for _, _, kept in self._read.values()) >= wanted and (
+            sum(good(ranked) for ranked in self.body().ranking()) >= wanted
+        )
+
+
+class Joiner:
+    """What happens to an answer that comes after the set was saved. One at a time: each rewrites the set's body."""
+
+    def __init__(self, gathering: Gathering, records: Records, window: Window, clock: Clock) -> None:
+        self._gathering, self._records, self._window, self._clock = gathering, records, window, clock
+
+    async def __call__(self, site: str, outcome: Outcome) -> None:
+        gathering = self._gathering
+        await gathering.saved.wait()
+        if isinstance(outcome, TimedOut):
+            return
+        async with gathering.lock:
+            self._window.answered(site, outcome)
+            answers = {site: gathering.take(site, outcome)}
+            body = gathering.body()
+            sessions = gathering.sessions(answers, body.ranking())
+            step = lambda r: offerset.join(r, sessions, self._clock.now())  # noqa: E731 - read where it is used
+            await self._records.change(gathering.set, step, body=setbody.encode(body))

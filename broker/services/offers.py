@@ -1,0 +1,248 @@
+"""Asking the federation: screen → fan out → read → rank → save. Imports ports, the domain, and its sister services.
+
+The answer goes out at the deadline; what is late joins the set while it is open, and is released where it is not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from uuid import UUID
+
+import msgspec
+
+from broker.domain import offerset, setbody
+from broker.domain.deadline import Deadline
+from broker.domain.hops import share
+from broker.domain.identity import Caller, Hop, Owner, members, new_set
+from broker.domain.locality import Map
+from broker.domain.offerset import Decision, SetRecord
+from broker.domain.outcome import Outcome, Reason, Skipped
+from broker.domain.plain import strict
+from broker.domain.ranking import Ranked
+from broker.domain.request import ExecutionRequest, check
+from broker.domain.setbody import SetBody
+from broker.domain.wishes import Defaults, resolve
+from broker.errors import NotFound
+from broker.ports import Ask, Clock, Limits, Listing, Query, Store
+from broker.services.fanout import Fanout, Target
+from broker.services.gathering import Gathering, Joiner
+from broker.services.records import Records
+from broker.services.rights import Readers, must_read
+from broker.services.sites import Entry, Sites
+from broker.services.window import Window
+
+ROOT_KEPT = 600.0  # seconds for which a request that came by one way is known, longer than any fan-out
+
+
+class SetState(msgspec.Struct, frozen=True):
+    """A set as it stands at `now` (epoch seconds). `body` is None once the offers were pruned by age."""
+
+    record: SetRecord
+    body: SetBody | None
+    now: float
+    ranking: tuple[Ranked, ...] = ()
+
+    @property
+    def uuid(self) -> UUID:
+        return self.record.uuid
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Seconds: for an answer, the most a caller may ask for, for late sites after it, taken off an offer's expiry."""
+
+    deadline: float = 10.0
+    longest: float = 60.0
+    grace: float = 10.0
+    margin: float = 5.0
+
+
+class Offers:
+    def __init__(
+        self,
+        *,
+        records: Records,
+        sites: Sites,
+        fanout: Fanout,
+        window: Window,
+        store: Store,
+        limits: Limits,
+        clock: Clock,
+        readers: Readers,
+        map_: Map,
+        defaults: Defaults,
+        timing: Timing,
+        broker_id: str,
+    ) -> None:
+        self._records, self._sites, self._fanout, self._window = records, sites, fanout, window
+        self._store, self._limits, self._clock, self._readers = store, limits, clock, readers
+        self._map, self._defaults, self._timing, self._id = map_, defaults, timing, broker_id
+
+    # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def ask(self, request: ExecutionRequest, caller: Caller, hop: Hop, *, direct: bool = False) -> SetState:
+        """One request to all sites that could host it. The set is durable on return. Raises BadInput before anybody
+        is asked, Unavailable when it cannot be kept (the offers then expire at their sites)."""
+        check(request)
+        wishes = resolve(request.preferences, request, self._map.exchange, self._defaults)
+        set_ = new_set(os.urandom(16))
+        deadline = self._deadline(hop)
+        entries, left = await self._whom(request, hop)
+        ask = self._question(request, set_, hop, caller.owner, deadline)
+        gathering = Gathering(request, wishes, set_, self._map, self._clock.now(), self._timing.margin, entries)
+        targets = [Target(entry.name, entry.planner) for entry in entries]
+        enough = gathering.enough if wishes.enough is not None else None
+        outcomes = await self._fanout.ask(targets, ask, on_late=self._joiner(gathering), enough=enough)
+        self._window.asked({**left, **outcomes})
+        return await self._save(
+            gathering, {**left, **outcomes}, self._blank(gathering, caller, hop, direct, left, entries)
+        )
+
+    def _deadline(self, hop: Hop) -> Deadline:
+        seconds = self._timing.deadline if hop.left is None else min(self._timing.longest, share(hop.left))
+        return Deadline.after(seconds, self._clock.monotonic())
+
+    async def _whom(self, request: ExecutionRequest, hop: Hop) -> tuple[list[Entry], dict[str, Outcome]]:
+        """The sites to ask. A request that came here by another way already is answered there."""
+        if hop.root is not None:
+            key, way = f"root:{hop.root}", ">".join(hop.path)
+            if not await self._limits.enter(key, way, 1, self._clock.now() + ROOT_KEPT):
+                others = ", ".join(sorted(await self._limits.members(key))) or "another broker"
+                reason = Reason(f"asked by way of {others.replace('>', ' > ')}")
+                return [], {entry.name: Skipped(reason) for entry in self._sites.entries()}
+        return self._sites.screen(request)
+
+    def _question(self, request: ExecutionRequest, set_: UUID, hop: Hop, user: Owner, deadline: Deadline) -> Ask:
+        """Serialised once, for all sites."""
+        return Ask(
+            request=request,
+            plain=msgspec.json.encode(strict(request)),
+            extended=msgspec.json.encode(request.to_wire()),
+            set=set_,
+            deadline=deadline,
+            user=user,
+            root=hop.root or set_,
+            path=(*hop.path, self._id),
+        )
+
+    def _blank(
+        self,
+        gathering: Gathering,
+        caller: Caller,
+        hop: Hop,
+        direct: bool,
+        left: Mapping[str, Outcome],
+        entries: Sequence[Entry],
+    ) -> SetRecord:
+        now = gathering.now
+        return SetRecord(
+            uuid=gathering.set,
+            owner=caller.owner,
+            account=caller.account,
+            name=gathering.request.name,
+            created=now,
+            sites=(*(entry.name for entry in entries), *left),
+            closes=now + self._timing.longest + self._timing.grace,
+            failover=gathering.wishes.failover,
+            direct=direct,
+            root=hop.root,
+            path=hop.path,
+        )
+
+    async def _save(self, gathering: Gathering, outcomes: Mapping[str, Outcome], blank: SetRecord) -> SetState:
+        answers = {site: gathering.take(site, outcome) for site, outcome in outcomes.items()}
+        body = gathering.body()
+        ranking = body.ranking()
+        record = offerset.join(blank, gathering.sessions(answers, ranking), gathering.now)
+        if not record.closed:
+            record = msgspec.structs.replace(record, closes=self._clock.now() + self._timing.grace)
+        await self._records.create(record, setbody.encode(body))
+        gathering.saved.set()
+        return SetState(record, body, self._clock.now(), ranking)
+
+    def _joiner(self, gathering: Gathering) -> Joiner:
+        return Joiner(gathering, self._records, self._window, self._clock)
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def get(self, uuid: UUID, caller: Caller) -> SetState:
+        """Raises NotFound, also for a session's uuid and for what the caller may not read."""
+        record = await self._records.load(uuid)
+        must_read(record, caller, self._readers)
+        if record.uuid != uuid:
+            raise NotFound("that is a session, not an offer set.", remedy=f"GET /sessions/{uuid}")
+        body, now = await self.body(record), self._clock.now()
+        return SetState(offerset.expire(record, now), body, now, body.ranking() if body else ())
+
+    async def list(
+        self, caller: Caller, *, after: tuple[float, str] | None = None, limit: int = 100, everyone: bool = False
+    ) -> list[Listing]:
+        """The caller's own, newest first; `everyone`: all, for operators."""
+        owner = None if everyone and caller.may("operator") else caller.owner.key
+        return await self._store.listings(Query("offerset", owner, after=after, limit=limit))
+
+    async def body(self, record: SetRecord) -> SetBody | None:
+        data = await self._records.body(record)
+        return setbody.decode(data) if data is not None else None
+
+    async def offer(self, record: SetRecord, uuid: UUID) -> bytes:
+        """The site's own JSON of an offer; empty when it was pruned."""
+        body = await self.body(record)
+        kept = body.by_session().get(uuid) if body else None
+        return kept.raw if kept else b""
+
+    # ── for acceptance ───────────────────────────────────────────────────────────────────────────────────────
+
+    async def best(self, record: SetRecord, *, guarded: bool) -> UUID | None:
+        """The first-ranked offer that can still be claimed. `guarded`: only with a known price, and one that is
+        either nothing or bounded by a ceiling of the caller's."""
+        open_ = {str(item.uuid): item.uuid for item in record.open_sessions(self._clock.now())}
+        body = await self.body(record) if open_ else None
+        if body is None:
+            return None
+        for ranked in body.ranking():
+            if ranked.session in open_ and ranked.score is not None and ranked.excluded is None:
+                pay = ranked.score.pay
+                safe = not pay.stand_in and (pay.pessimistic == 0 or body.wishes.budget is not None)
+                if safe or not guarded:
+                    return open_[ranked.session]
+        return None
+
+    async def decision(self, record: SetRecord, uuid: UUID) -> Decision:
+        """The row that outlives the offers: what was chosen, among what, on what promise."""
+        item = record.session(uuid)
+        bare = Decision(uuid, item.site, item.origin, record.claim.at if record.claim else self._clock.now())
+        body = await self.body(record)
+        kept = body.by_session().get(uuid) if body else None
+        if body is None or kept is None:
+            return bare
+        ranking = [ranked for ranked in body.ranking() if ranked.excluded is None and ranked.score is not None]
+        mine = next((ranked for ranked in ranking if ranked.session == str(uuid)), None)
+        paid = [r.score.pay.expected for r in ranking if r.score is not None and not r.score.pay.stand_in]
+        price = kept.candidate.price
+        return msgspec.structs.replace(
+            bare,
+            rank=mine.rank if mine else None,
+            eligible=len(ranking),
+            currency=kept.candidate.currency or body.wishes.exchange.base,
+            cost=price.expected if price else None,
+            start=kept.candidate.start.expected,
+            duration=kept.candidate.run.expected,
+            all_in=mine.score.all_in.expected if mine and mine.score else None,
+            bytes_moved=kept.locality.bytes.expected if kept.locality.bytes else None,
+            cheapest=min(paid, default=None),
+            mean=sum(paid) / len(paid) if paid else None,
+        )
+
+    async def give_up(self, record: SetRecord) -> SetRecord:
+        """Close a direct request that nobody took; the last session of the record says why."""
+        reasons = [f"{site}: {'; '.join(entry.reasons) or entry.outcome}" for site, entry in record.outcomes.items()]
+        refused = [f"{item.site}: {item.notes[-1].values.get('reason', '')}" for item in record.sessions if item.notes]
+        left = [item.site for item in record.open_sessions(self._clock.now())]
+        if left:
+            refused.append(f"{', '.join(left)}: the price is unknown or has no ceiling, and this broker wants one")
+        taken = {item.uuid for item in record.sessions}
+        uuid = members(record.uuid, os.urandom(4), taken, 1)[0]
+        why = refused or reasons or ["no site is registered here"]
+        step = lambda r: offerset.give_up(r, uuid, why, self._clock.now())  # noqa: E731 - read where it is used
+        return (await self._records.change(record.uuid, step))[1]

@@ -1,0 +1,163 @@
+"""The aggregated status for dashboards, and the metrics for Prometheus. Imports ports, domain, prometheus-client.
+
+No figure without its window and its age: `now` is the present, `window` counts events of a stated length, and what is
+not known is null with the reason beside it. Sessions of a nested broker count once, at the broker that is asked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from broker.domain.identity import Caller
+from broker.domain.quantities import format_duration, format_instant
+from broker.ports import Clock, Store
+from broker.services.sites import Entry, Sites
+from broker.services.window import Window
+
+SCHEMA = "status-1.0"
+_OVER = ("REJECTED", "EXPIRED", "COMPLETED", "FAILED", "CANCELLED")
+_OUTCOMES = ("Offered", "Declined", "TimedOut", "Failed", "Skipped")
+
+
+class Status:
+    def __init__(self, *, name: str, sites: Sites, store: Store, window: Window, clock: Clock) -> None:
+        self._name, self._sites, self._store, self._window, self._clock = name, sites, store, window, clock
+
+    async def snapshot(self, caller: Caller | None = None) -> dict[str, Any]:
+        """The document of GET /status; safe for the public: it names sites, never users."""
+        now = self._clock.now()
+        sessions = await self._sessions()
+        window, latencies = self._window.counts(), self._window.latencies()
+        entries = sorted(self._sites.entries(), key=lambda entry: entry.name)
+        totals: Counter[str] = Counter()
+        for counts in sessions.values():
+            totals.update({phase: n for phase, n in counts.items() if phase not in _OVER})
+        return {
+            "schema": SCHEMA,
+            "name": self._name,
+            "time": format_instant(round(now)),
+            "now": {
+                "sites": dict(Counter(entry.health(now) for entry in entries)),
+                "sessions": dict(sorted(totals.items())),
+                "unresolved": await self._unresolved(),
+            },
+            "window": {
+                "duration": format_duration(round(self._window.length())),
+                "requests": window["", "requests"],
+                **{
+                    what: sum(n for (_, event), n in window.items() if event == what)
+                    for what in ("accepted", "COMPLETED", "FAILED", "CANCELLED")
+                },
+            },
+            "sites": [self._site(entry, sessions, window, latencies, now) for entry in entries],
+        }
+
+    def _site(
+        self,
+        entry: Entry,
+        sessions: dict[str, Counter[str]],
+        window: Counter[tuple[str, str]],
+        latencies: dict[str, list[float]],
+        now: float,
+    ) -> dict[str, Any]:
+        mine = window_of(window, entry.name)
+        profile = entry.profile
+        health: dict[str, Any] = {"state": entry.health(now), "since": format_instant(round(entry.since))}
+        if entry.reason:
+            health |= {"reason": entry.reason, "acts": entry.acts}
+        return {
+            "name": entry.name,
+            "kind": entry.site.kind,
+            "platform": profile.platform if profile else None,
+            "origin": list(profile.origins or (entry.name,)) if profile else [entry.name],
+            "simulated": profile.simulated if profile else None,
+            "health": health,
+            "seen": format_instant(round(entry.seen)) if entry.seen else None,
+            "breaker": dict(entry.planner.breakers()),
+            "sessions": {p: n for p, n in sorted(sessions.get(entry.name, {}).items()) if p not in _OVER},
+            "capacity": {"cores_free": None, "memory_free_GiB": None, "why_null": "not reported"},
+            "window": {
+                "requests": sum(mine[outcome] for outcome in _OUTCOMES),
+                **{what: mine[what] for what in (*_OUTCOMES, "accepted", "COMPLETED", "FAILED")},
+                "latency_s": _quantiles(latencies.get(entry.name, [])),
+            },
+        }
+
+    async def _sessions(self) -> dict[str, Counter[str]]:
+        found: dict[str, Counter[str]] = {}
+        for (kind, site, phase), n in (await self._store.counts()).items():
+            if kind == "session":
+                found.setdefault(site, Counter())[phase] += n
+        return found
+
+    async def _unresolved(self) -> int:
+        """Acceptances in doubt at present."""
+        counts = await self._store.counts()
+        return sum(n for (kind, _, phase), n in counts.items() if kind == "offerset" and phase == "DOUBT")
+
+    # ── Prometheus ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def metrics(self) -> bytes:
+        """The text format of Prometheus 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats)."""
+        registry = CollectorRegistry()
+        registry.register(_Collected([*self._events(), *await self._gauges()]))
+        return generate_latest(registry)
+
+    def _events(self) -> Iterable[Metric]:
+        outcomes = CounterMetricFamily("broker_outcomes", "Outcomes of asking sites.", labels=["site", "outcome"])
+        ended = CounterMetricFamily("broker_sessions_ended", "Sessions that ended.", labels=["site", "phase"])
+        accepted = CounterMetricFamily("broker_accepted", "Acceptances that sites took.", labels=["site"])
+        requests = CounterMetricFamily("broker_requests", "Requests for offers.")
+        for (site, what), n in self._window.totals.items():
+            if what == "requests":
+                requests.add_metric([], n)
+            elif what == "accepted":
+                accepted.add_metric([site], n)
+            elif what in _OUTCOMES:
+                outcomes.add_metric([site, what], n)
+            else:
+                ended.add_metric([site, what], n)
+        return requests, outcomes, accepted, ended
+
+    async def _gauges(self) -> Iterable[Metric]:
+        now = self._clock.now()
+        sessions = GaugeMetricFamily("broker_sessions", "Sessions by phase.", labels=["site", "phase"])
+        for site, counts in (await self._sessions()).items():
+            for phase, n in counts.items():
+                sessions.add_metric([site, phase], n)
+        up = GaugeMetricFamily("broker_site_up", "1 while the site is live or degraded.", labels=["site", "health"])
+        age = GaugeMetricFamily("broker_site_seen_age_seconds", "Since the site last answered.", labels=["site"])
+        for entry in self._sites.entries():
+            health = entry.health(now)
+            up.add_metric([entry.name, health], 1.0 if health in ("live", "degraded") else 0.0)
+            if entry.seen:
+                age.add_metric([entry.name], now - entry.seen)
+        unresolved = GaugeMetricFamily("broker_unresolved", "Acceptances in doubt.", value=await self._unresolved())
+        return sessions, up, age, unresolved
+
+
+class _Collected:
+    """What prometheus-client calls a collector: figures taken already."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def window_of(window: Counter[tuple[str, str]], site: str) -> Counter[str]:
+    return Counter({what: n for (name, what), n in window.items() if name == site})
+
+
+def _quantiles(values: list[float]) -> dict[str, float | int | None]:
+    """Of sorted values, nearest rank; null where there are none."""
+    if not values:
+        return {"p50": None, "p99": None, "n": 0}
+    p50, p99 = (round(values[min(len(values) - 1, int(q * len(values)))], 4) for q in (0.5, 0.99))
+    return {"p50": p50, "p99": p99, "n": len(values)}

@@ -1,0 +1,102 @@
+"""All deferred work: durable timers, claimed with a lease, handled idempotently. Imports ports.
+
+The loop only schedules; the services do the work. A handler gets the aggregate's key, and returns when the timer is
+to come again (epoch seconds) or None when its work is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+import structlog
+
+from broker.errors import BrokerError
+from broker.ports import Clock, Lease, Store
+
+_log = structlog.get_logger(__name__)
+
+Handler = Callable[[str], Awaitable[float | None]]
+
+LEASE = 90.0  # seconds: longer than any handler's calls, so that a live worker is not overtaken
+AT_ONCE = 32  # timers handled side by side
+IDLE = 5.0  # seconds between looks at the store when nothing is known to be due: another replica may have set a timer
+TROUBLE = 5.0  # seconds until a timer whose handler failed comes again
+
+
+class Upkeep:
+    """`handlers`: timer key → handler. A timer of an unknown key is left alone for a minute (a newer replica's)."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+        self._wake = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
+        self._handlers: Mapping[str, Handler] = {}
+
+    def nudge(self) -> None:
+        """A timer was set: look now."""
+        self._wake.set()
+
+    def handle(self, handlers: Mapping[str, Handler]) -> None:
+        """Called once, before `run`."""
+        self._handlers = handlers
+
+    async def run(self) -> None:
+        """Until cancelled; work under way is then cancelled too, and comes back when its lease ends."""
+        try:
+            while True:
+                self._wake.clear()
+                claimed = await self._claim()
+                if not claimed:
+                    await self._rest()
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _claim(self) -> bool:
+        room = AT_ONCE - len(self._running)
+        if room <= 0:
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            return True
+        try:
+            leases = await self._store.claim(room, LEASE)
+        except BrokerError as error:
+            _log.warning("timers unreadable", why=error.detail)
+            return False
+        for lease in leases:
+            task = asyncio.create_task(self._handle(lease))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+        return bool(leases)
+
+    async def _rest(self) -> None:
+        """Until the next timer is due, or somebody nudges."""
+        try:
+            due = await self._store.next_due()
+        except BrokerError:
+            due = None
+        seconds = IDLE if due is None else max(0.02, min(IDLE, due - self._clock.now()))
+        nap = asyncio.create_task(self._clock.sleep(seconds))
+        wake = asyncio.create_task(self._wake.wait())
+        try:
+            await asyncio.wait((nap, wake), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            nap.cancel()
+            wake.cancel()
+
+    async def _handle(self, lease: Lease) -> None:
+        handler = self._handlers.get(lease.key)
+        try:
+            again = await handler(lease.aggregate) if handler else self._clock.now() + 60
+        except BrokerError as error:
+            _log.warning("timer failed", timer=lease.key, aggregate=lease.aggregate, why=str(error))
+            again = self._clock.now() + TROUBLE
+        except Exception:
+            _log.exception("timer failed", timer=lease.key, aggregate=lease.aggregate)
+            again = self._clock.now() + TROUBLE * 6
+        try:
+            await (self._store.done(lease) if again is None else self._store.postpone(lease, again))
+        except BrokerError as error:
+            _log.warning("timer not settled; it comes again when its lease ends", timer=lease.key, why=error.detail)
+        self.nudge()

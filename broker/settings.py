@@ -1,0 +1,269 @@
+"""Every setting of a broker: read from one YAML file, overridden by `BROKER_…` variables, validated at start.
+
+Imports the domain and errors. Reading a file does no other I/O; whether sites answer is for the running broker.
+The JSON Schema of this file is generated into config/settings.schema.json.
+"""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from broker.domain.quantities import parse_duration
+from broker.domain.site import Link, Registration, StorageElement
+from broker.errors import SettingsError
+
+
+def _seconds(value: object) -> object:
+    """Durations are written in ISO 8601 (`PT30S`) or as a number of seconds."""
+    return parse_duration(value).total_seconds() if isinstance(value, str) and value.startswith("P") else value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86400, allow_inf_nan=False)]
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class User(Part):
+    """One of `password_hash` and `token_sha256`. Make the first with `broker password`, the second with
+    `printf %s TOKEN | sha256sum`."""
+
+    password_hash: str | None = Field(None, description="argon2 hash", pattern=r"^\$argon2")
+    token_sha256: str | None = Field(None, description="hex SHA-256 of a random token", pattern="^[0-9a-f]{64}$")
+    roles: tuple[Literal["user", "operator", "administrator", "broker"], ...] = Field(("user",))
+    groups: tuple[str, ...] = ()
+    project: str | None = None
+
+    @model_validator(mode="after")
+    def _one_secret(self) -> User:
+        if bool(self.password_hash) == bool(self.token_sha256):
+            raise ValueError("one of password_hash and token_sha256 is wanted")
+        return self
+
+
+class Access(Part):
+    """Who may do what. Nobody changes anything without signing in, but on the demo's loopback."""
+
+    users: dict[str, User] = Field(default_factory=dict)
+    anonymous: Literal["no", "loopback"] = Field(
+        "no",
+        description="loopback: who calls from this machine needs not sign in (demo, teaching); needs a loopback listen",
+    )
+    readers: Literal["own", "all", "public"] = Field(
+        "own", description="who may read sessions: their owner, everybody signed in, or everybody"
+    )
+
+
+class CredentialSettings(Part):
+    """What signs us in at a site; a secret may stand in a file of its own (first line)."""
+
+    username: str = ""
+    password: str = Field("", repr=False)
+    password_file: Path | None = None
+    token: str = Field("", repr=False)
+    token_file: Path | None = None
+
+
+class Currencies(Part):
+    base: Currency = Field("EUR", description="what ranks, and what a bare number of money is in")
+    rates: dict[Currency, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default_factory=dict, description="currency → how much of the base one unit is worth"
+    )
+    dated: str = Field("", description="when the rates were taken, for the reader")
+
+
+class FanoutSettings(Part):
+    deadline: Seconds = Field(10.0, description="for the answer to a request that brings no deadline of its own")
+    longest: Seconds = Field(60.0, description="the most a caller's own deadline may ask for")
+    grace: Seconds = Field(10.0, description="how long after the answer a late site's offers still join the set")
+    margin: Annotated[float, Field(ge=0, le=600)] = Field(
+        5.0, description="seconds by which an offer ends for us before it ends at its site; at most 5 % of its life"
+    )
+
+
+class RankingSettings(Part):
+    """Stand-ins take the place of what is not known; what they touch is marked `?`."""
+
+    preset: Literal["cheapest", "fastest", "closest", "greenest", "balanced"] = "balanced"
+    price: Annotated[float, Field(ge=0)] = Field(1.0, description="stand-in: money for a core hour, base currency")
+    egress: Annotated[float, Field(ge=0)] = Field(0.05, description="stand-in: money for a GB moved, base currency")
+    bandwidth: Annotated[float, Field(gt=0)] = Field(50e6, description="stand-in: bytes a second")
+    bytes: Annotated[float, Field(ge=0)] = Field(10e9, description="stand-in: bytes of a data set of unknown size")
+    carbon: Annotated[float, Field(ge=0)] = Field(0.02, description="stand-in: kg CO2e for a core hour")
+
+
+class AcceptanceSettings(Part):
+    forward: Seconds = Field(20.0, description="how long one acceptance may take at a site before it is in doubt")
+    patience: Seconds = Field(
+        30.0, description="how long a plain site may read OFFERED before the acceptance is withdrawn"
+    )
+    direct: Literal["open", "guarded"] = Field(
+        "open", description="guarded: POST /direct refuses unknown prices, and unbounded ones unless free"
+    )
+
+
+class LimitSettings(Part):
+    json_bytes: Annotated[int, Field(ge=1024, le=2**28)] = Field(4 * 2**20, description="largest JSON body, bytes")
+    yaml_bytes: Annotated[int, Field(ge=1024, le=65536)] = Field(65536, description="largest YAML body, bytes")
+    keep_offers: Seconds = Field(7 * 86400.0, description="how long the offers of a set can be read")
+
+
+class LogSettings(Part):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "text"] = "text"
+
+
+class Settings(BaseSettings):
+    """The whole file. `platform` makes this broker a site: the keys from `tariff` to `offers` say on what terms."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix="BROKER_",
+        env_nested_delimiter="__",
+        nested_model_default_partial_update=True,
+    )
+
+    name: str = Field(description="this broker's name, as users see it", pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")
+    listen: str = Field(
+        "127.0.0.1:8080", description="address and port; port 0 takes a free one", pattern=r"^.+:\d{1,5}$"
+    )
+    public_url: str | None = Field(None, description="what clients call us by, where a proxy stands before us")
+    store: str = Field("broker.db", description="the database file, relative to the settings file")
+    contact: str | None = None
+    access: Access = Access()
+    credentials: dict[str, CredentialSettings] = Field(default_factory=dict)
+    sites: dict[str, Registration] = Field(default_factory=dict)
+    links: tuple[Link, ...] = Field((), description="what lies between storages")
+    currencies: Currencies = Currencies()
+    fanout: FanoutSettings = FanoutSettings()
+    ranking: RankingSettings = RankingSettings()
+    acceptance: AcceptanceSettings = AcceptanceSettings()
+    limits: LimitSettings = LimitSettings()
+    log: LogSettings = LogSettings()
+
+    platform: dict[str, Any] | None = Field(None, description="kind, and that adapter's own options")
+    tariff: Any = Field(
+        None, description="`free`, or prices; without one the price is unknown, and unknown is not free"
+    )
+    capacity: dict[str, Any] | None = None
+    policies: Any = None
+    offers: dict[str, Any] | None = None
+    country: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None = None
+    storages: tuple[StorageElement, ...] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings  # the environment has the last word
+
+    @field_validator("sites", mode="before")
+    @classmethod
+    def _name_sites(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {k: {**v, "name": k} if isinstance(v, dict) else v for k, v in value.items()}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.access.anonymous == "loopback" and self.host not in ("127.0.0.1", "::1", "localhost"):
+            raise ValueError("access.anonymous: loopback needs listen on 127.0.0.1 or [::1]")
+        for name, site in self.sites.items():
+            if site.credentials is not None and site.credentials not in self.credentials:
+                known = ", ".join(sorted(self.credentials)) or "none"
+                raise ValueError(
+                    f"sites.{name}.credentials: {site.credentials!r} is not under credentials; there are: {known}"
+                )
+        if self.platform is not None and "kind" not in self.platform:
+            raise ValueError("platform.kind is wanted, such as local or simulated")
+        if self.platform is not None and self.name in self.sites:
+            raise ValueError(f"sites.{self.name}: a broker with a platform is itself the site of its name")
+        return self
+
+    @property
+    def host(self) -> str:
+        return self.listen.rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        return int(self.listen.rpartition(":")[2])
+
+    @property
+    def own_site(self) -> Registration | None:
+        """The bare platform behind this broker, as a site of its own name."""
+        if self.platform is None:
+            return None
+        options = {key: value for key, value in self.platform.items() if key != "kind"}
+        return Registration(
+            name=self.name, kind=self.platform["kind"], options=options, country=self.country,
+            storages=self.storages, contact=self.contact, poll=1.0,
+        )  # fmt: skip
+
+    @property
+    def site_settings(self) -> dict[str, Any]:
+        """On what terms the platform is offered; validated by adapters/planning."""
+        names = ("tariff", "capacity", "policies", "offers", "country")
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def load_settings(path: str | Path) -> Settings:
+    """Read and validate. Raises SettingsError naming file, key and what is allowed: one line, the first fault.
+
+    Relative paths in the file are taken from its own folder."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"cannot be read: {error}", file=str(file)) from error
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"is no YAML: {' '.join(str(error).split())}", file=str(file)) from error
+    if not isinstance(values, dict):
+        raise SettingsError("holds keys and values, at least `name:`", file=str(file))
+    try:
+        settings = Settings(**{str(key): value for key, value in values.items()})
+    except ValidationError as error:
+        raise one_line(error, str(file)) from None
+    store = Path(settings.store)
+    return settings if store.is_absolute() else settings.model_copy(update={"store": str(file.parent / store)})
+
+
+def one_line(error: ValidationError, file: str = "", prefix: str = "") -> SettingsError:
+    """The first fault as file, dotted key, what is wrong and what is allowed."""
+    first = error.errors()[0]
+    keys = [str(part) for part in first["loc"]]
+    message = re.sub(r"^Value error, ", "", first["msg"])
+    if first["type"] == "value_error" and (found := re.match(r"^([a-z_.\w]+): (.*)$", message)) and not keys:
+        keys, message = [found[1]], found[2]
+    remedy = ""
+    if first["type"] == "extra_forbidden":
+        message = "no such key."
+        remedy = _nearest(keys)
+    return SettingsError(message, file=file, key=".".join(filter(None, [prefix, *keys])), remedy=remedy)
+
+
+def _nearest(keys: list[str]) -> str:
+    model: Any = Settings
+    for key in keys[:-1]:
+        field = getattr(model, "model_fields", {}).get(key)
+        model = field.annotation if field else Registration if model is Settings else model
+    allowed = sorted(getattr(model, "model_fields", Registration.model_fields))
+    close = get_close_matches(keys[-1], allowed, 1)
+    return (f"Nearest: {close[0]}. " if close else "") + f"Allowed: {', '.join(allowed)}."
