@@ -1,0 +1,98 @@
+"""What the handlers need of the services, no more: their tests bring small stand-ins. Imports ports and the domain.
+
+What each method promises stands at the service that keeps it (broker/services/). All raise errors of broker/errors.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+from broker.domain.identity import Caller, Hop
+from broker.domain.request import ExecutionRequest
+from broker.domain.site import Profile, Registration
+from broker.domain.updates import AbstractUpdate
+from broker.ports import Listing, Logs, Result
+
+
+class State(Protocol):
+    """An offer set or a session as it stands; what else it holds is between its service and what draws it."""
+
+    @property
+    def uuid(self) -> UUID: ...
+
+
+class SessionState(State, Protocol):
+    @property
+    def refused(self) -> bool: ...
+
+
+class Draw(Protocol):
+    """A state as the JSON that this caller sees; `base` begins every URL in it."""
+
+    def __call__(self, state: Any, base: str, caller: Caller) -> bytes: ...
+
+
+class Offers(Protocol):
+    async def ask(self, request: ExecutionRequest, caller: Caller, hop: Hop) -> State: ...
+
+    async def get(self, uuid: UUID, caller: Caller) -> State: ...
+
+    async def list(
+        self, caller: Caller, *, after: tuple[float, str] | None, limit: int, everyone: bool
+    ) -> list[Listing]: ...
+
+
+class Acceptance(Protocol):
+    async def update(self, uuid: UUID, update: AbstractUpdate, caller: Caller) -> SessionState: ...
+
+    async def direct(self, request: ExecutionRequest, caller: Caller, hop: Hop) -> SessionState: ...
+
+    async def release(self, uuids: Sequence[UUID], caller: Caller) -> None: ...
+
+
+class Sessions(Protocol):
+    async def get(self, uuid: UUID, caller: Caller) -> SessionState: ...
+
+    async def many(self, uuids: Sequence[UUID], caller: Caller) -> tuple[Sequence[SessionState], list[UUID]]: ...
+
+    async def list(
+        self,
+        caller: Caller,
+        *,
+        after: tuple[float, str] | None,
+        limit: int,
+        phases: tuple[str, ...],
+        everyone: bool,
+    ) -> list[Listing]:
+        """No `phases`: all of them."""
+
+    async def logs(self, uuid: UUID, caller: Caller) -> Logs: ...
+
+    async def results(self, uuid: UUID, caller: Caller) -> tuple[Result, ...]: ...
+
+    async def fetch(self, uuid: UUID, name: str, caller: Caller) -> AsyncIterator[bytes]: ...
+
+
+class Sites(Protocol):
+    def get(self, name: str) -> dict[str, Any]: ...
+
+    def profile(self) -> Profile: ...
+
+    async def put(self, name: str, site: Registration, caller: Caller) -> dict[str, Any]: ...
+
+    async def delete(self, name: str, caller: Caller) -> None: ...
+
+    async def drain(self, name: str, until: datetime | None, caller: Caller) -> dict[str, Any]: ...
+
+    async def resume(self, name: str, caller: Caller) -> dict[str, Any]: ...
+
+    def list(self) -> list[dict[str, Any]]: ...
+
+
+class Status(Protocol):
+    async def snapshot(self, caller: Caller) -> dict[str, Any]: ...
+
+    async def metrics(self) -> bytes: ...

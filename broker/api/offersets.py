@@ -1,0 +1,36 @@
+"""The calls about offer sets: asking, reading, listing. Imports wire, lists, hop, needs."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from broker.api import lists
+from broker.api.hop import read_hop
+from broker.api.needs import Draw, Offers
+from broker.api.paths import uuid_of
+from broker.api.wire import Wire
+from broker.domain.identity import Caller
+from broker.domain.request import ExecutionRequest
+
+
+class Offersets:
+    def __init__(self, wire: Wire, offers: Offers, draw: Draw, broker_id: str) -> None:
+        self._wire, self._offers, self._draw, self._id = wire, offers, draw, broker_id
+
+    async def ask(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        """303 with the set as its body: some clients read the body, some follow the Location (protocol.md 1.1)."""
+        base, hop = self._wire.base(request), read_hop(request, self._id)
+        wanted = await self._wire.read(request, ExecutionRequest)
+        state = await self._offers.ask(wanted, caller, hop)
+        location = f"{base}/offersets/{state.uuid}"
+        return await self._wire.answer(request, self._draw(state, base, caller), status=303, location=location)
+
+    async def get(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        base = self._wire.base(request)
+        state = await self._offers.get(uuid_of(request, "offer set"), caller)
+        return await self._wire.answer(request, self._draw(state, base, caller), tagged=True)
+
+    async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        base, page = self._wire.base(request), lists.page(request)
+        found = await self._offers.list(caller, after=page.after, limit=page.limit, everyone=page.everyone)
+        return await self._wire.document(request, lists.show("offersets", found, base, page))
