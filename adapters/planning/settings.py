@@ -18,7 +18,7 @@ Positive = Annotated[Duration, Field(gt=timedelta(0))]
 
 
 class CapacitySettings(BaseModel):
-    """The room that the broker may fill. Absent: what the platform itself says it has."""
+    """The room that the broker may fill, and how fast it is. Absent: what the platform itself says it has."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,6 +26,10 @@ class CapacitySettings(BaseModel):
     memory: Natural | None = Field(None, description="GiB")
     storage: Natural | None = Field(None, description="GiB")
     extras: dict[str, Natural] = Field(default_factory=dict, description="type of extra, such as uri:gpu-1.0 → count")
+    performance: Rate | None = Field(
+        None, description="compute performance of a core, as a multiple of the federation's reference"
+    )
+    io_throughput: Rate | None = Field(None, description="reading and writing, in MB (10^6 bytes) a second")
 
 
 class OfferSettings(BaseModel):
@@ -57,10 +61,6 @@ class SiteSettings(BaseModel):
     capacity: CapacitySettings = CapacitySettings()
     policies: Policies = Policies()
     offers: OfferSettings = OfferSettings()
-    performance: Rate | None = Field(
-        None, description="compute performance of a core, as a multiple of the federation's reference"
-    )
-    io_throughput: Rate | None = Field(None, description="reading and writing, in MB (10^6 bytes) a second")
     country: Annotated[Text, Field(pattern="^[A-Z]{2}$")] | None = Field(None, description="ISO 3166-1 alpha-2")
     storages: tuple[StorageElement, ...] = Field((), description="storages at the site, by the names that replicas use")
 

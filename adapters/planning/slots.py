@@ -1,8 +1,8 @@
 """Where a run fits into a site's calendar. Pure; imports the Booking of the ports.
 
 The rules: offers of one set exclude each other, so a set is charged its maximum at each instant, not its sum.
-Accepted bookings are charged to their end. What open offers hold, beyond what is accepted, is at most a share of
-each kind of room. A kind that `room` does not name is not counted.
+Accepted bookings are charged to their end. What open offers hold is at most a share of each kind of room. A kind
+that `room` does not name is not counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SLACK = 1e-6  # what adding and subtracting floats may leave over
 
 
 class Segment(msgspec.Struct, frozen=True):
-    """From `start` to `end` nothing changes: `charged` in all, `open` of it by offers not yet accepted."""
+    """From `start` to `end` nothing changes: `charged` in all, and what of `open` offers alone would be charged."""
 
     start: float
     end: float
@@ -112,13 +112,18 @@ class _Tally:
             del self._active[booking.set]
 
     def _add(self, active: Mapping[str, Booking], sign: int) -> None:
-        taken = _most(b for b in active.values() if b.until is None)
-        for what, amount in _most(active.values()).items():
-            self._charged[what] = self._charged.get(what, 0.0) + sign * amount
-            self._open[what] = self._open.get(what, 0.0) + sign * (amount - taken.get(what, 0.0))
+        _accumulate(self._charged, _most(active.values()), sign)
+        # Not less what the same set has accepted: when that run ends early, its open siblings must not push the
+        # open share over its limit.
+        _accumulate(self._open, _most(b for b in active.values() if b.until is not None), sign)
 
     def sums(self) -> tuple[Amounts, Amounts]:
         return dict(self._charged), dict(self._open)
+
+
+def _accumulate(sums: dict[str, float], amounts: Amounts, sign: int) -> None:
+    for what, amount in amounts.items():
+        sums[what] = sums.get(what, 0.0) + sign * amount
 
 
 def _most(bookings: Iterable[Booking]) -> dict[str, float]:
