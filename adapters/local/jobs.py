@@ -1,0 +1,208 @@
+"""The folders of all jobs, as the broker sees them: make, launch, look, cancel, clear. Blocking; imports layout and
+processes of this package, ports and errors.
+
+Nothing is remembered here between calls. All methods may run in several processes at once: who renames a folder into
+place first has made the job, and who holds its lock has the say over its state.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from adapters.local import layout, processes
+from adapters.local.layout import CANCEL, JOB, KILLED, TERMINAL, Spec, State
+from adapters.local.steps import passed
+from broker.errors import SiteError, SiteForgot, SiteMisbehaved, SiteUnreachable
+from broker.ports import Sighting
+
+LAUNCH = 20.0  # seconds within which a supervisor has taken its job
+STALE = 3600.0  # seconds after which a half-made folder belongs to nobody
+REMEMBERED = 30 * 86400.0  # seconds: the state outlives logs and results by this, so that no late start runs it again
+
+_NEW = ".new-"
+
+
+class Jobs:
+    """`keep`: seconds from a job's end to the removal of its files."""
+
+    def __init__(self, folder: Path, keep: float) -> None:
+        self._folder, self._keep = folder, keep
+
+    def place(self, session: UUID) -> Path:
+        return self._folder / str(session)
+
+    def start(self, spec: Spec) -> Sighting:
+        """Make the job and see a supervisor take it. Idempotent by the session. Raises SiteUnreachable when the
+        folder could not be made; any later SiteError is doubt, and a later look launches it."""
+        session = UUID(spec.session)
+        if not self.place(session).exists():
+            self._make(session, lambda new: layout.write_json(new / JOB, spec.encode()))
+        return self.look(session)
+
+    def look(self, session: UUID) -> Sighting:
+        """What the job shows now. A job that was made and never taken, because its maker died, is launched; one whose
+        supervisor died is buried. Raises SiteForgot: there is no such job."""
+        folder = self.place(session)
+        state = self._state(folder)
+        if state is None:
+            if not (folder / JOB).exists():
+                raise SiteForgot(f"The local platform knows no session {session}.")
+            self._launch(folder)
+            state = self._state(folder)
+        if state is None:
+            raise SiteMisbehaved(f"No supervisor took the session {session}.", remedy=f"See {folder}/supervisor.log.")
+        return _sighting(state)
+
+    def cancel(self, session: UUID) -> Sighting:
+        """Idempotent. A job that was never made is remembered as CANCELLED."""
+        folder = self.place(session)
+        if not folder.exists():
+            gone = State("CANCELLED", "cancelled before it started", ended=time.time())
+            self._make(session, lambda new: layout.write_state(new, gone))
+        (folder / CANCEL).touch(mode=0o600)
+        pid = layout.holder(folder)
+        if pid is not None:
+            processes.tell(pid, signal.SIGTERM, lambda: layout.holder(folder))
+        return self.look(session)
+
+    def state(self, session: UUID) -> State | None:
+        """As it was last written, whoever lives; None: no job, or none taken."""
+        return layout.read_state(self.place(session))
+
+    # ── making and launching ─────────────────────────────────────────────────────────────────────────────────
+
+    def _make(self, session: UUID, fill: Callable[[Path], None]) -> None:
+        """Whole or not at all. Somebody else's folder, made meanwhile, is left as it is."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            new = Path(tempfile.mkdtemp(prefix=_NEW, dir=self._folder))
+            try:
+                fill(new)
+                _rename(new, self.place(session))
+            finally:
+                shutil.rmtree(new, ignore_errors=True)
+        except OSError as error:
+            raise SiteUnreachable(f"The folder of a job cannot be made: {error}.") from error
+        layout.sync(self._folder)  # a fault from here on proves nothing: the job is made
+
+    def _launch(self, folder: Path) -> None:
+        """Returns when a supervisor has the job, or has had it. It inherits no secret of ours, no open file, and no
+        tie to this process."""
+        command = [sys.executable, "-P", "-m", "adapters.local.supervisor", str(folder)]
+        try:
+            with (folder / layout.SUPERVISOR_LOG).open("ab") as log:
+                subprocess.run(  # noqa: S603  our own program
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    cwd="/",
+                    env=passed(),
+                    start_new_session=True,
+                    timeout=LAUNCH,
+                    check=False,
+                )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise SiteMisbehaved(f"The supervisor of a job cannot be started: {error}.") from error
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _state(self, folder: Path) -> State | None:
+        state = layout.read_state(folder)
+        if state is None or state.phase in TERMINAL or layout.holder(folder) is not None:
+            return state
+        # It may have ended between the two looks; only a state that stands still without a holder is a dead one's.
+        state = layout.read_state(folder)
+        if state is None or state.phase in TERMINAL:
+            return state
+        return self._bury(folder, state)
+
+    def _bury(self, folder: Path, state: State) -> State:
+        """The supervisor was killed: so are the processes it had, and the job has FAILED."""
+        lock = layout.acquire(folder)
+        if lock is None:
+            return state
+        try:
+            if not processes.kill_marked(folder.name, folder):
+                raise SiteMisbehaved(f"Processes of the session {folder.name} live on and cannot be killed.")
+            ended = max(layout.pulse(folder) or 0.0, state.began or 0.0) or None
+            dead = state._replace(phase="FAILED", message=KILLED, ended=state.ended or ended)
+            layout.write_state(folder, dead)
+            return dead
+        finally:
+            os.close(lock)
+
+    # ── clearing ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def kept_until(self, state: State) -> float | None:
+        return state.ended + self._keep if state.phase in TERMINAL and state.ended is not None else None
+
+    def sweep(self, now: float) -> None:
+        """Remove what has been kept long enough, and what nobody finished making. Errors leave things for the next
+        sweep."""
+        for place in self._folder.iterdir() if self._folder.exists() else ():
+            with suppress(OSError, ValueError, TypeError):
+                if place.name.startswith(_NEW):
+                    if now - place.stat().st_mtime > STALE:
+                        remove(place)
+                elif not place.name.startswith("."):
+                    self._clear(place, now)
+
+    def _clear(self, place: Path, now: float) -> None:
+        state = layout.read_state(place)
+        until = self.kept_until(state) if state else None
+        if until is None or now <= until:
+            return
+        if now > until + REMEMBERED:
+            remove(place)
+            return
+        for entry in place.iterdir():
+            if entry.name not in (layout.STATE, layout.LOCK):
+                remove(entry)
+
+
+def remove(place: Path) -> None:
+    """A file, or a folder with all below it, also where a program or we ourselves took the right to write from it."""
+    if not place.is_dir() or place.is_symlink():
+        place.unlink(missing_ok=True)
+        return
+    for below, _, _ in os.walk(place):
+        with suppress(OSError):
+            os.chmod(below, 0o700)
+    shutil.rmtree(place)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Nothing is changed where `target` is: no job's folder is ever empty, and Linux replaces empty ones alone."""
+    try:
+        source.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+
+
+def _sighting(state: State) -> Sighting:
+    native: dict[str, Any] = {"native": f"pid {state.pid}"} if state.pid is not None else {}
+    messages = (state.message,) if state.message else ()
+    return Sighting(phase=state.phase, messages=messages, began=state.began, ended=state.ended, **native)
+
+
+def look_safely(jobs: Jobs, session: UUID) -> Sighting | SiteError:
+    """One session's trouble is its own."""
+    try:
+        return jobs.look(session)
+    except SiteError as error:
+        return error
+    except (OSError, ValueError, TypeError) as error:
+        return SiteMisbehaved(f"The folder of the session {session} cannot be read: {error}.")

@@ -1,0 +1,203 @@
+"""What a job's folder holds, and how its parts are written, read and locked. Imports the standard library alone.
+
+    <folder>/<session uuid>/     mode 0700; made whole under another name, then renamed into place
+        job.json       what to run (Spec); mode 0600: it holds the program's environment
+        lock           POSIX lock, held by the supervisor while it lives; its mtime is the supervisor's pulse
+        state.json     where the run stands (State); there is none before a supervisor has taken the job
+        cancel         somebody asked for the end
+        stdout stderr  what was written, with stdout.1 and stderr.1 before them; staging and pip write to stderr
+        results.json   the files in the results folder, written when the run has ended
+        store/         the bytes: store/data/<name> and store/storage/<name>
+        work/          where the program runs: program.py, data/, results/, mounted volumes
+        home/ tmp/     the program's HOME and TMPDIR
+
+The supervisor and its helpers import this, so it stays small: they start once for each job.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any, NamedTuple
+
+JOB, LOCK, STATE, CANCEL, RESULTS = "job.json", "lock", "state.json", "cancel", "results.json"
+STDOUT, STDERR, SUPERVISOR_LOG = "stdout", "stderr", "supervisor.log"
+STORE, WORK, HOME, TMP, PACKAGES = "store", "work", "home", "tmp", "packages"
+
+CONTENT = (STORE, WORK, HOME, TMP, PACKAGES)  # what a run fills
+
+TERMINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED"})
+MARKER = "BROKER_SESSION"  # in the environment of every process of a job; its value is the session uuid
+KILLED = "its supervisor was killed"
+
+_FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length, pid
+
+
+class State(NamedTuple):
+    """`began` and `ended` are epoch seconds of the program itself; `exit` its code, negative: the signal."""
+
+    phase: str
+    message: str = ""
+    pid: int | None = None
+    began: float | None = None
+    ended: float | None = None
+    exit: int | None = None
+
+
+class Datum(NamedTuple):
+    """One data resource. `place` is relative to store/; `urls` are tried in order."""
+
+    name: str
+    urls: tuple[str, ...]
+    place: str
+    checksum: tuple[str, str] | None = None
+    bytes: int | None = None
+    readonly: bool = True
+
+
+class Mount(NamedTuple):
+    """A volume. `path` is relative to work/, `source` to store/."""
+
+    path: str
+    source: str
+    readonly: bool = True
+
+
+class Bounds(NamedTuple):
+    """What a run may use. Memory, disk, log, results and source in bytes, the rest in seconds or pieces."""
+
+    cores: int
+    memory: int
+    duration: float
+    disk: int
+    log: int
+    results: int
+    source: int
+    processes: int
+    staging: float
+    grace: float
+    nice: int
+
+
+class Spec(NamedTuple):
+    """What to run. Of `source` and `location` one is set."""
+
+    session: str
+    kind: str  # "program" or "notebook"
+    bounds: Bounds
+    python: str
+    environment: dict[str, str]
+    source: str | None = None
+    location: str | None = None
+    arguments: tuple[str, ...] = ()
+    requirements: tuple[str, ...] = ()
+    data: tuple[Datum, ...] = ()
+    storages: tuple[str, ...] = ()  # relative to store/
+    mounts: tuple[Mount, ...] = ()
+    results: str = "work/results"  # relative to the job's folder
+    file_roots: tuple[str, ...] = ()
+    isolation: str = "none"
+    network: bool = True
+
+    def encode(self) -> dict[str, Any]:
+        return {
+            **self._asdict(),
+            "bounds": self.bounds._asdict(),
+            "data": [datum._asdict() for datum in self.data],
+            "mounts": [mount._asdict() for mount in self.mounts],
+        }
+
+    @classmethod
+    def decode(cls, record: dict[str, Any]) -> Spec:
+        return cls(
+            **{
+                **record,
+                "bounds": Bounds(**record["bounds"]),
+                "data": tuple(Datum(**datum) for datum in record["data"]),
+                "mounts": tuple(Mount(**mount) for mount in record["mounts"]),
+            }
+        )
+
+
+def write_json(path: Path, record: dict[str, Any] | list[Any]) -> None:
+    """Replaces the file whole and durably; readers see the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(record, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync(path.parent)
+
+
+def sync(folder: Path) -> None:
+    """Makes the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_json(path: Path) -> Any:
+    """None: there is no such file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def read_spec(folder: Path) -> Spec:
+    record = read_json(folder / JOB)
+    if record is None:
+        raise FileNotFoundError(folder / JOB)
+    return Spec.decode(record)
+
+
+def read_state(folder: Path) -> State | None:
+    """None: no supervisor has taken the job yet, or there is no job."""
+    record = read_json(folder / STATE)
+    return State(**record) if record is not None else None
+
+
+def write_state(folder: Path, state: State) -> None:
+    write_json(folder / STATE, state._asdict())
+
+
+def acquire(folder: Path) -> int | None:
+    """Take the job. The descriptor holds the lock until it, or any other of this file in the process, is closed;
+    a child does not inherit it. None: another process has it."""
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def holder(folder: Path) -> int | None:
+    """The pid of the supervisor, as the kernel knows it; None: none lives. Takes nothing, unlike a trial lock, so it
+    never stands in a supervisor's way."""
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        question = struct.pack(_FLOCK, fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, question))
+    finally:
+        os.close(descriptor)
+    return pid if kind != fcntl.F_UNLCK else None
+
+
+def pulse(folder: Path) -> float | None:
+    """When the supervisor was last seen alive, epoch seconds."""
+    try:
+        return (folder / LOCK).stat().st_mtime
+    except FileNotFoundError:
+        return None

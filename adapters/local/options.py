@@ -1,0 +1,56 @@
+"""What an operator may set of the local platform. Imports the domain's quantities and pydantic."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from broker.domain.quantities import Duration
+
+Bytes = Annotated[int, Field(ge=1)]
+
+MIB = 1024**2
+GIB = 1024**3
+
+
+class LocalOptions(BaseModel):
+    """Options of a site of kind `local`: programs and notebooks run on the broker's own machine (Linux)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: Path = Field(
+        description="where jobs live: one folder each, named by the session's uuid; made when it is not there. "
+        "One folder serves one site, and lies on a disk of this machine"
+    )
+    python: Path = Field(Path(sys.executable), description="the interpreter of programs and notebooks")
+    file_roots: tuple[Path, ...] = Field(
+        (), description="folders that file URLs may read from; empty: file URLs are refused"
+    )
+    keep: Duration = Field(
+        timedelta(days=7), description="how long logs and results of an ended job are kept; its state for 30 days more"
+    )
+    install_requirements: bool = Field(
+        False, description="install the requirements of a program with pip into its own folder; False: refuse such jobs"
+    )
+    isolation: Literal["none", "bwrap"] = Field(
+        "none",
+        description="none: programs can read what the broker's account can read. bwrap: they run in bubblewrap, which "
+        "must be installed, and see the system read-only and their own folder",
+    )
+    network: bool = Field(True, description="with bwrap: whether programs reach the network; staging always does")
+    grace: Annotated[float, Field(ge=0, le=600)] = Field(
+        10.0, description="seconds that processes have to end by themselves before they are killed"
+    )
+    staging: Duration = Field(timedelta(hours=1), description="the longest that staging, and installing, may take")
+    nice: Annotated[int, Field(ge=0, le=19)] = Field(5, description="how far jobs stand back behind the broker")
+    max_processes: Annotated[int, Field(ge=1)] = Field(1000, description="the most processes of one job at once")
+    max_disk_bytes: Bytes = Field(
+        20 * GIB, description="what a job may write, data included, beyond the storage that its request asks for"
+    )
+    max_results_bytes: Bytes = Field(10 * GIB, description="the most that is kept of ./results")
+    max_log_bytes: Bytes = Field(64 * MIB, description="the most that is kept of stdout, and of stderr: their end")
+    max_source_bytes: Bytes = Field(100 * MIB, description="the largest program or notebook")

@@ -1,0 +1,235 @@
+"""The local platform: runs jobs on this machine by way of their folders and supervisors. Imports the platform port,
+the ports, and this package.
+
+Holds no state of jobs. What blocks (files, processes) runs in threads, never on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+from uuid import UUID
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from adapters.local import sandbox, translate
+from adapters.local.jobs import Jobs, look_safely
+from adapters.local.layout import RESULTS, STDERR, STDOUT, TERMINAL, read_json, read_spec
+from adapters.local.options import GIB, LocalOptions
+from adapters.local.outputs import PIECE, open_beneath, tail
+from adapters.planning.platform import Capacity, Job
+from broker.domain import kinds
+from broker.domain.deadline import Deadline
+from broker.domain.executables import JupyterNotebook, PythonProgram
+from broker.domain.outcome import Reason
+from broker.domain.quantities import Span
+from broker.domain.request import ExecutionRequest
+from broker.domain.site import Profile
+from broker.errors import SiteError, SiteForgot, SiteMisbehaved, SiteTimeout
+from broker.ports import Clock, Logs, Result, Sighting
+
+T = TypeVar("T")
+
+MOST_LOG = 1024**2  # bytes of each log that are handed out: the end
+SWEEP = 600.0  # seconds between two sweeps of ended jobs, at least
+
+_QUESTION = (
+    "import json, platform; from importlib.util import find_spec as f;"
+    "print(json.dumps([platform.python_version(), bool(f('nbclient') and f('ipykernel')), bool(f('pip'))]))"
+)
+
+
+class Interpreter(NamedTuple):
+    """What runs programs: its version, and whether it can execute notebooks and install requirements."""
+
+    version: str
+    notebooks: bool
+    pip: bool
+
+
+class LocalPlatform:
+    """Implements `adapters.planning.platform.Platform`."""
+
+    def __init__(self, options: LocalOptions, clock: Clock) -> None:
+        self._options, self._clock = options, clock
+        self._jobs = Jobs(options.folder.absolute(), options.keep.total_seconds())
+        self._interpreter = _own(options.python)
+        self._next_sweep = 0.0  # monotonic
+
+    # ── what it is ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def refuse(self, request: ExecutionRequest) -> tuple[Reason, ...]:
+        """What depends on an interpreter other than our own is known from the first `describe` or `capacity` on."""
+        reasons = translate.refuse(request, self._options)
+        return reasons + tuple(_unfit(request, self._interpreter)) if self._interpreter else reasons
+
+    def preparing(self, request: ExecutionRequest) -> float | None:
+        """A program without data and requirements starts at once; else it depends on where the data lies."""
+        executable = request.executable
+        needs = isinstance(executable, PythonProgram) and executable.requirements
+        return None if request.data or needs else 0.0
+
+    async def describe(self, deadline: Deadline) -> Profile:
+        interpreter = await self._known(deadline)
+        notebooks = (kinds.JUPYTER_NOTEBOOK,) if interpreter.notebooks else ()
+        options = self._options
+        return Profile(
+            platform="local",
+            executables=(kinds.PYTHON_PROGRAM, *notebooks),
+            data=translate.DATA,
+            python=(interpreter.version,),
+            installs_requirements=options.install_requirements and interpreter.pip,
+            results=True,
+            reads=("http", "https", *(("file",) if options.file_roots else ())),
+            reserves=True,
+            repeatable=True,
+            batches=True,
+            isolation=sandbox.describe(options.isolation, options.network),
+        )
+
+    async def capacity(self, deadline: Deadline) -> Capacity:
+        """The whole machine. An operator who shares it with others sets less."""
+        await self._known(deadline)
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return Capacity(cores=len(os.sched_getaffinity(0)), memory=memory // GIB)
+
+    async def estimate(self, job: Job, deadline: Deadline) -> Span | None:
+        """There is no queue: the planner's calendar decides."""
+        return None
+
+    # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self, job: Job, deadline: Deadline) -> Sighting:
+        return await self._in_thread(deadline, lambda: self._jobs.start(translate.spec(job, self._options)))
+
+    async def status(self, jobs: Sequence[Job], deadline: Deadline) -> Mapping[UUID, Sighting | SiteError]:
+        sessions = [job.session for job in jobs]
+
+        def look() -> dict[UUID, Sighting | SiteError]:
+            self._sweep()
+            return {session: look_safely(self._jobs, session) for session in sessions}
+
+        return await self._in_thread(deadline, look)
+
+    async def cancel(self, job: Job, deadline: Deadline) -> Sighting:
+        return await self._in_thread(deadline, lambda: self._jobs.cancel(job.session))
+
+    async def logs(self, job: Job, deadline: Deadline) -> Logs:
+        place = self._jobs.place(job.session)
+
+        def read() -> Logs:
+            self._expect(job.session)
+            out, err = (tail(place / name, MOST_LOG) for name in (STDOUT, STDERR))
+            return Logs(_text(out), _text(err))
+
+        return await self._in_thread(deadline, read)
+
+    async def results(self, job: Job, deadline: Deadline) -> tuple[Result, ...]:
+        """Empty until the run has ended: before, a file may still grow."""
+        return await self._in_thread(deadline, lambda: self._listed(job.session))
+
+    async def fetch(self, job: Job, name: str, deadline: Deadline) -> AsyncIterator[bytes]:
+        descriptor = await self._in_thread(deadline, lambda: self._open(job.session, name))
+        try:
+            while piece := await asyncio.to_thread(os.read, descriptor, PIECE):
+                yield piece
+        finally:
+            os.close(descriptor)
+
+    async def close(self) -> None:
+        """Nothing is held; running jobs go on."""
+
+    # ── within ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _expect(self, session: UUID) -> None:
+        if not self._jobs.place(session).exists():
+            raise SiteForgot(f"The local platform knows no session {session}.")
+
+    def _listed(self, session: UUID) -> tuple[Result, ...]:
+        self._expect(session)
+        state = self._jobs.state(session)
+        if state is None or state.phase not in TERMINAL:
+            return ()
+        files = read_json(self._jobs.place(session) / RESULTS) or []
+        until = self._jobs.kept_until(state)
+        return tuple(Result(file["name"], file["bytes"], file["checksum"], until) for file in files)
+
+    def _open(self, session: UUID, name: str) -> int:
+        if name not in {result.name for result in self._listed(session)}:
+            raise SiteForgot(f"The session {session} has no result {name!r}.")
+        place = self._jobs.place(session)
+        try:
+            return open_beneath(place / read_spec(place).results, name)
+        except OSError as error:
+            raise SiteForgot(f"The result {name!r} of the session {session} is gone.") from error
+
+    def _sweep(self) -> None:
+        now = self._clock.monotonic()
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP
+            self._jobs.sweep(self._clock.now())
+
+    async def _known(self, deadline: Deadline) -> Interpreter:
+        if self._interpreter is None:
+            self._interpreter = await self._in_thread(deadline, lambda: _ask(self._options.python))
+        return self._interpreter
+
+    async def _in_thread(self, deadline: Deadline, work: Callable[[], T]) -> T:
+        """The thread goes on to its end whatever happens to us: what it does is whole or found again."""
+        try:
+            async with asyncio.timeout(deadline.left(self._clock.monotonic())):
+                return await asyncio.to_thread(work)
+        except TimeoutError:
+            raise SiteTimeout("The local platform did not answer in time.") from None
+        except OSError as error:
+            raise SiteMisbehaved(f"The local platform has trouble with its files: {error}.") from error
+
+
+def _own(python: Path) -> Interpreter | None:
+    """Known without asking where programs run under the broker's own interpreter."""
+    if python != Path(sys.executable):
+        return None
+    notebooks = find_spec("nbclient") is not None and find_spec("ipykernel") is not None
+    return Interpreter(platform.python_version(), notebooks, find_spec("pip") is not None)
+
+
+def _ask(python: Path) -> Interpreter:
+    try:
+        answer = subprocess.run(  # noqa: S603  the operator's interpreter
+            [str(python), "-I", "-c", _QUESTION], stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=True
+        )
+        version, notebooks, pip = json.loads(answer.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise SiteMisbehaved(f"The interpreter {python} cannot be used: {error}.") from error
+    return Interpreter(str(version), bool(notebooks), bool(pip))
+
+
+def _unfit(request: ExecutionRequest, interpreter: Interpreter) -> list[Reason]:
+    executable = request.executable
+    if isinstance(executable, JupyterNotebook) and not interpreter.notebooks:
+        return [Reason("nbclient and ipykernel are not installed here", "executable.kind")]
+    if not isinstance(executable, PythonProgram):
+        return []
+    reasons = []
+    if executable.requirements and not interpreter.pip:
+        reasons.append(Reason("pip is not installed here", "executable.requirements"))
+    try:
+        if executable.python and not SpecifierSet(executable.python).contains(interpreter.version, prereleases=True):
+            text = f"Python {executable.python} is asked"
+            reasons.append(Reason(text, "executable.python", nearest=interpreter.version))
+    except InvalidSpecifier:
+        text = f"{executable.python!r} is no range of versions"
+        reasons.append(Reason(text, "executable.python", nearest=">=3.11"))
+    return reasons
+
+
+def _text(log: bytes | None) -> str | None:
+    return log.decode(errors="replace") if log is not None else None

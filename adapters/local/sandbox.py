@@ -1,0 +1,41 @@
+"""How a job's processes are shut in, and what to tell people of it. Imports the standard library alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from adapters.local.layout import HOME, PACKAGES, STORE, TMP, WORK, Spec
+
+OPEN = "processes of one account, no sandbox: programs can read what the broker's account can read"
+OPEN_ROOT = "processes of the root account, no sandbox: programs can read and change everything on this machine"
+SHUT = "bubblewrap: programs see the system read-only and their own folder alone; {network}"
+
+# Parts of the system that a Python interpreter needs; what is not there is left out.
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt")
+
+
+def describe(isolation: str, network: bool) -> str:
+    if isolation == "bwrap":
+        return SHUT.format(network="the network is open" if network else "no network")
+    return OPEN_ROOT if os.geteuid() == 0 else OPEN
+
+
+def wrap(spec: Spec, folder: Path, command: list[str], readable: tuple[str, ...], network: bool) -> list[str]:
+    """The command as it is run under the isolation that `spec` names. `readable`: further folders to show, such as
+    the interpreter's. Volumes with absolute paths lie there too, inside the sandbox."""
+    if spec.isolation != "bwrap":
+        return command
+    home = str(folder)
+    argv = ["bwrap", "--die-with-parent", "--new-session", "--unshare-all", "--proc", "/proc", "--dev", "/dev"]
+    argv += ["--share-net"] if network else []
+    argv += ["--tmpfs", "/tmp"]  # noqa: S108  the sandbox's own
+    for place in (*_SYSTEM, *readable):
+        argv += ["--ro-bind-try", place, place]
+    # After /tmp and the rest, which may lie above them. The state, the lock and the logs stay out of reach.
+    for name in (STORE, WORK, HOME, TMP, PACKAGES):
+        argv += ["--bind-try", f"{home}/{name}", f"{home}/{name}"]
+    for mount in spec.mounts:
+        source = f"{home}/{STORE}/{mount.source}"
+        argv += ["--ro-bind" if mount.readonly else "--bind", source, f"/{mount.path}"]
+    return [*argv, "--chdir", f"{home}/{WORK}", "--", *command]

@@ -1,0 +1,115 @@
+"""The children that a supervisor runs one after another for a job: staging, installing, the program itself. Imports the
+standard library alone.
+
+Every child is run with a clean environment: what is passed on is named here, and the job's own is added.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from adapters.local import sandbox
+from adapters.local.layout import HOME, MARKER, PACKAGES, STDERR, STDOUT, STORE, TMP, WORK, Spec
+
+# What a job gets of the broker's environment.
+_PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+# Numerical libraries start a thread for each core of the machine unless they are told what was granted.
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class Step(NamedTuple):
+    """`what` names the child in messages, `within` is its limit in seconds, `out` the log that its stdout goes to.
+    `speaks`: the last line on its stderr is a sentence for the person whose job it is."""
+
+    what: str
+    command: list[str]
+    environment: dict[str, str]
+    within: float
+    out: str = STDERR
+    speaks: bool = False
+
+
+def preparations(folder: Path, spec: Spec) -> list[Step]:
+    """What comes before the program."""
+    within = spec.bounds.staging
+    ours = [sys.executable, "-P", "-m", "adapters.local.staging", str(folder)]
+    steps = [Step("staging", ours, _base(spec), within, speaks=True)]
+    if spec.requirements:
+        pip = [spec.python, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
+        pip += ["--no-cache-dir", "--target", str(folder / PACKAGES), "--", *spec.requirements]
+        (folder / PACKAGES).mkdir(exist_ok=True)
+        steps.append(_shut_in(folder, spec, "installing", pip, _at_home(folder, spec), within))
+    return steps
+
+
+def program(folder: Path, spec: Spec) -> Step:
+    """The run proper."""
+    if spec.kind == "notebook":
+        script = str(Path(__file__).with_name("notebook.py"))
+        # Isolated: the script's folder is not to be searched for modules.
+        command = [spec.python, "-I", "-u", script, "notebook.ipynb", f"results/{notebook_name(spec)}"]
+    else:
+        command = [spec.python, "-u", "program.py", *spec.arguments]
+    within = spec.bounds.duration
+    step = _shut_in(folder, spec, spec.kind, command, _environment(folder, spec), within)
+    return step._replace(out=STDOUT)
+
+
+def notebook_name(spec: Spec) -> str:
+    """What the executed notebook is called in the results: as the one it was made from."""
+    name = (spec.location or "").partition("?")[0].rpartition("/")[2]
+    return name if name.endswith(".ipynb") and re.fullmatch(r"[\w.-]+", name) else "notebook.ipynb"
+
+
+def _shut_in(folder: Path, spec: Spec, what: str, command: list[str], env: dict[str, str], within: float) -> Step:
+    interpreter = Path(spec.python)
+    readable = {str(path.parent.parent) for path in (interpreter, interpreter.resolve(), Path(__file__).resolve())}
+    network = spec.network or what == "installing"
+    return Step(what, sandbox.wrap(spec, folder, command, tuple(sorted(readable)), network), env, within)
+
+
+def passed() -> dict[str, str]:
+    """What a supervisor, and by it a job, gets of our environment. A program can read the environment of whatever runs
+    under its account, so a proxy whose URL holds a password stays out."""
+    plain = {name for name in _PROXIES if "@" not in os.environ.get(name, "")}
+    return {name: os.environ[name] for name in (*_PASSED, *sorted(plain)) if name in os.environ}
+
+
+def _base(spec: Spec) -> dict[str, str]:
+    return passed() | {MARKER: spec.session}
+
+
+def _at_home(folder: Path, spec: Spec) -> dict[str, str]:
+    return _base(spec) | {"HOME": str(folder / HOME), "TMPDIR": str(folder / TMP)}
+
+
+def _environment(folder: Path, spec: Spec) -> dict[str, str]:
+    """Of the program. The request's own variables go before the defaults; those that tell it where things are, and
+    the marker, cannot be set."""
+    cores = str(max(1, spec.bounds.cores))
+    defaults = _at_home(folder, spec) | dict.fromkeys(THREADS, cores) | {"PYTHONUNBUFFERED": "1"}
+    asked = dict(spec.environment)
+    if spec.requirements:
+        asked["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder / PACKAGES), asked.get("PYTHONPATH"))))
+    return defaults | asked | _places(folder, spec) | {MARKER: spec.session, "BROKER_CORES": cores}
+
+
+def _places(folder: Path, spec: Spec) -> dict[str, str]:
+    places = {
+        "BROKER_DATA": str(folder / STORE / "data"),
+        "BROKER_RESULTS": str(folder / spec.results),
+        "BROKER_MEMORY": str(spec.bounds.memory),
+    }
+    places |= {f"BROKER_DATA_{_upper(datum.name)}": str(folder / STORE / datum.place) for datum in spec.data}
+    places |= {f"BROKER_VOLUME_{_upper(mount.path)}": str(folder / WORK / mount.path) for mount in spec.mounts}
+    return places
+
+
+def _upper(name: str) -> str:
+    """`survey-2.fits` → `SURVEY_2_FITS`."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII).upper()

@@ -1,0 +1,292 @@
+"""From the standard's request to what the local platform runs, and what in a request it cannot run. Imports the domain,
+the platform port, and this package's layout. Pure but for the options' paths.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import PurePosixPath
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from adapters.local.layout import STORE, Bounds, Datum, Mount, Spec
+from adapters.local.options import GIB, LocalOptions
+from adapters.local.staging import CHECKSUMS, checksum_type, local_path
+from adapters.planning.platform import Job
+from broker.domain import kinds
+from broker.domain.components import AbstractComponent
+from broker.domain.data import (
+    AbstractDataResource,
+    IvoaDataResource,
+    IvoaDataResourceBlock,
+    SimpleDataResource,
+    SkaoDataResource,
+)
+from broker.domain.executables import JupyterNotebook, PythonProgram
+from broker.domain.outcome import Reason
+from broker.domain.request import ExecutionRequest
+from broker.domain.resources import SimpleStorageResource, SimpleVolumeMount
+
+DATA = (kinds.SIMPLE_DATA, kinds.IVOA_DATA, kinds.SKAO_DATA)
+RESULTS = "work/results"
+STAGED = ("http", "https", "file")
+
+# What a mounted volume may not be laid over, relative to the program's folder.
+_OURS = ("program.py", "notebook.ipynb")
+
+
+# ── what cannot run ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def refuse(request: ExecutionRequest, options: LocalOptions) -> tuple[Reason, ...]:
+    """All that stands against it, whatever interpreter there is."""
+    checks = (_executable, _resources, _data, _volumes)
+    return tuple(chain.from_iterable(check(request, options) for check in checks))
+
+
+def _executable(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
+    executable = request.executable
+    if isinstance(executable, PythonProgram):
+        yield from _program(executable, options)
+    elif isinstance(executable, JupyterNotebook):
+        if not executable.location:
+            yield Reason("a notebook needs its location", "executable.location")
+        else:
+            yield from _readable(executable.location, "executable.location", options, data_urls=True)
+    else:
+        nearest = f"{kinds.short(kinds.PYTHON_PROGRAM)} or {kinds.short(kinds.JUPYTER_NOTEBOOK)}"
+        yield Reason(f"{kinds.short(executable.kind)} does not run here", "executable.kind", nearest=nearest)
+
+
+def _program(executable: PythonProgram, options: LocalOptions) -> Iterator[Reason]:
+    if (executable.source is None) == (executable.location is None):
+        yield Reason("a program has either a source or a location", "executable.source")
+    if executable.source is not None and len(executable.source.encode(errors="replace")) > options.max_source_bytes:
+        yield Reason("the source is too large", "executable.source", nearest=f"{options.max_source_bytes} bytes")
+    if executable.location is not None:
+        yield from _readable(executable.location, "executable.location", options, data_urls=True)
+    if executable.requirements and not options.install_requirements:
+        yield Reason("this site installs nothing", "executable.requirements", "install_requirements", "no requirements")
+    for i, line in enumerate(executable.requirements or ()):
+        if not re.match(r"\s*[A-Za-z0-9]", line):
+            yield Reason("a requirement begins with the name of a package", f"executable.requirements[{i}]")
+    for name, value in (executable.environment or {}).items():
+        if not name or "=" in name or "\0" in name + value:
+            yield Reason(f"{name!r} cannot be set as a variable", "executable.environment")
+    if any("\0" in argument for argument in executable.arguments or ()):
+        yield Reason("an argument holds a null character", "executable.arguments")
+
+
+def _readable(url: str, element: str, options: LocalOptions, *, data_urls: bool = False) -> Iterator[Reason]:
+    schemes = (*STAGED, "data") if data_urls else STAGED
+    scheme = urlsplit(url).scheme if _splits(url) else ""
+    if scheme not in schemes:
+        nearest = ", ".join(schemes if options.file_roots else [s for s in schemes if s != "file"])
+        yield Reason(f"{url[:200]!r} cannot be read from here", element, nearest=nearest)
+    elif scheme == "file" and not _below_roots(url, options):
+        roots = ", ".join(str(root) for root in options.file_roots)
+        yield Reason(f"{url[:200]!r} is outside the folders that programs may read from", element, nearest=roots)
+
+
+def _splits(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).scheme) and "\0" not in url
+    except ValueError:
+        return False
+
+
+def _below_roots(url: str, options: LocalOptions) -> bool:
+    """By the words of the URL; staging looks at the file itself."""
+    path = local_path(url)
+    return path is not None and ".." not in path.parts and any(path.is_relative_to(r) for r in options.file_roots)
+
+
+def _resources(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
+    if request.compute is not None and request.compute.kind != kinds.SIMPLE_COMPUTE:
+        yield Reason("an unknown kind of compute resource", "compute.kind", nearest=kinds.short(kinds.SIMPLE_COMPUTE))
+    for i, storage in enumerate(request.storage or ()):
+        if not isinstance(storage, SimpleStorageResource):
+            yield Reason("an unknown kind of storage", f"storage[{i}].kind", nearest=kinds.short(kinds.SIMPLE_STORAGE))
+    for what in request.extras:
+        yield Reason(f"there is no {kinds.short(what)} here", "compute.extras")
+
+
+def _data(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
+    for i, item in enumerate(request.data or ()):
+        element = f"data[{i}]"
+        if item.kind not in DATA:
+            nearest = ", ".join(kinds.short(kind) for kind in DATA)
+            yield Reason(f"{kinds.short(item.kind)} cannot be staged here", f"{element}.kind", nearest=nearest)
+            continue
+        urls = _urls(item)
+        if not urls:
+            yield Reason("the data names no place to read it from", element)
+        reasons = [tuple(_readable(url, element, options)) for url in urls]
+        if reasons and all(reasons):
+            yield reasons[0][0]
+        yield from _skao(item, element)
+
+
+def _skao(item: AbstractDataResource, element: str) -> Iterator[Reason]:
+    block = item.skao if isinstance(item, SkaoDataResource) else None
+    if block and block.objecttype not in (None, "FILE"):
+        yield Reason(f"a {block.objecttype} cannot be staged here", f"{element}.skao.objecttype", nearest="FILE")
+    stated = block.checksum if block else None
+    if stated and stated.value and not checksum_type(stated.type or ""):
+        text = f"checksums of type {stated.type!r} cannot be computed here"
+        yield Reason(text, f"{element}.skao.checksum.type", nearest=", ".join(CHECKSUMS))
+
+
+def _volumes(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
+    seen: set[str] = set()
+    for i, volume in enumerate((request.compute.volumes if request.compute else None) or ()):
+        element = f"compute.volumes[{i}]"
+        if not isinstance(volume, SimpleVolumeMount):
+            yield Reason("an unknown kind of volume", f"{element}.kind", nearest=kinds.short(kinds.SIMPLE_VOLUME))
+            continue
+        path = _inside(volume.path)
+        if path is None or path in _OURS or path in seen:
+            text = f"nothing can be mounted at {volume.path!r}" if path not in seen else f"{volume.path!r} comes twice"
+            yield Reason(text, f"{element}.path", nearest="a path of its own, without ..")
+        elif path == "results" and (_is_data(request, volume) or volume.mode != "READWRITE"):
+            yield Reason("the program writes its results there", f"{element}.path", nearest="another path")
+        seen.add(path or "")
+
+
+def _inside(path: str | None) -> str | None:
+    """`/data/input` → `data/input`; None: it leads nowhere below the program's folder."""
+    parts = [part for part in PurePosixPath(path or "").parts if part != "/"]
+    return "/".join(parts) if parts and ".." not in parts and "\0" not in (path or "") else None
+
+
+def _is_data(request: ExecutionRequest, volume: SimpleVolumeMount) -> bool:
+    return any(volume.resource in _references(item) for item in request.data or ())
+
+
+def _urls(item: AbstractDataResource) -> list[str]:
+    """Where the bytes are, in the order to try."""
+    if isinstance(item, SimpleDataResource):
+        return [item.location] if item.location else []
+    if isinstance(item, SkaoDataResource):
+        replicas = (item.skao.replicas if item.skao else None) or ()
+        return [replica.dataurl for replica in replicas if replica.dataurl] or _ivoa_urls(item.ivoa)
+    return _ivoa_urls(item.ivoa) if isinstance(item, IvoaDataResource) else []
+
+
+def _ivoa_urls(block: IvoaDataResourceBlock | None) -> list[str]:
+    """DataLink's first: ObsCore's may lead to a DataLink document instead of to the data."""
+    links = (block.datalink, block.obscore) if block else ()
+    return [link.access_url for link in links if link and link.access_url][:1]
+
+
+# ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def spec(job: Job, options: LocalOptions) -> Spec:
+    """Of a job that `refuse` has nothing against."""
+    request = job.request
+    layout = _lay_out(request)
+    executable = request.executable
+    program = executable if isinstance(executable, PythonProgram) else PythonProgram(kind=kinds.PYTHON_PROGRAM)
+    notebook = executable if isinstance(executable, JupyterNotebook) else None
+    return Spec(
+        session=str(job.session),
+        kind="notebook" if notebook else "program",
+        bounds=_bounds(job, options),
+        python=str(options.python),
+        environment=dict(program.environment or {}),
+        source=program.source,
+        location=notebook.location if notebook else program.location,
+        arguments=program.arguments or (),
+        requirements=program.requirements or (),
+        data=tuple(_data_of(request, layout, options)),
+        storages=tuple(layout.storages),
+        mounts=layout.mounts,
+        results=next((f"{STORE}/{mount.source}" for mount in layout.mounts if mount.path == "results"), RESULTS),
+        file_roots=tuple(str(root) for root in options.file_roots),
+        isolation=options.isolation,
+        network=options.network,
+    )
+
+
+def _bounds(job: Job, options: LocalOptions) -> Bounds:
+    return Bounds(
+        cores=max(1, job.cores),
+        memory=max(1, job.memory) * GIB,
+        duration=job.duration,
+        disk=max(0, job.storage) * GIB + options.max_disk_bytes,
+        log=options.max_log_bytes,
+        results=options.max_results_bytes,
+        source=options.max_source_bytes,
+        processes=options.max_processes,
+        staging=options.staging.total_seconds(),
+        grace=options.grace,
+        nice=options.nice,
+    )
+
+
+class _Layout(NamedTuple):
+    """Places below store/, in the request's order."""
+
+    storages: list[str]
+    data: list[str]
+    mounts: tuple[Mount, ...]
+
+    def writable(self, place: str) -> bool:
+        """Whether a volume gives it, or the storage that it lies on, to be written."""
+        return any(not mount.readonly and f"{place}/".startswith(f"{mount.source}/") for mount in self.mounts)
+
+
+def _lay_out(request: ExecutionRequest) -> _Layout:
+    storages = [f"storage/{name}" for name in _file_names(request.storage or (), "storage")]
+    known = _index(request.storage or (), storages)
+    data = [
+        f"{known.get(item.storage or '', 'data')}/{name}"
+        for item, name in zip(request.data or (), _file_names(request.data or (), "data"), strict=True)
+    ]
+    known |= _index(request.data or (), data)
+    return _Layout(storages, data, tuple(_mounts(request, known)))
+
+
+def _index(items: Sequence[AbstractComponent], places: list[str]) -> dict[str, str]:
+    return {reference: place for item, place in zip(items, places, strict=True) for reference in _references(item)}
+
+
+def _references(item: AbstractComponent) -> tuple[str, ...]:
+    """What other parts of the request may call it by."""
+    return tuple(filter(None, (item.name, str(item.uuid) if item.uuid else "")))
+
+
+def _file_names(items: Sequence[AbstractComponent], kind: str) -> list[str]:
+    """The components' names, made fit for files and kept apart."""
+    names: list[str] = []
+    for i, item in enumerate(items, 1):
+        name = re.sub(r"[^\w.+-]", "_", item.name)[:200]
+        name = name if name.strip(".") else f"{kind}-{i}"
+        names.append(name if name not in names else f"{i}-{name}")
+    return names
+
+
+def _mounts(request: ExecutionRequest, known: dict[str, str]) -> Iterator[Mount]:
+    for volume in (request.compute.volumes if request.compute else None) or ():
+        if isinstance(volume, SimpleVolumeMount):
+            path, source = _inside(volume.path), known.get(volume.resource or "")
+            if path and source:
+                yield Mount(path, source, volume.mode != "READWRITE")
+
+
+def _data_of(request: ExecutionRequest, layout: _Layout, options: LocalOptions) -> Iterator[Datum]:
+    for item, place in zip(request.data or (), layout.data, strict=True):
+        skao = item.skao if isinstance(item, SkaoDataResource) else None
+        stated = skao.checksum if skao else None
+        kind = checksum_type((stated.type if stated else None) or "")
+        yield Datum(
+            name=place.rpartition("/")[2],
+            urls=tuple(url for url in _urls(item) if not any(_readable(url, "", options))),
+            place=place,
+            checksum=(kind, stated.value) if kind and stated and stated.value else None,
+            bytes=skao.datasize if skao else None,
+            readonly=not layout.writable(place),
+        )

@@ -1,0 +1,419 @@
+"""The local platform with real supervisors, programs and files."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from adapters.local import layout, processes
+from adapters.local.jobs import Jobs
+from adapters.local.options import LocalOptions
+from adapters.local.platform import LocalPlatform
+from adapters.planning.platform import Job
+from broker.domain import kinds
+from broker.domain.deadline import Deadline
+from broker.domain.identity import Owner
+from broker.domain.request import ExecutionRequest
+from broker.errors import SiteError, SiteForgot
+from broker.ports import Sighting
+
+PATIENCE = 20.0
+
+
+class Now:
+    """The real clock."""
+
+    def now(self) -> float:
+        return time.time()
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+
+def soon() -> Deadline:
+    return Deadline.after(PATIENCE, time.monotonic())
+
+
+def a_job(source: str, *, session: UUID | None = None, duration: float = 60.0, **more: Any) -> Job:
+    """A job of a program with `source`. `more`: parts of the request, or properties of the executable."""
+    parts = {name: more.pop(name) for name in ("data", "storage", "compute") if name in more}
+    executable = {"kind": kinds.PYTHON_PROGRAM, "source": source} | more
+    request = ExecutionRequest.model_validate({"executable": executable, **parts})
+    return Job(
+        session or uuid4(), "a job", Owner("test", "somebody"), request, 1, 1, 0, {}, duration=duration, start=0.0
+    )
+
+
+def a_platform(folder: Path, **options: Any) -> LocalPlatform:
+    return LocalPlatform(LocalOptions(folder=folder, **{"grace": 0.5, "nice": 0} | options), Now())
+
+
+async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
+    """What `condition` returns as soon as it is true."""
+    async with asyncio.timeout(PATIENCE):
+        while not (found := await condition()):  # noqa: ASYNC110  what is awaited happens in other processes
+            await asyncio.sleep(0.01)
+    return found
+
+
+async def seen(platform: LocalPlatform, job: Job) -> Sighting:
+    sighting = (await platform.status([job], soon()))[job.session]
+    assert isinstance(sighting, Sighting), sighting
+    return sighting
+
+
+async def ended(platform: LocalPlatform, job: Job) -> Sighting:
+    async def look() -> Sighting | None:
+        sighting = await seen(platform, job)
+        return sighting if sighting.phase in layout.TERMINAL else None
+
+    return await until(look)
+
+
+async def ran(platform: LocalPlatform, job: Job) -> Sighting:
+    await platform.start(job, soon())
+    return await ended(platform, job)
+
+
+async def said(platform: LocalPlatform, job: Job, line: str) -> None:
+    async def look() -> bool:
+        return line in ((await platform.logs(job, soon())).stdout or "")
+
+    await until(look)
+
+
+def a_supervisor(folder: Path, job: Job) -> int:
+    pid = layout.holder(folder / str(job.session))
+    assert pid is not None
+    return pid
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "jobs"
+
+
+@pytest.fixture
+def platform(folder: Path) -> LocalPlatform:
+    return a_platform(folder)
+
+
+# ── a run ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_program_runs_and_its_result_comes_out(platform: LocalPlatform) -> None:
+    job = a_job(
+        "import sys, os, pathlib\n"
+        "print('to', sys.argv[1:], os.environ['GREETING'])\n"
+        "print('careful', file=sys.stderr)\n"
+        "pathlib.Path('results/deep').mkdir()\n"
+        "pathlib.Path('results/deep/answer.txt').write_text('42')\n",
+        arguments=["a b", "--c"],
+        environment={"GREETING": "hello"},
+    )
+    before = time.time()
+    sighting = await ran(platform, job)
+    assert (sighting.phase, sighting.messages) == ("COMPLETED", ())
+    assert sighting.native is not None
+    assert sighting.native.startswith("pid ")
+    assert before <= (sighting.began or 0) <= (sighting.ended or 0) <= time.time()
+    logs = await platform.logs(job, soon())
+    assert (logs.stdout, logs.stderr) == ("to ['a b', '--c'] hello\n", "careful\n")
+    (result,) = await platform.results(job, soon())
+    assert (result.name, result.bytes) == ("deep/answer.txt", 2)
+    assert result.checksum == "sha256:" + hashlib.sha256(b"42").hexdigest()
+    assert result.kept_until == pytest.approx((sighting.ended or 0) + 7 * 86400)
+    assert b"".join([piece async for piece in platform.fetch(job, "deep/answer.txt", soon())]) == b"42"
+
+
+async def test_a_failing_program_fails_with_its_exit_code_and_last_words(platform: LocalPlatform) -> None:
+    sighting = await ran(platform, a_job("print('so far')\nraise SystemExit('no such star')"))
+    assert sighting.phase == "FAILED"
+    assert sighting.messages == ("program ended with exit code 1: no such star",)
+
+
+async def test_a_program_by_location(platform: LocalPlatform, folder: Path) -> None:
+    job = a_job("")
+    executable = {"kind": kinds.PYTHON_PROGRAM, "location": "data:text/x-python;base64,cHJpbnQoNDIp"}
+    request = ExecutionRequest.model_validate({"executable": executable})
+    job = Job(job.session, "", job.owner, request, 1, 1, 0, {}, 60, 0)
+    assert (await ran(platform, job)).phase == "COMPLETED"
+    assert (await platform.logs(job, soon())).stdout == "42\n"
+
+
+async def test_a_program_learns_nothing_of_the_brokers_environment(
+    platform: LocalPlatform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BROKER_PASSWORD", "geheim")
+    monkeypatch.setenv("https_proxy", "http://me:geheim@127.0.0.1:9")
+    job = a_job("import os\nprint(dict(os.environ))\nprint(open(f'/proc/{os.getppid()}/environ').read())\n")
+    assert (await ran(platform, job)).phase == "COMPLETED"
+    logs = await platform.logs(job, soon())
+    assert "HOME" in (logs.stdout or "")
+    assert "geheim" not in (logs.stdout or "")
+
+
+async def test_the_end_of_a_long_log_is_kept(folder: Path) -> None:
+    platform = a_platform(folder, max_log_bytes=10_000)
+    job = a_job("for i in range(20000): print('line', i)")
+    assert (await ran(platform, job)).phase == "COMPLETED"
+    out = (await platform.logs(job, soon())).stdout or ""
+    assert out.endswith("line 19999\n")
+    assert 4_000 < len(out) <= 10_000
+
+
+# ── limits ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_time_limit_ends_a_program(platform: LocalPlatform) -> None:
+    sighting = await ran(platform, a_job("import time\nwhile True: time.sleep(60)", duration=0.3))
+    assert sighting.phase == "FAILED"
+    assert sighting.messages == ("time limit: program did not end within 0.3 s",)
+
+
+async def test_memory_beyond_the_grant_is_refused_to_one_process(platform: LocalPlatform) -> None:
+    sighting = await ran(platform, a_job("x = bytearray(2 * 1024**3)"))
+    assert sighting.messages == ("program ended with exit code 1: MemoryError",)
+
+
+async def test_memory_beyond_the_grant_ends_a_family_of_processes(platform: LocalPlatform) -> None:
+    source = (
+        "import os, time\n"
+        "for _ in range(3):\n"
+        "    if os.fork() == 0:\n"
+        "        kept = bytearray(400 * 1024**2)\n"
+        "        time.sleep(600)\n"
+        "time.sleep(600)\n"
+    )
+    (message,) = (await ran(platform, a_job(source))).messages
+    assert message.startswith("memory limit: ")
+
+
+async def test_too_much_on_disk_ends_a_program(folder: Path) -> None:
+    platform = a_platform(folder, max_disk_bytes=4 * 1024**2)
+    source = "import time\nfor i in range(8): open(f'part{i}', 'wb').write(b'x' * 1024**2)\ntime.sleep(600)\n"
+    (message,) = (await ran(platform, a_job(source))).messages
+    assert message.startswith("disk limit: ")
+
+
+async def test_too_many_processes_end_a_program(folder: Path) -> None:
+    platform = a_platform(folder, max_processes=5)
+    source = "import os, time\nfor _ in range(10):\n    if os.fork() == 0: time.sleep(600)\ntime.sleep(600)\n"
+    (message,) = (await ran(platform, a_job(source))).messages
+    assert message.startswith("process limit: ")
+
+
+async def test_results_beyond_what_is_kept_fail_the_run(folder: Path) -> None:
+    platform = a_platform(folder, max_results_bytes=10)
+    job = a_job("open('results/big', 'w').write('x' * 11)")
+    sighting = await ran(platform, job)
+    assert (sighting.phase, sighting.messages) == ("FAILED", ("its results are 11 bytes, this site keeps 10",))
+    assert await platform.results(job, soon()) == ()
+
+
+# ── cancelling ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+FAMILY = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+if len(sys.argv) > 1:   # a daemon that wiped its environment
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={}, start_new_session=True)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+async def test_cancelling_ends_grandchildren_that_made_sessions_of_their_own(
+    platform: LocalPlatform, folder: Path
+) -> None:
+    job = a_job(FAMILY, arguments=["daemon"])
+    await platform.start(job, soon())
+    await said(platform, job, "ready")
+    family = processes.descendants(a_supervisor(folder, job))
+    assert len(family) == 3
+    await platform.cancel(job, soon())
+    sighting = await ended(platform, job)
+    assert (sighting.phase, sighting.messages) == ("CANCELLED", ("cancelled",))
+    assert not [pid for pid in family if _lives(pid)]
+    assert (await platform.cancel(job, soon())).phase == "CANCELLED"
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+async def test_left_over_processes_end_with_the_program(platform: LocalPlatform) -> None:
+    job = a_job("import os, time\nif os.fork() == 0:\n    os.setsid(); time.sleep(600)\n")
+    assert (await ran(platform, job)).phase == "COMPLETED"
+    assert not processes.marked(str(job.session), Path("/nowhere"))
+
+
+async def test_a_job_cancelled_before_its_start_never_runs(platform: LocalPlatform, tmp_path: Path) -> None:
+    job = a_job(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    assert (await platform.cancel(job, soon())).phase == "CANCELLED"
+    assert (await platform.start(job, soon())).phase == "CANCELLED"
+    assert not (tmp_path / "ran").exists()
+
+
+# ── faults ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+STARTER = """
+import json, sys
+from pathlib import Path
+from adapters.local.jobs import Jobs
+from adapters.local.layout import Spec
+Jobs(Path(sys.argv[1]), 60).start(Spec.decode(json.loads(sys.argv[2])))
+print("started", flush=True)
+sys.stdin.read()
+"""
+
+
+async def test_a_job_outlives_the_process_that_started_it(
+    platform: LocalPlatform, folder: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    job = a_job(f"open({str(gate)!r}).read()\nopen('results/done', 'w').write('yes')")
+    starter = _starter(folder, job)
+    assert starter.stdout is not None
+    assert await asyncio.to_thread(starter.stdout.readline) == b"started\n"
+    starter.send_signal(signal.SIGKILL)
+    await asyncio.to_thread(starter.communicate)
+    assert (await seen(platform, job)).phase in ("PREPARING", "RUNNING")
+    await asyncio.to_thread(gate.write_text, "go")
+    assert (await ended(platform, job)).phase == "COMPLETED"
+    assert [result.name for result in await platform.results(job, soon())] == ["done"]
+
+
+def _starter(folder: Path, job: Job) -> subprocess.Popen[bytes]:
+    from adapters.local import translate
+
+    spec = translate.spec(job, LocalOptions(folder=folder))
+    return subprocess.Popen(
+        [sys.executable, "-c", STARTER, str(folder), json.dumps(spec.encode())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+
+async def test_many_starts_at_once_run_it_once(folder: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    job = a_job(f"open({str(runs)!r}, 'a').write('ran\\n')")
+    others = [_starter(folder, job) for _ in range(2)]
+    platforms = [a_platform(folder) for _ in range(4)]
+    await asyncio.gather(*(platform.start(job, soon()) for platform in platforms))
+    for other in others:
+        await asyncio.to_thread(other.communicate, b"")
+        assert other.returncode == 0
+    assert (await ended(platforms[0], job)).phase == "COMPLETED"
+    assert (await platforms[1].start(job, soon())).phase == "COMPLETED"
+    assert runs.read_text() == "ran\n"
+
+
+async def test_a_killed_supervisor_fails_its_job_and_leaves_no_process(platform: LocalPlatform, folder: Path) -> None:
+    job = a_job(FAMILY)
+    await platform.start(job, soon())
+    await said(platform, job, "ready")
+    supervisor = a_supervisor(folder, job)
+    family = processes.descendants(supervisor)
+    assert len(family) == 2
+    os.kill(supervisor, signal.SIGKILL)
+
+    sighting = await ended(platform, job)
+    assert (sighting.phase, sighting.messages) == ("FAILED", ("its supervisor was killed",))
+    assert sighting.ended is not None
+    assert not [pid for pid in family if _lives(pid)]
+    assert (await platform.start(job, soon())).phase == "FAILED"
+
+
+async def test_a_job_whose_maker_died_before_the_launch_is_launched_by_a_look(
+    platform: LocalPlatform, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = a_job("print('ran')")
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "_launch", lambda *_: None)
+        with pytest.raises(SiteError):
+            await platform.start(job, soon())
+    assert (await ended(platform, job)).phase == "COMPLETED"
+
+
+async def test_an_unknown_session_is_forgotten(platform: LocalPlatform) -> None:
+    job = a_job("")
+    assert isinstance((await platform.status([job], soon()))[job.session], SiteForgot)
+    with pytest.raises(SiteForgot):
+        await platform.logs(job, soon())
+    with pytest.raises(SiteForgot):
+        await platform.results(job, soon())
+
+
+async def test_a_folder_that_cannot_be_made_is_proof_that_nothing_ran(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SiteError) as caught:
+        await a_platform(tmp_path / "file" / "jobs").start(a_job(""), soon())
+    assert caught.value.proof
+
+
+# ── results ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_only_listed_plain_files_are_handed_out(platform: LocalPlatform, folder: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("geheim")
+    source = (
+        "import os\n"
+        f"os.symlink({str(secret)!r}, 'results/link')\n"
+        f"os.symlink({str(tmp_path)!r}, 'results/folder')\n"
+        "os.mkfifo('results/pipe')\n"
+        "open('results/good', 'w').write('x')\n"
+    )
+    job = a_job(source)
+    assert (await ran(platform, job)).phase == "COMPLETED"
+    assert [result.name for result in await platform.results(job, soon())] == ["good"]
+    for name in ("../job.json", "../../state.json", "link", "folder/secret", "pipe", str(secret), "", "good/"):
+        with pytest.raises(SiteForgot):
+            [piece async for piece in platform.fetch(job, name, soon())]
+    # A listed file that became a link since then leads nowhere either.
+    good = folder / str(job.session) / "work/results/good"
+    good.unlink()
+    good.symlink_to(secret)
+    with pytest.raises(SiteForgot):
+        [piece async for piece in platform.fetch(job, "good", soon())]
+
+
+async def test_a_sweep_clears_what_was_kept_long_enough(folder: Path) -> None:
+    platform = a_platform(folder)
+    job = a_job("open('results/a', 'w').write('x')")
+    end = (await ran(platform, job)).ended or 0
+    jobs = Jobs(folder, keep=100)
+    jobs.sweep(end + 99)
+    assert (folder / str(job.session) / "work").exists()
+    jobs.sweep(end + 101)
+    assert sorted(path.name for path in (folder / str(job.session)).iterdir()) == ["lock", "state.json"]
+    assert (await platform.start(job, soon())).phase == "COMPLETED"
+    assert await platform.results(job, soon()) == ()
+    jobs.sweep(end + 101 + 31 * 86400)
+    assert not (folder / str(job.session)).exists()
