@@ -1,0 +1,227 @@
+"""A broker, as a program sees it: submit, sets, sessions, sites, status. Imports the domain and the client's parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+from yarl import URL
+
+from broker.client import login
+from broker.client.compose import Draft, Options, compose
+from broker.client.errors import NoBroker
+from broker.client.http import Connection
+from broker.client.offers import Offers, read_set
+from broker.client.sessions import Line, Session, read_session
+from broker.domain.quantities import format_instant, parse_instant
+from broker.domain.request import ExecutionRequest
+from broker.errors import BadInput, NotFound
+
+_PAGES = 20  # of a list, at most, when a handle is looked up
+_SHOWN = frozenset({"OFFERED", "INITIAL", "REJECTED", "EXPIRED"})
+
+
+class Broker:
+    """Any IVOA Execution Broker 1.0. Use it as it is, or `async with` to keep its connections between calls.
+
+    `url`: else BROKER_URL, else what `broker login` stored; where nothing names one, the first call raises NoBroker.
+    Credentials: arguments, else BROKER_USER and BROKER_PASSWORD or BROKER_TOKEN, else the stored ones. They are sent to
+    the broker's own origin only. `patience`: seconds for one call. Safe for use by many tasks of one loop.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        patience: float = 30.0,
+    ) -> None:
+        try:
+            found = login.find(url, username=username, password=password, token=token)
+        except NoBroker:
+            found = None  # a session may still be given by its URL
+        self._connection = Connection(found, patience=patience)
+
+    def __repr__(self) -> str:
+        known = self._connection.login
+        return f"Broker({str(known.url) if known else None!r})"
+
+    async def __aenter__(self) -> Self:
+        await self._connection.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Give connections back. The next call opens its own."""
+        await self._connection.close()
+
+    @property
+    def url(self) -> URL:
+        """Raises NoBroker."""
+        if self._connection.login is None:
+            raise NoBroker("no broker known.", remedy="Run: broker login URL, or try: make demo")
+        return self._connection.login.url
+
+    # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def submit(
+        self,
+        what: str | os.PathLike[str] | ExecutionRequest | Mapping[str, Any],
+        *,
+        data: Sequence[str] = (),
+        cores: int | None = None,
+        memory: int | None = None,
+        duration: timedelta | str | None = None,
+        prefer: str | None = None,
+        max_price: float | None = None,
+        name: str | None = None,
+    ) -> Offers:
+        """Ask every site at once. `what`: a program (.py), a notebook (.ipynb), a request's file (YAML, JSON), or a
+        request. `data`: URLs; `memory` in GiB; `duration` such as "1h" or "PT1H"; `prefer` a preset; `max_price` the
+        most that may be paid.
+
+        A NO is no error: `offers.yes` is False and `outcomes` name the reasons. Raises BadInput for a wrong request.
+        """
+        return await self.send(compose(what, Options(data, cores, memory, duration, prefer, max_price, name)))
+
+    async def send(self, draft: Draft) -> Offers:
+        """Ask with a request composed before. A refused element is named with its line in the file."""
+        try:
+            answer = await self._connection.call("POST", self.url / "requests", draft.request.to_wire(), extra=120.0)
+        except BadInput as error:
+            raise draft.locate(error) from error
+        response = read_set(answer)
+        return Offers(self._connection, self._set_url(response.uuid), response, draft.request)
+
+    def _set_url(self, uuid: UUID | None) -> URL:
+        return self.url / "offersets" / str(uuid)
+
+    async def offerset(self, handle: str | UUID) -> Offers:
+        """By uuid, its beginning, name, or URL. Raises NotFound, or BadInput where it could mean several."""
+        url = await self._resolve(handle, "offersets")
+        return Offers(self._connection, url, read_set(await self._connection.call("GET", url)))
+
+    async def session(self, handle: str | UUID) -> Session:
+        """By uuid, its beginning, name, or URL. Of an ended session the results are listed too."""
+        url = await self._resolve(handle, "sessions")
+        session = Session(self._connection, url, read_session(await self._connection.call("GET", url)))
+        if session.ended:
+            await session.load_results()
+        return session
+
+    # ── lists and handles ────────────────────────────────────────────────────────────────────────────────────
+
+    async def sessions(self, *, all: bool = False) -> list[Line]:
+        """One's own sessions, newest first. An offer is no job: what was only offered or refused comes with `all`."""
+        lines = await self._list("sessions", {"all": "true"} if all else {})
+        return lines if all else [line for line in lines if line.phase not in _SHOWN]
+
+    async def offersets(self) -> list[Line]:
+        """One's own offer sets, newest first."""
+        return await self._list("offersets", {})
+
+    async def _list(self, what: str, query: Mapping[str, str]) -> list[Line]:
+        lines: list[Line] = []
+        after: str | None = None
+        for _ in range(_PAGES):
+            url = (self.url / what).with_query({**query, **({"after": after} if after else {})})
+            page = (await self._connection.call("GET", url)).document()
+            entries = page.get(what)
+            lines += [_line(entry) for entry in entries or () if isinstance(entry, dict)]
+            after = page.get("next")
+            if not after:
+                break
+        return lines
+
+    async def _resolve(self, handle: str | UUID, what: str) -> URL:
+        text = str(handle).strip()
+        if text.startswith(("http://", "https://")):
+            return URL(text)
+        if (uuid := _uuid(text)) is not None:
+            return self.url / what / str(uuid)
+        line = match(await self._handles(what, text), text)
+        return self.url / what / line.uuid
+
+    async def _handles(self, what: str, text: str) -> list[Line]:
+        try:
+            return await (self.sessions(all=True) if what == "sessions" else self.offersets())
+        except NotFound:
+            raise BadInput(
+                f'"{text}" cannot be looked up: this broker lists nothing.', remedy="Give the whole uuid, or the URL."
+            ) from None
+
+    # ── sites and status ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def sites(self) -> list[dict[str, Any]]:
+        """Every site, as the broker describes it."""
+        document = (await self._connection.call("GET", self.url / "sites")).document()
+        return [site for site in document.get("sites") or () if isinstance(site, dict)]
+
+    async def site(self, name: str) -> dict[str, Any]:
+        return (await self._connection.call("GET", self._site(name))).document()
+
+    async def put_site(self, name: str, registration: Mapping[str, Any]) -> dict[str, Any]:
+        """Register a site, or change it. The broker probes it before it goes live."""
+        answer = await self._connection.call("PUT", self._site(name), dict(registration), extra=60.0)
+        return answer.document() if answer.body.strip() else {}
+
+    async def delete_site(self, name: str) -> None:
+        await self._connection.call("DELETE", self._site(name))
+
+    async def drain_site(self, name: str, until: datetime | None = None) -> None:
+        """Ask the site for nothing new; what runs goes on. `until` None: until it is resumed."""
+        body = {"until": format_instant(until)} if until else {}
+        await self._connection.call("POST", self._site(name) / "drain", body)
+
+    async def resume_site(self, name: str) -> None:
+        await self._connection.call("POST", self._site(name) / "resume", {})
+
+    def _site(self, name: str) -> URL:
+        return self.url / "sites" / name
+
+    async def status(self) -> dict[str, Any]:
+        """The status document, schema `status-1.0`."""
+        return (await self._connection.call("GET", self.url / "status")).document()
+
+    async def whoami(self) -> None:
+        """Raises NotSignedIn where the credentials are not taken, Unreachable where no broker answers."""
+        await self._connection.call("GET", (self.url / "sessions").with_query({"limit": "1"}))
+
+
+def _line(entry: Mapping[str, Any]) -> Line:
+    uuid, name, phase, site = (str(entry.get(key) or "") for key in ("uuid", "name", "phase", "site"))
+    try:
+        created = parse_instant(entry.get("created"))
+    except ValueError:
+        created = None
+    return Line(uuid, name, phase, site, created)
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text) if len(text) in (32, 36) else None
+    except ValueError:
+        return None
+
+
+def match(lines: Sequence[Line], text: str) -> Line:
+    """The one line that `text` names: by whole name, or by how its uuid begins. Raises NotFound or BadInput."""
+    digits = text.lower().replace("-", "")
+    found = [line for line in lines if line.name == text or (digits and line.uuid.replace("-", "").startswith(digits))]
+    if not found:
+        raise NotFound(f'"{text}" is nothing of yours.', remedy="See: broker sessions --all")
+    if len(found) > 1:
+        shown = ", ".join(f"{line.uuid[:8]} ({line.name or '-'}, {line.phase})" for line in found[:4])
+        more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+        raise BadInput(f'"{text}" may mean {shown}{more}.', remedy="Give more of the uuid.")
+    return found[0]

@@ -1,0 +1,323 @@
+"""Makes a whole 1.0 request of what a person writes: a program, a short file, a few options. Imports the domain.
+
+What is left out gets the standard's defaults (protocol 1.0: one core, 1 GiB, two hours, as soon as can be). Short
+kinds become URIs here: the wire carries full ones only. A local program travels inside the request, as its source.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from datetime import timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from broker.client.documents import Document, read, read_text
+from broker.client.errors import BadRequestFile
+from broker.domain import kinds
+from broker.domain.components import SimpleMinMaxFloatCost
+from broker.domain.preferences import Preset
+from broker.domain.quantities import format_duration, parse_duration
+from broker.domain.request import ExecutionRequest, check
+from broker.errors import BadInput
+
+PRESETS: tuple[str, ...] = get_args(Preset)
+COST_TYPES = (kinds.MONETARY, kinds.ENERGY, kinds.CARBON)
+METRIC_TYPES = (kinds.COMPUTE_PERFORMANCE, kinds.IO_THROUGHPUT)
+# Where a kind may be left out or shortened: path → (those known, the one meant where none is named).
+_PLACES: dict[str, tuple[tuple[str, ...], str]] = {
+    "executable": (kinds.EXECUTABLES, ""),
+    "compute": ((kinds.SIMPLE_COMPUTE,), kinds.SIMPLE_COMPUTE),
+    "compute.volumes[]": ((kinds.SIMPLE_VOLUME,), kinds.SIMPLE_VOLUME),
+    "storage[]": ((kinds.SIMPLE_STORAGE,), kinds.SIMPLE_STORAGE),
+    "data[]": (kinds.DATA, kinds.SIMPLE_DATA),
+    "costs[]": ((kinds.MINMAX_COST,), kinds.MINMAX_COST),
+    "metrics[]": ((kinds.MINMAX_METRIC,), kinds.MINMAX_METRIC),
+}
+_SPAN = re.compile(r"^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?$")
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be said beside the file; what is said here wins. `memory` in GiB, `max_price` in the currency of the
+    preferences."""
+
+    data: Sequence[str] = ()
+    cores: int | None = None
+    memory: int | None = None
+    duration: timedelta | str | None = None
+    prefer: str | None = None
+    max_price: float | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A checked request, and where each of its elements came from."""
+
+    request: ExecutionRequest
+    document: Document
+
+    @property
+    def ceiling(self) -> float | None:
+        """The most that the caller will pay; None: no ceiling."""
+        tops = [
+            item.max
+            for item in self.request.costs or ()
+            if isinstance(item, SimpleMinMaxFloatCost) and item.type == kinds.MONETARY and item.max is not None
+        ]
+        return min(tops, default=None)
+
+    def locate(self, error: BadInput) -> BadInput:
+        """The broker's refusal of an element, with the line that the element stands on."""
+        if isinstance(error, BadRequestFile) or not self.document.file:
+            return error
+        return _wrong(self.document, error.element, error.detail, error.remedy)
+
+
+def compose(what: str | os.PathLike[str] | ExecutionRequest | Mapping[str, Any], options: Options) -> Draft:
+    """`what`: a program (`.py`), a notebook (`.ipynb`), a request's file (YAML or JSON), or a request itself.
+
+    Raises BadRequestFile for the first fault found; nothing was sent.
+    """
+    document = _read(what)
+    content = deepcopy(document.content)
+    folder = Path(document.file).parent if document.file else Path()
+    _apply(content, options)
+    _expand(content, document)
+    _bring_along(content, document, folder)
+    return Draft(_validated(content, document), document)
+
+
+def _read(what: str | os.PathLike[str] | ExecutionRequest | Mapping[str, Any]) -> Document:
+    if isinstance(what, ExecutionRequest):
+        return Document(what.to_wire())
+    if isinstance(what, Mapping):
+        return Document(dict(what))
+    path = Path(what)
+    kind = {".py": kinds.PYTHON_PROGRAM, ".ipynb": kinds.JUPYTER_NOTEBOOK}.get(path.suffix)
+    if kind is None:
+        return read(path)
+    # The path is taken from here, not from the folder of a request's file: it is absolute.
+    return Document({"executable": {"kind": kind, "location": str(path.absolute()), "meta": {"name": path.stem}}})
+
+
+def _apply(content: dict[str, Any], options: Options) -> None:
+    """The options, written into the document. What the document holds wrongly is left for the check that follows."""
+    if options.data:
+        content["data"] = [*_listed(content.get("data")), *({"location": url} for url in options.data)]
+    for what, low in (("cores", options.cores), ("memory", options.memory)):
+        if low is not None:
+            _into(content, "compute")[what] = {"min": low}
+    if options.duration is not None:
+        _into(_into(content, "schedule"), "requested")["duration"] = format_duration(parse_span(options.duration))
+    if options.prefer is not None:
+        _into(content, "preferences")["preset"] = preset(options.prefer)
+    if options.max_price is not None:
+        others = [cost for cost in _listed(content.get("costs")) if not _is_money(cost)]
+        content["costs"] = [*others, {"kind": kinds.MINMAX_COST, "type": kinds.MONETARY, "max": options.max_price}]
+    if options.name is not None:
+        _into(_into(content, "executable"), "meta")["name"] = options.name
+
+
+def _into(content: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object under `key`, made where there is none. Where something else stands, one that leads nowhere."""
+    if content.get(key) is None:
+        content[key] = {}
+    inner = content[key]
+    return inner if isinstance(inner, dict) else {}
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _is_money(cost: Any) -> bool:
+    return isinstance(cost, dict) and cost.get("type") in (kinds.MONETARY, "monetary")
+
+
+def parse_span(text: timedelta | str) -> timedelta:
+    """`1h`, `1h30m`, `2d`, or ISO 8601. Raises BadInput."""
+    if isinstance(text, timedelta):
+        return text
+    match = _SPAN.match(text.strip().lower()) if text.strip() else None
+    if match and any(match.groups()):
+        days, hours, minutes, seconds = (int(group or 0) for group in match.groups())
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    try:
+        return parse_duration(text)
+    except ValueError:
+        raise BadInput(f'"{text}" is no duration.', remedy="Write 90m, 1h30m, 2d or PT1H30M.") from None
+
+
+def preset(word: str) -> str:
+    """Raises BadInput, naming the nearest."""
+    if word not in PRESETS:
+        raise BadInput(f'"{word}" is no preset.{_nearest(word, PRESETS)}', remedy=f"There are: {', '.join(PRESETS)}.")
+    return word
+
+
+# ── kinds ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _expand(content: dict[str, Any], document: Document) -> None:
+    """Short kinds and types become URIs, sizes given as one number become minima."""
+    for place, (known, default) in _PLACES.items():
+        for path, item in _at(content, place):
+            _expand_kind(item, path, known, default, document)
+    for place, types in (("costs[]", COST_TYPES), ("metrics[]", METRIC_TYPES)):
+        for _, item in _at(content, place):
+            item["type"] = kinds.expand(str(item.get("type")), types) or item.get("type")
+    compute = content.get("compute")
+    for size in ("cores", "memory"):
+        if isinstance(compute, dict) and type(compute.get(size)) is int:
+            compute[size] = {"min": compute[size]}
+
+
+def _at(content: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects at a place such as `compute.volumes[]`, each with its path; changing them changes `content`."""
+    *parents, last = place.split(".")
+    holder: Any = content
+    for parent in parents:
+        holder = holder.get(parent) if isinstance(holder, dict) else None
+    if not isinstance(holder, dict):
+        return
+    if last.endswith("[]"):
+        key = last[:-2]
+        for i, item in enumerate(_listed(holder.get(key))):
+            if isinstance(item, dict):
+                yield f"{place[:-2]}[{i}]", item
+    elif isinstance(holder.get(last), dict):
+        yield place, holder[last]
+
+
+def _expand_kind(item: dict[str, Any], path: str, known: tuple[str, ...], default: str, document: Document) -> None:
+    word = item.get("kind", default or None)
+    if word is None:
+        raise _wrong(document, f"{path}.kind", "missing.", f"There are: {_shorts(known)}.")
+    if not isinstance(word, str):
+        raise _wrong(document, f"{path}.kind", "a text is wanted.", f"There are: {_shorts(known)}.", word)
+    uri = kinds.expand(word, known) or (word if _URL.match(word) else None)
+    if uri is None:
+        raise _wrong(
+            document, f"{path}.kind", f"unknown.{_nearest(word, [kinds.short(k) for k in known])}",
+            "All: broker kinds", word,
+        )  # fmt: skip
+    item["kind"] = uri
+
+
+def _shorts(uris: Sequence[str]) -> str:
+    return ", ".join(kinds.short(uri) for uri in uris)
+
+
+def _nearest(word: str, among: Sequence[str]) -> str:
+    inside = [one for one in among if word and word.lower() in one]
+    near = inside or get_close_matches(word.lower(), among, n=1, cutoff=0.5)
+    return f" Nearest: {near[0]}." if near else ""
+
+
+# ── what lies on this machine ────────────────────────────────────────────────────────────────────────────────
+
+
+def _bring_along(content: dict[str, Any], document: Document, folder: Path) -> None:
+    """A local program goes along inside the request; local data cannot, and that is said here and not by every site."""
+    executable = content.get("executable")
+    if isinstance(executable, dict):
+        _name(executable)
+        location = executable.get("location")
+        if isinstance(location, str) and location and not _URL.match(location):
+            _inline(executable, folder / location, document)
+    for path, item in _at(content, "data[]"):
+        location = item.get("location")
+        if isinstance(location, str) and not _URL.match(location):
+            raise _wrong(
+                document, f"{path}.location", "a URL is wanted.", "Sites cannot read this machine's files.", location
+            )
+
+
+def _name(executable: dict[str, Any]) -> None:
+    """The stem of what is run, unless it has a name."""
+    meta = executable.get("meta") or {}
+    if not isinstance(meta, dict) or meta.get("name"):
+        return
+    image = executable.get("image")
+    places = image.get("locations") if isinstance(image, dict) else None
+    where = executable.get("location") or (places[0] if isinstance(places, list) and places else "")
+    stem = Path(re.split(r"[?#@]", str(where))[0].rstrip("/")).name
+    stem = stem.split(":")[0].rsplit(".", 1)[0] if stem else ""
+    executable["meta"] = {**meta, "name": stem or kinds.short(str(executable.get("kind")))}
+
+
+def _inline(executable: dict[str, Any], path: Path, document: Document) -> None:
+    if not path.is_file():
+        raise _wrong(document, "executable.location", "no such file.", "", executable["location"])
+    kind = executable.get("kind")
+    if kind == kinds.PYTHON_PROGRAM:
+        del executable["location"]
+        executable["source"] = read_text(path)
+    elif kind == kinds.JUPYTER_NOTEBOOK:
+        # The kind has no room for a notebook's text; a data URL (RFC 2397) is a location like any other.
+        text = base64.b64encode(read_text(path).encode()).decode()
+        executable["location"] = f"data:application/x-ipynb+json;base64,{text}"
+    else:
+        raise _wrong(document, "executable.location", "a URL is wanted.", "", executable["location"])
+
+
+# ── checking ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _validated(content: dict[str, Any], document: Document) -> ExecutionRequest:
+    try:
+        request = ExecutionRequest.model_validate(content)
+        check(request)
+    except ValidationError as error:
+        raise _first(error, document) from None
+    except BadInput as error:
+        raise _wrong(document, error.element, error.detail, error.remedy) from None
+    return request
+
+
+def _wrong(document: Document, element: str, detail: str, remedy: str = "", value: object = None) -> BadRequestFile:
+    return BadRequestFile(
+        detail, element=element, remedy=remedy, value=value, file=document.file, line=document.line(element)
+    )  # fmt: skip
+
+
+def _first(error: ValidationError, document: Document) -> BadRequestFile:
+    """The first fault, in the caller's words: path in their document, what stands there, what is wanted."""
+    path, fault = _innermost(error)
+    value = fault.get("input")
+    shown = value if isinstance(value, str | int | float | bool) else None
+    if fault["type"] == "missing":
+        return _wrong(document, path, "missing.")
+    if fault["type"] == "extra_forbidden":
+        return _wrong(document, path, "no such property.")
+    if fault["type"].startswith("int") or fault["type"].startswith("greater"):
+        return _wrong(document, path, *_whole(path, value), value=shown)
+    message = str(fault.get("ctx", {}).get("error") or fault["msg"]).removesuffix(".")
+    wanted = re.sub(r"^Input should be (.*)", r"\1 is wanted", message)
+    return _wrong(document, path, f"{wanted}.", value=shown)
+
+
+def _whole(path: str, value: object) -> tuple[str, str]:
+    unit = "GiB" if re.search(r"\b(memory|size)\b", path) else "cores" if "cores" in path else "numbers"
+    digits = re.match(r"\s*(\d+)", str(value))
+    wanted = f"whole {unit} wanted" + ("; " if digits and isinstance(value, str) else ".")
+    return (f"{wanted}write {digits[1]}", "") if digits and isinstance(value, str) else (wanted, "")
+
+
+def _innermost(error: ValidationError, path: str = "") -> tuple[str, Any]:
+    """The path and the fault. A family's member fails inside the family's own failure."""
+    fault: Any = error.errors()[0]
+    for step in fault["loc"]:
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
+    inner = fault.get("ctx", {}).get("error")
+    return _innermost(inner, path) if isinstance(inner, ValidationError) else (path, fault)

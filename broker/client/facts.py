@@ -1,0 +1,127 @@
+"""What an offer says, read into figures for tables and guards. Imports the domain alone; pure.
+
+A broker of ours ranks and writes `ranking`; of a plain 1.0 service only the standard's costs and schedules are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from broker.client.words import money
+from broker.domain import kinds
+from broker.domain.components import AbstractComponent, SimpleMinMaxFloatCost, StartInterval
+from broker.domain.resources import SimpleComputeResource
+from broker.domain.session import Bounds, RankingNote, SimpleExecutionSession
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Money in `pay.unit`, CO2e in kg, moves in bytes, memory in GiB. None: not known, never zero."""
+
+    session: str
+    rank: int | None
+    site: str
+    origin: str
+    pay: Bounds | None
+    price: Bounds | None
+    egress: Bounds | None
+    carbon: Bounds | None
+    all_in: Bounds | None
+    start: datetime | None
+    result: datetime | None
+    latest: datetime | None
+    cores: int | None
+    memory: int | None
+    moves: Bounds | None
+    sources: tuple[str, ...]
+    reserved: bool
+    simulated: bool
+    results: bool
+    trade_off: bool
+    excluded: str
+    behind: str
+    why: str
+
+    @property
+    def guessed(self) -> bool:
+        """A configured value stands in for something that nobody knows."""
+        return bool(self.all_in and self.all_in.stand_in)
+
+    @property
+    def free(self) -> bool:
+        return bool(self.pay and not self.pay.stand_in and self.pay.pessimistic <= 0)
+
+
+def facts(session: SimpleExecutionSession, rank: int | None) -> Facts:
+    note = session.ranking or RankingNote()
+    start, result = _times(session, note)
+    compute = session.compute if isinstance(session.compute, SimpleComputeResource) else None
+    locality = session.locality
+    guessed = any(term.stand_in for term in note.terms or ())
+    all_in = note.all_in.with_(stand_in=True) if note.all_in and guessed else note.all_in
+    return Facts(
+        session=str(session.uuid or ""),
+        rank=rank,
+        site=session.site or session.origin or session.name or "?",
+        origin=session.origin or "",
+        pay=note.pay or cost(session, kinds.MONETARY),
+        price=_term(note, "price") or cost(session, kinds.MONETARY),
+        egress=_term(note, "egress"),
+        carbon=cost(session, kinds.CARBON),
+        all_in=all_in,
+        start=start,
+        result=result,
+        latest=note.result_latest,
+        cores=compute.cores.min if compute and compute.cores else None,
+        memory=compute.memory.min if compute and compute.memory else None,
+        moves=locality.bytes if locality else None,
+        sources=(locality.sources or ()) if locality else (),
+        reserved=session.reserved is True,
+        simulated=session.simulated is True,
+        results=session.results is True,
+        trade_off=note.trade_off is True,
+        excluded=note.excluded or "",
+        behind=note.behind or "",
+        why=note.why or "",
+    )
+
+
+def available(session: SimpleExecutionSession) -> StartInterval | None:
+    """When it can run. A session's own schedule is often empty: then that of its compute resource holds."""
+    for component in (session.compute, session):
+        schedule = getattr(component, "schedule", None)
+        if schedule is not None and schedule.available is not None and schedule.available.start is not None:
+            return schedule.available  # type: ignore[no-any-return]  # typed by the models that hold it
+    return None
+
+
+def _times(session: SimpleExecutionSession, note: RankingNote) -> tuple[datetime | None, datetime | None]:
+    slot = available(session)
+    start = note.ready or (slot.start.start if slot and slot.start else None)
+    result = note.result
+    if result is None and start and slot and slot.duration is not None:
+        result = start + slot.duration
+    return start, result
+
+
+def cost(component: AbstractComponent, type_: str) -> Bounds | None:
+    """The component's cost of that type as a range: its middle, its maximum."""
+    for item in component.costs or ():
+        if item.type == type_ and isinstance(item, SimpleMinMaxFloatCost):
+            low, high = item.min, item.max
+            low, high = (low if low is not None else high), (high if high is not None else low)
+            if low is not None and high is not None:
+                return Bounds(expected=low / 2 + high / 2, pessimistic=high, unit=item.unit)
+    return None
+
+
+def _term(note: RankingNote, name: str) -> Bounds | None:
+    for term in note.terms or ():
+        if term.name == name:
+            return Bounds(expected=term.expected, pessimistic=term.pessimistic, stand_in=term.stand_in)
+    return None
+
+
+def amount(pay: Bounds) -> str:
+    return f"{money(pay.pessimistic)} {pay.unit or ''}".strip()
