@@ -30,6 +30,10 @@ async def repeat(call: Callable[[], Awaitable[T]], *, clock: Clock, deadline: De
     def enough(state: RetryCallState) -> bool:
         return state.attempt_number >= ATTEMPTS or deadline.left(clock.monotonic()) <= state.upcoming_sleep
 
+    async def attempt() -> T:
+        # tenacity awaits coroutine functions alone; of a lambda it would return the coroutine, and repeat nothing.
+        return await call()
+
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(REPEATED),
         stop=enough,
@@ -37,4 +41,4 @@ async def repeat(call: Callable[[], Awaitable[T]], *, clock: Clock, deadline: De
         sleep=clock.sleep,
         reraise=True,
     )
-    return await retrying(call)
+    return await retrying(attempt)

@@ -59,15 +59,18 @@ class Client:
             return translate.profile(answer.body, peer, self.place).with_(clock_offset=offset)
         if peer or answer.status >= 500 or answer.status == 429:
             raise self._failed(answer)
-        await self._probe(deadline)
+        await self._probe(answer, deadline)
         self.peer, self.heard = None, True
         return Profile(clock_offset=offset)
 
-    async def _probe(self, deadline: Deadline) -> None:
-        """A plain site is there if it answers for an offer set that cannot exist."""
+    async def _probe(self, described: Answer, deadline: Deadline) -> None:
+        """A plain site is there if it answers for an offer set that cannot exist. If a broker of ours does, then
+        something in between kept its profile from us."""
         answer = await self._get(self._origin.at("offersets", _NOBODY), deadline)
         if answer.status not in (200, *_GONE):
             raise self._failed(answer)
+        if _peer(answer):
+            raise self._failed(described)
 
     async def learn(self, deadline: Deadline) -> None:
         """Find out who is there, where no answer has told since the start, in half the time at most. A site that
@@ -176,14 +179,16 @@ class Client:
 
     async def result(self, order: Order, name: str, deadline: Deadline) -> AsyncIterator[bytes]:
         """Raises SiteForgot for a name that is not there, or that could not be."""
+        gone = SiteForgot(f"{self.place} has no result {name} of {order.handle}.")
         try:
             url = self._origin.at("sessions", order.handle, "results", *name.split("/"))
+        except SiteMisbehaved:
+            raise gone from None
+        try:
             async for piece in self._origin.stream(url, deadline=deadline, headers=self._for(order.user)):
                 yield piece
         except SiteRefused as error:
-            if error.status in _GONE:
-                raise SiteForgot(f"{self.place} has no result {name} of {order.handle}.") from None
-            raise
+            raise gone if error.status in _GONE else error from None
 
     async def _part(self, order: Order, what: str, deadline: Deadline) -> bytes:
         url = self._origin.at("sessions", order.handle, what)

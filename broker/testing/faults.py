@@ -246,7 +246,7 @@ async def elsewhere(scene: Scene) -> web.StreamResponse:
 
 
 async def status(scene: Scene) -> web.StreamResponse:
-    """`status:500`, or `status:503:7` with `Retry-After: 7`; the body is a Spring error."""
+    """`status:500`, or `status:503:7` with `Retry-After: 7`; as a proxy in between would say it, in Spring's words."""
     code, _, after = scene.argument.partition(":")
     headers = {"Content-Type": "application/json", **({"Retry-After": after} if after else {})}
     document = {"timestamp": "2026-11-22T12:00:00.000+00:00", "status": int(code), "error": "scripted", "path": "/"}

@@ -360,6 +360,8 @@ class FakeSite:
                 return Sound(204)
             case "GET", ["sessions", uuid, "logs"] if uuid in self.sessions:
                 return Sound(200, {"stdout": f"this is {self.name}\n", "stderr": ""})
+            case "GET", ["sessions", _, "results", name, *_]:
+                return Sound(200, {"name": name})  # what a fault then spoils; sound files go out by `_file`
             case "GET", ["sessions", uuid, "results"] if uuid in self.sessions:
                 files = self.files.get(uuid, {})
                 return Sound(200, {"results": [{"name": name, "bytes": len(data)} for name, data in files.items()]})

@@ -308,7 +308,7 @@ def test_what_a_status_means(given: Answer, doubtful: bool, kind: type[SiteError
     ],
 )
 def test_retry_after(text: str, seconds: float | None) -> None:
-    assert retry_after(answer(429, **{"Retry-After": text}), 60.0) == seconds
+    assert retry_after(answer(429, Retry_After=text), 60.0) == seconds
 
 
 def test_what_is_no_date_is_none() -> None:

@@ -36,7 +36,7 @@ class Patient(FakeClock):
 
 async def run(site: Site, seconds: float = 60.0) -> str:
     clock = Patient()
-    return await repeat(site.call, clock=clock, deadline=Deadline.after(seconds, clock.monotonic()))
+    return await repeat(lambda: site.call(), clock=clock, deadline=Deadline.after(seconds, clock.monotonic()))
 
 
 @pytest.mark.parametrize("kind", [SiteUnreachable, SiteTimeout, ConnectionLost])
