@@ -1,4 +1,4 @@
-"""A Calendar and Limits in memory, for tests of planners. Imports ports alone. They forget all when the process ends."""
+"""A Calendar and Limits in memory, for tests of planners: they forget all when the process ends. Imports ports alone."""
 
 from __future__ import annotations
 
