@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from broker.domain.quantities import parse_duration
@@ -27,6 +36,12 @@ def _seconds(value: object) -> object:
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86400, allow_inf_nan=False)]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+
+
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError("the lower bound comes first")
+    return pair
 
 
 class Part(BaseModel):
@@ -90,15 +105,18 @@ class FanoutSettings(Part):
     )
 
 
+Between = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_ordered)]
+
+
 class RankingSettings(Part):
-    """Stand-ins take the place of what is not known; what they touch is marked `?`."""
+    """Stand-ins, each [low, high], take the place of what is not known; what they touch is marked `?`."""
 
     preset: Literal["cheapest", "fastest", "closest", "greenest", "balanced"] = "balanced"
-    price: Annotated[float, Field(ge=0)] = Field(1.0, description="stand-in: money for a core hour, base currency")
-    egress: Annotated[float, Field(ge=0)] = Field(0.05, description="stand-in: money for a GB moved, base currency")
-    bandwidth: Annotated[float, Field(gt=0)] = Field(50e6, description="stand-in: bytes a second")
-    bytes: Annotated[float, Field(ge=0)] = Field(10e9, description="stand-in: bytes of a data set of unknown size")
-    carbon: Annotated[float, Field(ge=0)] = Field(0.02, description="stand-in: kg CO2e for a core hour")
+    price: Between = Field((0.5, 3.5), description="stand-in: money for an hour of the run, base currency")
+    egress: Between = Field((0.0, 0.1), description="stand-in: money for a GB moved, base currency")
+    bandwidth: Between = Field((20e6, 180e6), description="stand-in: bytes a second of an unknown link")
+    bytes: Between = Field((1e9, 19e9), description="stand-in: bytes of all data whose size is not known")
+    carbon: Between = Field((0.5, 0.5), description="stand-in: kg CO2e for an hour of the run")
 
 
 class AcceptanceSettings(Part):

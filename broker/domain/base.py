@@ -98,7 +98,10 @@ class OneOf:
             return source.choose(value.get("kind")).model_validate(value)
 
         return core_schema.no_info_plain_validator_function(
-            choose, serialization=core_schema.plain_serializer_function_ser_schema(Model.to_wire)
+            choose,
+            serialization=core_schema.plain_serializer_function_ser_schema(Model.to_wire),
+            # The generator of api/openapi turns it into a reference.
+            metadata={"pydantic_js_functions": [lambda *_: {"x-family": source.__name__}]},
         )
 
 

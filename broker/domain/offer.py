@@ -435,3 +435,15 @@ def _short_of_time(offer: Offer, needs: Needs, found: list[tuple[str, str]]) -> 
         found.append(("it starts after the asked window", "compute.schedule.available.start"))
     elif offer.start.high < needs.window[0]:
         found.append(("it starts before the asked window", "compute.schedule.available.start"))
+
+
+def cut(body: bytes) -> tuple[Raws, Raws]:
+    """Of a session as its site shows it: the properties that the broker does not write, and those of its `meta`.
+    Two empty ones for what is no JSON object. Not on the hot path."""
+    try:
+        raws = _ENVELOPE.decode(body)
+        meta = _ENVELOPE.decode(raws["meta"]) if "meta" in raws else {}
+    except msgspec.MsgspecError:
+        return {}, {}
+    rest = {name: raw for name, raw in raws.items() if name not in _WRITTEN}
+    return rest, {name: raw for name, raw in meta.items() if name not in _WRITTEN_META}

@@ -316,6 +316,13 @@ def accepted(record: SetRecord, phase: str, decision: Decision | None, now: floa
     return close(replace(turned, claim=replace(claim_, state="taken"), decision=decision), now)
 
 
+def unclaim(record: SetRecord, now: float) -> SetRecord:
+    """The acceptance was never sent: everything is as before the claim, to be tried again."""
+    mine = _unresolved(record).session
+    turned = _one(record, mine, lambda item: replace(item, modified=now, offer=b""))
+    return replace(turned, claim=None)
+
+
 def refused(record: SetRecord, phase: str, reason: str, now: float) -> SetRecord:
     """It is proved that the site did not take it: the session ends (REJECTED or EXPIRED), the others are free again."""
     claim_ = _unresolved(record)

@@ -125,8 +125,11 @@ class Interval(NamedTuple):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        form = {"type": "string", "description": "ISO 8601 interval", "examples": ["2026-11-22T14:00:00Z/PT2H"]}
         return core_schema.no_info_plain_validator_function(
-            cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(str)
+            cls.parse,
+            serialization=core_schema.plain_serializer_function_ser_schema(str),
+            metadata={"pydantic_js_functions": [lambda *_: form]},
         )
 
 

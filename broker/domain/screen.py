@@ -46,6 +46,8 @@ def _unwanted(wishes: Preferences, site: Registration, profile: Profile) -> Reas
 
 def _unknown_kind(request: ExecutionRequest, site: Registration, profile: Profile) -> Reason | None:
     wanted = request.executable.kind
+    if profile.executables is None and profile.ours:
+        return None
     offered = profile.executables if profile.executables is not None else _STANDARD
     if wanted in offered or "*" in offered:
         return None

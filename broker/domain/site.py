@@ -99,3 +99,8 @@ class Profile(Model):
     isolation: Text | None = None
     currency: Text | None = None
     clock_offset: Number = Field(0.0, description="seconds the site's clock is ahead of ours")
+
+    @property
+    def ours(self) -> bool:
+        """It is a broker or a planner of ours, and knows our additions."""
+        return self.broker is not None or self.platform != "ivoa"

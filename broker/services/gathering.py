@@ -12,23 +12,28 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import msgspec
+import structlog
 
 from broker.domain import kinds, offerset, setbody
 from broker.domain import locality as place
-from broker.domain.identity import members
+from broker.domain.deadline import Deadline
+from broker.domain.identity import Owner, members
 from broker.domain.locality import Locality, Map
 from broker.domain.offer import Needs, Offer, Reading, Stated, read, unfit
-from broker.domain.offerset import Line, SessionRecord
+from broker.domain.offerset import Line, SessionRecord, SetRecord
 from broker.domain.outcome import Offered, Outcome, Quote, TimedOut
 from broker.domain.quantities import Span
 from broker.domain.ranking import Candidate, Ranked, good
 from broker.domain.request import ExecutionRequest
 from broker.domain.setbody import Kept, SetBody
 from broker.domain.wishes import Wishes
-from broker.ports import Clock
+from broker.errors import SiteError
+from broker.ports import Clock, Order
 from broker.services.records import Records
 from broker.services.sites import Entry
 from broker.services.window import Window
+
+_log = structlog.get_logger(__name__)
 
 
 class Gathering:
@@ -43,11 +48,13 @@ class Gathering:
         now: float,
         margin: float,
         entries: Sequence[Entry],
+        user: Owner,
     ) -> None:
         self.request, self.wishes, self.set, self.now = request, wishes, set_, now
-        self.saved = asyncio.Event()
+        self.saved = asyncio.Event()  # also when it never will be: then it is `abandoned`
+        self.abandoned = False
         self.lock = asyncio.Lock()
-        self._map, self._margin = map_, margin
+        self._map, self._margin, self._user = map_, margin, user
         self._entries = {entry.name: entry for entry in entries}
         self._needs = Needs.of(request)
         self._asked = tuple({component.kind for _, component in request.components()})
@@ -97,13 +104,11 @@ class Gathering:
 
     def _reading(self, entry: Entry) -> Reading:
         assert entry.profile is not None  # noqa: S101 - only described sites are asked
-        ours = entry.profile.broker is not None or entry.profile.platform != "ivoa"
         base = self._map.exchange.base
-        return Reading.of(entry.site, entry.profile, currency=base, ours=ours, margin=self._margin)
+        return Reading.of(entry.site, entry.profile, currency=base, ours=entry.profile.ours, margin=self._margin)
 
     def _candidate(self, uuid: UUID, offer: Offer, entry: Entry, reason: str | None) -> Candidate:
-        profile = entry.profile
-        ours = profile is not None and (profile.broker is not None or profile.platform != "ivoa")
+        ours = entry.profile is not None and entry.profile.ours
         return Candidate(
             session=str(uuid),
             origin=offer.origin,
@@ -164,6 +169,24 @@ class Gathering:
             found[site] = (msgspec.structs.replace(entry, reasons=reasons) if reasons else entry, marked)
         return found
 
+    def abandon(self) -> None:
+        """Nobody waits for the answer any more, and no set holds it: what comes is given back at once."""
+        if not self.saved.is_set():
+            self.abandoned = True
+            self.saved.set()
+
+    async def release(self, site: str, outcome: Outcome, clock: Clock) -> None:
+        """Give back what a site offered to a question that was abandoned."""
+        if not isinstance(outcome, Offered):
+            return
+        entry = self._entries[site]
+        orders = [Order(self.set, self.set, quote.handle, quote.body, self._user) for quote in outcome.quotes]
+        deadline = Deadline.after(entry.site.timeout, clock.monotonic())
+        try:
+            await entry.planner.release(orders, deadline)
+        except SiteError as error:
+            _log.info("abandoned offers not released; they expire", site=site, offers=len(orders), why=error.detail)
+
     def enough(self, outcomes: Mapping[str, Outcome]) -> bool:
         """Whether as many good offers are in as the request wants to wait for."""
         for site, outcome in outcomes.items():
@@ -185,10 +208,16 @@ class Joiner:
         await gathering.saved.wait()
         if isinstance(outcome, TimedOut):
             return
+        self._window.answered(site, outcome)
+        if gathering.abandoned:
+            await gathering.release(site, outcome, self._clock)
+            return
         async with gathering.lock:
-            self._window.answered(site, outcome)
             answers = {site: gathering.take(site, outcome)}
             body = gathering.body()
             sessions = gathering.sessions(answers, body.ranking())
-            step = lambda r: offerset.join(r, sessions, self._clock.now())  # noqa: E731 - read where it is used
+
+            def step(record: SetRecord) -> SetRecord:
+                return offerset.join(record, sessions, self._clock.now())
+
             await self._records.change(gathering.set, step, body=setbody.encode(body))

@@ -89,14 +89,18 @@ class Offers:
         deadline = self._deadline(hop)
         entries, left = await self._whom(request, hop)
         ask = self._question(request, set_, hop, caller.owner, deadline)
-        gathering = Gathering(request, wishes, set_, self._map, self._clock.now(), self._timing.margin, entries)
+        gathering = Gathering(
+            request, wishes, set_, self._map, self._clock.now(), self._timing.margin, entries, caller.owner
+        )
         targets = [Target(entry.name, entry.planner) for entry in entries]
         enough = gathering.enough if wishes.enough is not None else None
-        outcomes = await self._fanout.ask(targets, ask, on_late=self._joiner(gathering), enough=enough)
-        self._window.asked({**left, **outcomes})
-        return await self._save(
-            gathering, {**left, **outcomes}, self._blank(gathering, caller, hop, direct, left, entries)
-        )
+        try:
+            outcomes = await self._fanout.ask(targets, ask, on_late=self._joiner(gathering), enough=enough)
+            self._window.asked({**left, **outcomes})
+            blank = self._blank(gathering, caller, hop, direct, left, entries)
+            return await self._save(gathering, {**left, **outcomes}, blank)
+        finally:
+            gathering.abandon()
 
     def _deadline(self, hop: Hop) -> Deadline:
         seconds = self._timing.deadline if hop.left is None else min(self._timing.longest, share(hop.left))
@@ -123,6 +127,7 @@ class Offers:
             user=user,
             root=hop.root or set_,
             path=(*hop.path, self._id),
+            drain=self._timing.grace,
         )
 
     def _blank(
@@ -244,5 +249,5 @@ class Offers:
         taken = {item.uuid for item in record.sessions}
         uuid = members(record.uuid, os.urandom(4), taken, 1)[0]
         why = refused or reasons or ["no site is registered here"]
-        step = lambda r: offerset.give_up(r, uuid, why, self._clock.now())  # noqa: E731 - read where it is used
-        return (await self._records.change(record.uuid, step))[1]
+        now = self._clock.now()
+        return (await self._records.change(record.uuid, lambda r: offerset.give_up(r, uuid, why, now)))[1]

@@ -26,8 +26,8 @@ FETCH_LIMIT = 3600.0  # seconds for one result file
 
 
 class SessionState(msgspec.Struct, frozen=True):
-    """A session as it stands at `now` (epoch seconds). `kept` and `ranked` are None once the offers were pruned. `refused`:
-    the outcome of a /direct that nobody took."""
+    """A session as it stands at `now` (epoch seconds). `kept` and `ranked` are None once the offers were pruned.
+    `refused`: the outcome of a /direct that nobody took."""
 
     record: SetRecord
     item: SessionRecord

@@ -80,11 +80,9 @@ class Sites:
         clock: Clock,
         build: Callable[[Registration], Guarded],
         broker_id: str,
-        name: str,
     ) -> None:
         self._store, self._clock, self._build = store, clock, build
-        self._id, self._name = broker_id, name
-        self._wake = asyncio.Event()
+        self._id = broker_id
         self._entries = {site.name: self._entry(site, configured=True) for site in configured}
 
     def _entry(self, site: Registration, *, configured: bool) -> Entry:

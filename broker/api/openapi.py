@@ -1,0 +1,259 @@
+"""The description of this API, generated from the models: GET /openapi.json. Imports the domain.
+
+Schemas keep the standard's inheritance (`allOf`) and discriminators, so that generated clients get its classes; our
+additions are marked `x-addition: true`. The table of calls below is held to the routes by a test.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from broker.domain import plain
+from broker.domain.base import Family, Model
+from broker.domain.components import MessageItem
+from broker.domain.executables import PythonProgram
+from broker.domain.preferences import Preferences
+from broker.domain.request import ExecutionRequest
+from broker.domain.session import (
+    AbstractExecutionSession,
+    Bounds,
+    LocalityNote,
+    OfferSetResponse,
+    OutcomeNote,
+    Promise,
+    RankingNote,
+    SimpleExecutionSession,
+    Term,
+)
+from broker.domain.site import Profile, Registration
+from broker.domain.updates import AbstractUpdate
+
+_REF = "#/components/schemas/{model}"
+_ROOTS: tuple[type[BaseModel], ...] = (
+    ExecutionRequest, OfferSetResponse, AbstractExecutionSession, AbstractUpdate, MessageItem, Registration, Profile,
+)  # fmt: skip
+# Whole schemas that are ours, and single properties that are (those of the request stand in domain/plain).
+_OURS = (
+    PythonProgram,
+    Preferences,
+    Bounds,
+    Term,
+    LocalityNote,
+    RankingNote,
+    Promise,
+    OutcomeNote,
+    Registration,
+    Profile,
+)
+_SESSION = "site origin reserved simulated native results offerset locality ranking promise"
+_OFFERSET = "expires outcomes pending closed taken asof preferences"
+ADDITIONS: dict[type[BaseModel], frozenset[str]] = {
+    **plain.ADDITIONS,
+    SimpleExecutionSession: frozenset(_SESSION.split()),
+    OfferSetResponse: frozenset(_OFFERSET.split()),
+}
+
+
+def describe(version: str, server: str = "/") -> bytes:
+    """The whole document, OpenAPI 3.1, as JSON."""
+    document = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Federated Execution Broker",
+            "version": version,
+            "summary": "IVOA Execution Broker 1.0, with its published additions",
+            "license": {"name": "BSD-3-Clause", "identifier": "BSD-3-Clause"},
+        },
+        "servers": [{"url": server}],
+        "paths": _paths(),
+        "components": {"schemas": schemas(), "securitySchemes": {"basic": {"type": "http", "scheme": "basic"}}},
+    }
+    return json.dumps(document, indent=1).encode()
+
+
+# ── schemas ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def schemas() -> dict[str, Any]:
+    """Every schema by name, those of the standard and ours."""
+    found: dict[str, Any] = {}
+    waiting: list[type[BaseModel]] = list(_ROOTS)
+    seen: set[type[BaseModel]] = set()
+    while waiting:
+        model = waiting.pop()
+        if model in seen:
+            continue
+        seen.add(model)
+        found |= _schema(model)
+        waiting += [parent for parent in (_parent(model),) if parent]
+        waiting += _mentioned(model)
+        if issubclass(model, Family) and "members" in vars(model):
+            waiting += model.members.values()
+    found["Problem"] = _PROBLEM
+    return dict(sorted(found.items()))
+
+
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The schema of `model`, and the enumerations that it alone mentions."""
+    whole = model.model_json_schema(ref_template=_REF)
+    parent = _parent(model)
+    inherited = parent.model_fields if parent else {}
+    ours = model in _OURS
+    added = ADDITIONS.get(model, frozenset())
+    properties = {}
+    for name, schema in whole.get("properties", {}).items():
+        if name not in inherited:
+            properties[name] = _tidy(schema)
+            if name in added:
+                properties[name] = {**properties[name], "x-addition": True}
+    own: dict[str, Any] = {"type": "object", "properties": properties}
+    required = [name for name in whole.get("required", ()) if name in properties and name != "kind"]
+    if required:
+        own["required"] = required
+    if parent:
+        own = {"allOf": [{"$ref": _REF.format(model=parent.__name__)}, own]}
+    own |= {"title": model.__name__, "description": (model.__doc__ or model.__name__).strip()}
+    if ours:
+        own["x-addition"] = True
+    if issubclass(model, Family) and "members" in vars(model) and model.members:
+        mapping = {kind: _REF.format(model=member.__name__) for kind, member in model.members.items()}
+        own |= {"required": ["kind", *required], "discriminator": {"propertyName": "kind", "mapping": mapping}}
+    enums = {name: _tidy(s) for name, s in whole.get("$defs", {}).items() if "enum" in s}
+    return {model.__name__: own, **enums}
+
+
+def _parent(model: type[BaseModel]) -> type[BaseModel] | None:
+    base = model.__mro__[1]
+    return base if issubclass(base, BaseModel) and base not in (Model, Family, BaseModel) else None
+
+
+def _mentioned(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    for field in model.model_fields.values():
+        yield from _models(field.annotation)
+        yield from (model for extra in field.metadata for model in _models(extra))
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models(argument)
+
+
+def _tidy(schema: Any) -> Any:
+    """Absent is how null is written here, so `null` arms and defaults go; families become references."""
+    if isinstance(schema, list):
+        return [_tidy(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "x-family" in schema:
+        return {"$ref": _REF.format(model=schema["x-family"])}
+    arms = [arm for arm in schema.get("anyOf", ()) if arm != {"type": "null"}]
+    if len(arms) == 1:
+        schema = {**{key: value for key, value in schema.items() if key != "anyOf"}, **arms[0]}
+        return _tidy(schema)
+    dropped = ("title", "default")
+    return {key: _tidy(value) for key, value in schema.items() if key not in dropped or isinstance(value, dict)}
+
+
+_PROBLEM = {
+    "type": "object",
+    "title": "Problem",
+    "description": "RFC 9457, with the offending element and what to do next.",
+    "x-addition": True,
+    "required": ["type", "title", "status"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "element": {"type": "string"},
+        "remedy": {"type": "string"},
+        "instance": {"type": "string"},
+    },
+}
+
+# ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_FORMATS = ("application/json", "application/yaml")
+_SESSIONS = {
+    "type": "object",
+    "required": ["sessions"],
+    "properties": {"sessions": {"type": "array", "items": {"type": "string", "format": "uuid"}}},
+}
+# method, path, operationId, summary, body, {status: schema}
+_CALLS: tuple[tuple[str, str, str, str, Any, dict[str, Any]], ...] = (
+    ("post", "/requests", "ExecutionRequest", "Ask the federation for offers.", "ExecutionRequest",
+     {"303": "OfferSetResponse", "200": "OfferSetResponse"}),
+    ("post", "/direct", "DirectExecution", "Ask, and accept the best offer.", "ExecutionRequest",
+     {"303": "AbstractExecutionSession", "200": "AbstractExecutionSession", "400": "AbstractExecutionSession"}),
+    ("get", "/offersets", "OfferSetList", "One's own offer sets, newest first.", None, {"200": {"type": "object"}}),
+    ("get", "/offersets/{uuid}", "OfferSetSelect", "An offer set.", None, {"200": "OfferSetResponse"}),
+    ("get", "/sessions", "SessionList", "One's own sessions, newest first.", None, {"200": {"type": "object"}}),
+    ("get", "/sessions/{uuid}", "SessionSelect", "A session.", None, {"200": "AbstractExecutionSession"}),
+    ("post", "/sessions/{uuid}", "SessionUpdate", "Change the phase: ACCEPTED, REJECTED, CANCELLED.", "AbstractUpdate",
+     {"200": "AbstractExecutionSession"}),
+    ("post", "/sessions/release", "SessionsRelease", "Give back many offers.", _SESSIONS, {"204": None}),
+    ("post", "/sessions/status", "SessionsStatus", "Many sessions at once.", _SESSIONS, {"200": {"type": "object"}}),
+    ("get", "/sessions/{uuid}/logs", "SessionLogs", "Standard output and error.", None, {"200": {"type": "object"}}),
+    ("get", "/sessions/{uuid}/results", "SessionResults", "The files left in ./results.", None,
+     {"200": {"type": "object"}}),
+    ("get", "/sessions/{uuid}/results/{name}", "SessionResult", "One result file.", None, {"200": {"type": "string"}}),
+    ("get", "/sites", "SiteList", "The registered sites.", None, {"200": {"type": "object"}}),
+    ("get", "/sites/{name}", "SiteSelect", "A site.", None, {"200": {"type": "object"}}),
+    ("put", "/sites/{name}", "SitePut", "Register a site, or change it.", "Registration", {"200": {"type": "object"}}),
+    ("delete", "/sites/{name}", "SiteDelete", "Forget a site.", None, {"204": None}),
+    ("post", "/sites/{name}/drain", "SiteDrain", "Ask a site for nothing new.", {"type": "object"},
+     {"200": {"type": "object"}}),
+    ("post", "/sites/{name}/resume", "SiteResume", "Ask a site again.", None, {"200": {"type": "object"}}),
+    ("get", "/profile", "ProfileSelect", "What this broker can do, for a broker above it.", None, {"200": "Profile"}),
+    ("get", "/status", "StatusSelect", "The aggregated status.", None, {"200": {"type": "object"}}),
+    ("get", "/metrics", "Metrics", "Figures for Prometheus.", None, {"200": {"type": "string"}}),
+    ("get", "/openapi.json", "OpenApi", "This description.", None, {"200": {"type": "object"}}),
+    ("get", "/health/live", "HealthLive", "The process answers.", None, {"200": {"type": "object"}}),
+    ("get", "/health/ready", "HealthReady", "It can take requests.", None, {"200": {"type": "object"}}),
+)  # fmt: skip
+
+
+def _paths() -> dict[str, Any]:
+    paths: dict[str, Any] = {}
+    for method, path, operation, summary, body, answers in _CALLS:
+        call: dict[str, Any] = {"operationId": operation, "summary": summary, "responses": {}}
+        names = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
+        if names:
+            call["parameters"] = [_parameter(name) for name in names]
+        if body is not None:
+            call["requestBody"] = {"required": path != "/sites/{name}/drain", "content": _content(body)}
+        for status, schema in answers.items():
+            call["responses"][status] = _response(status, schema)
+        call["responses"]["default"] = {
+            "description": "What is wrong, and what to do.",
+            "content": {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}},
+        }
+        paths.setdefault(path, {})[method] = call
+    return paths
+
+
+def _parameter(name: str) -> dict[str, Any]:
+    schema = {"type": "string", "format": "uuid"} if name == "uuid" else {"type": "string"}
+    return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _response(status: str, schema: Any) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": {"204": "Done.", "303": "See Location; the body says it too."}.get(status, "OK")
+    }
+    if schema is not None:
+        response["content"] = _content(schema)
+    if status == "303":
+        response["headers"] = {"Location": {"required": True, "schema": {"type": "string", "format": "uri"}}}
+    return response
+
+
+def _content(schema: Any) -> dict[str, Any]:
+    body = {"$ref": _REF.format(model=schema)} if isinstance(schema, str) else schema
+    return {media: {"schema": body} for media in _FORMATS}

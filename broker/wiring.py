@@ -1,0 +1,322 @@
+"""The one place where everything is built and joined. Imports all below the server; nothing below imports this.
+
+`open_services` opens resources first, then builds the services from them; each part pushes its own clean-up, and what
+was opened last is closed first. Tests may hand in a clock or a plugin table of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import aiohttp
+import structlog
+from pydantic import ValidationError
+
+from broker import plugins
+from broker.api import answers
+from broker.api.openapi import describe
+from broker.api.routes import Parts
+from broker.api.wire import Limits
+from broker.domain.identity import Caller, Owner
+from broker.domain.locality import Map
+from broker.domain.money import Exchange
+from broker.domain.quantities import Span
+from broker.domain.site import Registration
+from broker.domain.wishes import Defaults, StandIns
+from broker.errors import BrokerError, SettingsError, Unavailable
+from broker.plugins import Credentials, Plugin, Resources
+from broker.ports import Clock, Store
+from broker.services.acceptance import Acceptance
+from broker.services.access import Access, User
+from broker.services.clock import SystemClock
+from broker.services.fanout import Fanout
+from broker.services.guard import GuardedPlanner
+from broker.services.offers import Offers, Timing
+from broker.services.records import Records
+from broker.services.releasing import Releasing
+from broker.services.sessions import Sessions
+from broker.services.sites import Sites
+from broker.services.status import Status
+from broker.services.upkeep import Upkeep
+from broker.services.watching import Watching
+from broker.services.window import Window
+from broker.settings import CredentialSettings, Settings, one_line
+from broker.store.sqlite import SqliteStore, open_sqlite
+
+_log = structlog.get_logger(__name__)
+
+PRUNE_EVERY = 3600.0  # seconds
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, *, clock: Clock | None = None, kinds: Mapping[str, Plugin] | None = None
+) -> AsyncIterator[Parts]:
+    """The services of a broker, running: sites are probed, timers worked off. All is closed on leaving.
+
+    Raises SettingsError for settings that only now prove wrong, Unavailable when the store cannot be opened."""
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        store = await open_sqlite(settings.store, clock)
+        stack.push_async_callback(store.close)
+        broker_id = await _identify(store)
+        http = await stack.enter_async_context(_http())
+        builder = Builder(settings, store, clock, http, broker_id, kinds if kinds is not None else plugins.load())
+        parts, tasks = await _join(settings, store, clock, builder, broker_id, stack)
+        for task in tasks:
+            stack.push_async_callback(_cancelled, task)
+        yield parts
+
+
+async def _join(
+    settings: Settings, store: SqliteStore, clock: Clock, builder: Builder, broker_id: str, stack: AsyncExitStack
+) -> tuple[Parts, list[asyncio.Task[None]]]:
+    upkeep = Upkeep(store, clock)
+    records = Records(store, clock, upkeep.nudge)
+    window = Window(clock.now)
+    sites = Sites(_registrations(settings), store=store, clock=clock, build=builder.build, broker_id=broker_id)
+    stack.push_async_callback(sites.close)
+    fanout = Fanout(clock, grace=settings.fanout.grace)
+    stack.push_async_callback(fanout.close)
+    access = _access(settings, clock)
+    stack.push_async_callback(access.close)
+    readers = settings.access.readers
+    offers = Offers(
+        records=records, sites=sites, fanout=fanout, window=window, store=store, limits=store.limits, clock=clock,
+        readers=readers, map_=_map(settings), defaults=_defaults(settings), timing=_timing(settings),
+        broker_id=broker_id,
+    )  # fmt: skip
+    sessions = Sessions(records=records, offers=offers, sites=sites, store=store, clock=clock, readers=readers)
+    acceptance = Acceptance(
+        records=records, offers=offers, sessions=sessions, sites=sites, window=window, clock=clock, readers=readers,
+        forward=settings.acceptance.forward, patience=settings.acceptance.patience,
+        guarded=settings.acceptance.direct == "guarded",
+    )  # fmt: skip
+    releasing = Releasing(records=records, sites=sites, clock=clock)
+    watching = Watching(store=store, records=records, sites=sites, window=window, clock=clock)
+    upkeep.handle(
+        {
+            "claim": acceptance.resolve,
+            "close": releasing.close,
+            "expire": releasing.expire,
+            "release": releasing.release,
+            "follow": watching.follow,
+            "look": watching.look,
+        }
+    )
+    await sites.start()
+    tasks = [
+        asyncio.create_task(upkeep.run()),
+        asyncio.create_task(sites.run()),
+        asyncio.create_task(_prune(store, clock, settings.limits.keep_offers)),
+    ]
+    release = version("federated-execution-broker")
+    status = Status(name=settings.name, sites=sites, store=store, window=window, clock=clock)
+    parts = Parts(
+        offers=offers, acceptance=acceptance, sessions=sessions, sites=sites, status=status, access=access,
+        ready=store.ping, draw_offerset=answers.offerset, draw_session=answers.session, openapi=describe(release),
+        broker_id=broker_id, version=release, public_url=settings.public_url, readers=readers,
+        limits=Limits(settings.limits.json_bytes, settings.limits.yaml_bytes),
+    )  # fmt: skip
+    return parts, tasks
+
+
+class Builder:
+    """Makes the guarded planner of a registration."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: SqliteStore,
+        clock: Clock,
+        http: aiohttp.ClientSession,
+        broker_id: str,
+        kinds: Mapping[str, Plugin],
+    ) -> None:
+        self._settings, self._store, self._clock, self._http = settings, store, clock, http
+        self._id, self._kinds = broker_id, kinds
+
+    def build(self, site: Registration) -> GuardedPlanner:
+        """No I/O. Raises SettingsError naming the key of the registration."""
+        plugin, options = checked(site, self._kinds)
+        resources = Resources(
+            registration=site,
+            calendar=self._store.calendar,
+            limits=self._store.limits,
+            clock=self._clock,
+            http=self._http,
+            credentials=_credentials(self._settings, site),
+            name=self._settings.name,
+            broker_id=self._id,
+            currency=self._settings.currencies.base,
+            site_settings=self._settings.site_settings if plugin.plans else {},
+        )
+        return GuardedPlanner(plugin.make(options, resources), site, self._clock)
+
+
+def checked(site: Registration, kinds: Mapping[str, Plugin]) -> tuple[Plugin, object]:
+    """The plugin of a site's kind, and its options validated. Raises SettingsError."""
+    if site.kind not in kinds:
+        known = ", ".join(sorted(kinds))
+        raise SettingsError(f'no adapter is called "{site.kind}".', key="kind", remedy=f"There are: {known}.")
+    if site.url is not None and (urlsplit(site.url).scheme not in ("http", "https") or not urlsplit(site.url).netloc):
+        raise SettingsError(f'"{site.url}" is no http or https address.', key="url")
+    try:
+        return kinds[site.kind], kinds[site.kind].options.model_validate(site.options)
+    except ValidationError as error:
+        raise one_line(error, prefix="options") from None
+
+
+async def check(settings: Settings) -> list[str]:
+    """What a start would find wrong, without starting: builds every planner. Returns a line for each thing that is
+    well. Raises SettingsError for the first that is not."""
+    kinds = plugins.load()
+    lines = [f"ok    {settings.name} would listen on {settings.listen}, store {settings.store}"]
+    async with AsyncExitStack() as stack:
+        clock = SystemClock()
+        store = await open_sqlite(":memory:", clock)
+        stack.push_async_callback(store.close)
+        http = await stack.enter_async_context(_http())
+        builder = Builder(settings, store, clock, http, "check", kinds)
+        for site in _registrations(settings):
+            where = "platform" if site is settings.own_site or site.name == settings.name else f"sites.{site.name}"
+            try:
+                planner = builder.build(site)
+            except SettingsError as error:
+                raise SettingsError(error.detail, key=f"{where}.{error.key}".rstrip("."), remedy=error.remedy) from None
+            await planner.close()
+            lines.append(f"ok    {where}: {site.kind}" + (f" at {site.url}" if site.url else ""))
+    if settings.platform is not None and settings.tariff is None:
+        lines.append("warn  tariff: none is given, so prices are unknown, and unknown is not free: write tariff: free")
+    if not settings.access.users and settings.access.anonymous == "no":
+        lines.append("warn  access.users: nobody can sign in, so nobody can ask for offers")
+    return lines
+
+
+# ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _registrations(settings: Settings) -> list[Registration]:
+    own = settings.own_site
+    return [*settings.sites.values(), *([own] if own else [])]
+
+
+def _map(settings: Settings) -> Map:
+    storages = [*settings.storages, *(storage for site in settings.sites.values() for storage in site.storages)]
+    return Map(storages, settings.links, _exchange(settings))
+
+
+def _exchange(settings: Settings) -> Exchange:
+    money = settings.currencies
+    return Exchange(money.base, money.rates, money.dated)
+
+
+def _defaults(settings: Settings) -> Defaults:
+    given = settings.ranking
+    stand_ins = StandIns(
+        price=Span(*given.price), carbon=Span(*given.carbon), bytes=Span(*given.bytes),
+        egress=Span(*given.egress), bandwidth=Span(*given.bandwidth),
+    )  # fmt: skip
+    return Defaults(preset=given.preset, stand_ins=stand_ins)
+
+
+def _timing(settings: Settings) -> Timing:
+    given = settings.fanout
+    return Timing(given.deadline, given.longest, given.grace, given.margin)
+
+
+def _access(settings: Settings, clock: Clock) -> Access:
+    users = {
+        name: User(
+            password_hash=user.password_hash,
+            token_sha256=user.token_sha256,
+            roles=frozenset(user.roles),
+            groups=user.groups,
+            project=user.project,
+        )
+        for name, user in settings.access.users.items()
+    }
+    anonymous = None
+    if settings.access.anonymous == "loopback":
+        roles = frozenset({"user", "operator"})
+        anonymous = Caller(Owner(settings.name, "anonymous"), "anonymous", roles, anonymous=True)
+    return Access(users, settings.name, clock=clock, anonymous=anonymous)
+
+
+def _credentials(settings: Settings, site: Registration) -> Credentials | None:
+    if site.credentials is None:
+        return None
+    given = settings.credentials.get(site.credentials)
+    if given is None:
+        raise SettingsError(f'"{site.credentials}" is not under credentials.', key="credentials")
+    return Credentials(given.username, _secret(given, "password"), _secret(given, "token"))
+
+
+def _secret(given: CredentialSettings, what: str) -> str:
+    path = given.password_file if what == "password" else given.token_file
+    if path is None:
+        return given.password if what == "password" else given.token
+    try:
+        return path.read_text(encoding="utf-8").splitlines()[0].strip()
+    except (OSError, IndexError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}", key=f"credentials.{what}_file") from error
+
+
+def _http() -> aiohttp.ClientSession:
+    """One pool for all sites. Its own limit is off: reused connections pass it by, and the guard counts instead."""
+    connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=75)
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        timeout=aiohttp.ClientTimeout(total=None),
+    )
+
+
+async def _identify(store: Store) -> str:
+    """This broker's id: drawn once, kept with its store."""
+    for _ in range(3):
+        stored = await store.read("broker")
+        if stored is not None:
+            return stored.record.decode()
+        await store.write("broker", 0, str(uuid4()).encode())
+    raise Unavailable("the store does not keep the broker's id.")
+
+
+async def _prune(store: Store, clock: Clock, age: float) -> None:
+    while True:
+        with contextlib.suppress(BrokerError):
+            await store.prune_bodies(clock.now() - age)
+        await clock.sleep(PRUNE_EVERY)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def configure_logging(settings: Settings) -> None:
+    """structlog to standard error: one line an event, JSON or text."""
+    text = settings.log.format == "text"
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([] if text else [structlog.processors.format_exc_info]),
+            structlog.dev.ConsoleRenderer(colors=False) if text else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log.level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
