@@ -137,11 +137,12 @@ def why_first(score: Score, field: Field) -> str:
         for word, is_best in (
             ("cheapest", score.pay.expected <= field.least_pay),
             ("soonest", score.until.expected <= field.least_until),
-            ("least CO2e", score.carbon.expected <= field.least_carbon and not score.carbon.stand_in),
         )
         if is_best
     ]
-    return " and ".join(merits[:2]) or "best balance"
+    if not merits and score.carbon.expected <= field.least_carbon and not score.carbon.stand_in:
+        merits = ["least CO2e"]
+    return " and ".join(merits) or "best balance"
 
 
 def why_not_first(score: Score, field: Field) -> str:

@@ -71,8 +71,9 @@ class Score(msgspec.Struct, frozen=True):
     """Money in the wishes' currency, durations in seconds from `now`, `carbon` in kg.
 
     `all_in` is what ranks; `value` is the one number of it, between expected and pessimistic by risk. `pay` is what is
-    billed: price and egress. `staging` is what it adds to the waiting; `until`: from now to the result. `here`: all
-    data that the request names lies at the site. `order` is what offers are compared by, in the base currency."""
+    billed: price and egress. `staging` is what it adds to the waiting; `delay`: from now to ready; `until`: from now
+    to the result. `here`: all data that the request names lies at the site. `order` is what offers are compared by,
+    in the base currency."""
 
     all_in: Estimate
     value: float
@@ -81,6 +82,7 @@ class Score(msgspec.Struct, frozen=True):
     egress: Estimate
     waiting: Estimate
     staging: Estimate
+    delay: Estimate
     run: Estimate
     until: Estimate
     carbon: Estimate
@@ -93,9 +95,8 @@ class Score(msgspec.Struct, frozen=True):
     @property
     def ready(self) -> Estimate:
         """Epoch seconds."""
-        until, run = self.until, self.run
-        expected, worst = until.expected - run.expected, until.pessimistic - run.pessimistic
-        return Estimate(self.now + expected, self.now + worst, until.stand_in)
+        delay = self.delay
+        return Estimate(self.now + delay.expected, self.now + delay.pessimistic, delay.stand_in)
 
     @property
     def result(self) -> Estimate:
@@ -132,7 +133,8 @@ def score(offer: Candidate, wishes: Wishes, now: float) -> Score | str:
     waiting = _waiting(start, now)
     transfer = _NONE if offer.prepares else _staging(offer, wishes, moved)
     working = _run(offer, run)
-    until = _until(waiting, transfer, working)
+    delay = _delay(waiting, transfer)
+    until = _until(delay, working)
     staging = Estimate(max(0.0, transfer.expected - waiting.expected), transfer.pessimistic, transfer.stand_in)
     all_in, value = _all_in(wishes, pay, until, carbon, moved)
     order = (
@@ -144,7 +146,7 @@ def score(offer: Candidate, wishes: Wishes, now: float) -> Score | str:
         value = wishes.shown(value)
     where = offer.locality
     return Score(
-        all_in, value, pay, price, egress, waiting, staging, working, until, carbon, moved,
+        all_in, value, pay, price, egress, waiting, staging, delay, working, until, carbon, moved,
         where.here, where.sources, now, order,
     )  # fmt: skip
 
@@ -232,12 +234,16 @@ def _run(offer: Candidate, run: Span) -> Estimate:
     return Estimate(min(run.expected / speed.expected, _LONGEST), min(run.high / speed.low, _LONGEST))
 
 
-def _until(waiting: Estimate, transfer: Estimate, run: Estimate) -> Estimate:
+def _delay(waiting: Estimate, transfer: Estimate) -> Estimate:
+    return Estimate(
+        max(waiting.expected, transfer.expected), waiting.pessimistic + transfer.pessimistic, transfer.stand_in
+    )
+
+
+def _until(delay: Estimate, run: Estimate) -> Estimate:
     """To the millisecond: finer differences are noise."""
     return Estimate(
-        round(max(waiting.expected, transfer.expected) + run.expected, 3),
-        round(waiting.pessimistic + transfer.pessimistic + run.pessimistic, 3),
-        transfer.stand_in,
+        round(delay.expected + run.expected, 3), round(delay.pessimistic + run.pessimistic, 3), delay.stand_in
     )
 
 
