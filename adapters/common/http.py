@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
@@ -149,8 +149,9 @@ class Origin:
 
     async def stream(
         self, url: URL, *, deadline: Deadline, headers: Mapping[str, str] | None = None
-    ) -> AsyncIterator[bytes]:
-        """GET, in pieces and without a cap; anything but 200 raises what `failure` makes of it."""
+    ) -> AsyncGenerator[bytes, None]:
+        """GET, in pieces and without a cap; anything but 200 raises what `failure` makes of it. Close it when done
+        (`contextlib.aclosing`): that gives the connection back."""
         try:
             async with asyncio.timeout(self._left(deadline)):
                 response = await self._request("GET", url, None, headers)

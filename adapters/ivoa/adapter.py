@@ -5,7 +5,8 @@ Imports the adapter's client, adapters.common, the ports. Entry point `ivoa` of 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -165,12 +166,13 @@ class IvoaPlanner:
         await self._client.learn(deadline)
         return await self._client.results(order, deadline) if self._client.peer else ()
 
-    async def fetch(self, order: Order, name: str, deadline: Deadline) -> AsyncIterator[bytes]:
+    async def fetch(self, order: Order, name: str, deadline: Deadline) -> AsyncGenerator[bytes, None]:
         await self._client.learn(deadline)
         if not self._client.peer:
             raise SiteForgot(f"{self._client.place} hands back no results.")
-        async for piece in self._client.result(order, name, deadline):
-            yield piece
+        async with aclosing(self._client.result(order, name, deadline)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def close(self) -> None:
         """The session is the broker's; there is nothing of ours to give back."""

@@ -7,7 +7,8 @@ sent, to brokers of ours alone.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 
 from yarl import URL
 
@@ -177,7 +178,7 @@ class Client:
     async def results(self, order: Order, deadline: Deadline) -> tuple[Result, ...]:
         return translate.results(await self._part(order, "results", deadline), self.place)
 
-    async def result(self, order: Order, name: str, deadline: Deadline) -> AsyncIterator[bytes]:
+    async def result(self, order: Order, name: str, deadline: Deadline) -> AsyncGenerator[bytes, None]:
         """Raises SiteForgot for a name that is not there, or that could not be."""
         gone = SiteForgot(f"{self.place} has no result {name} of {order.handle}.")
         try:
@@ -185,8 +186,9 @@ class Client:
         except SiteMisbehaved:
             raise gone from None
         try:
-            async for piece in self._origin.stream(url, deadline=deadline, headers=self._for(order.user)):
-                yield piece
+            async with aclosing(self._origin.stream(url, deadline=deadline, headers=self._for(order.user))) as pieces:
+                async for piece in pieces:
+                    yield piece
         except SiteRefused as error:
             raise gone if error.status in _GONE else error from None
 

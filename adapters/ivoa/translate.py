@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from pydantic import ValidationError
@@ -31,6 +31,7 @@ _HANDLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~:-]{0,199}")
 _MOST_COMMAS = 250_000
 _MOST_MESSAGES = 50
 _MOST_VALUE = 300
+_LONGEST_WAIT = 86400.0
 _NOT_ABOUT_REQUEST = (401, 403, 404, 405, 407, 408, 410, 421, 425, 426, 429)
 _NULL = msgspec.Raw(b"null")
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -62,6 +63,20 @@ class _Meta(msgspec.Struct):
     uuid: Any = None
     url: Any = None
     messages: msgspec.Raw = _NULL
+
+
+class _Named(msgspec.Struct):
+    uuid: Any = None
+    url: Any = None
+
+
+class _Offer(msgspec.Struct):
+    """As little of a session as tells whether it is an offer: this is read for every offer of every site."""
+
+    phase: Any = None
+    state: Any = None
+    status: Any = None
+    meta: _Named | None = None
 
 
 class _Session(msgspec.Struct):
@@ -105,7 +120,7 @@ class _Many(msgspec.Struct):
 
 class _Result(msgspec.Struct):
     name: str
-    bytes: int
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
     checksum: str | None = None
     kept_until: str | None = None
 
@@ -197,8 +212,13 @@ def logs(body: bytes, place: str) -> Logs:
 
 
 def results(body: bytes, place: str) -> tuple[Result, ...]:
+    """Names that would lead out of the folder in which somebody keeps them are left out."""
     document = _document(body, _Results, place, "a list of results")
-    return tuple(Result(item.name, item.bytes, item.checksum, _instant(item.kept_until)) for item in document.results)
+    return tuple(
+        Result(item.name, item.bytes, item.checksum, _instant(item.kept_until))
+        for item in document.results
+        if item.name.isprintable() and not {"", ".", ".."} & set(item.name.split("/"))
+    )
 
 
 # ── pieces ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -241,11 +261,10 @@ def _offers(raws: Sequence[msgspec.Raw], most: int) -> tuple[list[Quote], list[R
 
 def _judge(raw: msgspec.Raw, taken: Mapping[str, Quote]) -> tuple[str, str]:
     """The offer's handle, and why it cannot be used, or an empty text."""
-    session = _read(raw, _Session)
+    session = _read(raw, _Offer)
     if session is None:
         return "", "an offer was dropped: it is no session."
-    meta = _meta(session.meta)
-    handle = _safe(meta.uuid) or _url_name(meta.url)
+    handle = _handle(session.meta)
     phase = _phase(session)
     if not handle:
         return "", "an offer was dropped: it has neither a uuid nor an address."
@@ -257,9 +276,12 @@ def _judge(raw: msgspec.Raw, taken: Mapping[str, Quote]) -> tuple[str, str]:
 
 
 def _name(raw: msgspec.Raw) -> str:
-    session = _read(raw, _Session)
-    meta = _meta(session.meta) if session else _Meta()
-    return (_safe(meta.uuid) or _url_name(meta.url)).lower()
+    session = _read(raw, _Offer)
+    return _handle(session.meta).lower() if session else ""
+
+
+def _handle(meta: _Named | None) -> str:
+    return (_safe(meta.uuid) or _url_name(meta.url)) if meta else ""
 
 
 def _safe(name: object) -> str:
@@ -273,14 +295,17 @@ def _url_name(url: object) -> str:
     return _safe(url.split("?")[0].split("#")[0].rstrip("/").rsplit("/", 1)[-1])
 
 
-def _phase(session: _Session) -> str:
+def _phase(session: _Session | _Offer) -> str:
     """Older dialects call it `state` or `status`, and some phases otherwise."""
-    names = (session.phase, session.state, session.status)
-    phase = next((name for name in names if isinstance(name, str) and name), "")
-    return SYNONYMS.get(phase, phase)
+    for name in (session.phase, session.state, session.status):
+        if isinstance(name, str) and name:
+            return SYNONYMS.get(name, name)
+    return ""
 
 
 def _messages(meta: _Meta) -> list[str]:
+    if not meta.messages or meta.messages == _NULL:
+        return []
     items = _read(meta.messages, list[msgspec.Raw]) or []
     read = (_read(raw, _Message) for raw in items[:_MOST_MESSAGES])
     texts = [_filled(message) for message in read if message and message.level != "DEBUG"]
@@ -303,7 +328,8 @@ def _outcomes(raw: msgspec.Raw) -> tuple[list[Reason], float | None]:
     """What a broker of ours says of the sites behind it that offer nothing, and the earliest moment to ask again."""
     outcomes = [item for item in _read(raw, list[_Outcome]) or [] if item.outcome != "Offered"]
     reasons = [Reason(tidy(f"{item.site}: {reason}")) for item in outcomes for reason in item.reasons or [item.outcome]]
-    return reasons, min((item.retry_after for item in outcomes if item.retry_after is not None), default=None)
+    waits = (item.retry_after for item in outcomes if item.retry_after is not None)
+    return reasons, min((min(max(0.0, wait), _LONGEST_WAIT) for wait in waits), default=None)
 
 
 def _with_actuals(seen: Sighting, session: _Session) -> Sighting:

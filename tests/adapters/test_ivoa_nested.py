@@ -1,9 +1,10 @@
 """Sessions at brokers of ours, over real sockets: one call for many, end users named, logs and results handed up."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from uuid import uuid4
 
 import aiohttp
+import msgspec
 import pytest
 
 from adapters.ivoa import translate
@@ -134,6 +135,20 @@ async def test_logs_and_results_are_handed_up(child: FakeSite, asked: Planner) -
         assert b"".join([piece async for piece in asked.fetch(wish, name, soon())]) == data
 
 
+async def test_a_result_need_not_be_read_to_its_end(
+    child: FakeSite, asked: Planner, http: aiohttp.ClientSession
+) -> None:
+    wish = (await orders(asked))[0]
+    child.files[wish.handle] = {"big": b"\x00" * 5_000_000}
+    pieces = asked.fetch(wish, "big", soon())
+    assert isinstance(pieces, AsyncGenerator)
+    assert await anext(pieces)
+    in_use = http.connector._acquired  # type: ignore[union-attr]  # no public count of connections in use
+    assert in_use
+    await pieces.aclose()
+    assert not in_use
+
+
 @pytest.mark.parametrize("name", ["none", "../logs", "", "a//b", "/etc/passwd", "a/../../.."])
 async def test_a_result_that_is_not_there_is_forgotten(child: FakeSite, asked: Planner, name: str) -> None:
     wish = (await orders(asked))[0]
@@ -170,7 +185,16 @@ def test_no_results_are_no_error(body: bytes) -> None:
     assert translate.results(body, "child") == ()
 
 
-@pytest.mark.parametrize("body", [b"", b"5", b'{"results":[{"name":5}]}', b'{"results":[{"name":"a"}]}'])
+def test_names_that_lead_elsewhere_are_no_results() -> None:
+    names = ["a/b.png", "../a", "/etc/passwd", "a//b", "", ".", "a\nb"]
+    body = msgspec.json.encode({"results": [{"name": name, "bytes": 1} for name in names]})
+    assert [result.name for result in translate.results(body, "child")] == ["a/b.png"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"5", b'{"results":[{"name":5}]}', b'{"results":[{"name":"a"}]}', b'{"results":[{"name":"a","bytes":-1}]}'],
+)
 def test_results_that_cannot_be_read_are_an_error(body: bytes) -> None:
     with pytest.raises(SiteMisbehaved):
         translate.results(body, "child")

@@ -1,10 +1,13 @@
 """Asking sites for offers, over real sockets: what goes out, what is taken from the answer, what is not."""
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 import aiohttp
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adapters.ivoa import translate
 from adapters.ivoa.adapter import plugin
@@ -316,6 +319,10 @@ async def test_a_loop_is_a_no(child: FakeSite, to: Callable[..., Planner]) -> No
 # ── documents ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_NAMES = ("uuid", "url", "messages", "phase", "state", "meta", "message", "template", "values", "level", "site",
+          "outcome", "reasons", "retry_after", "actual_start", "actual_cost", "unit")  # fmt: skip
+
+
 def read(document: object, *, ours: bool = False) -> Quotes:
     return translate.quotes(msgspec.json.encode(document), "alba", most=200, ours=ours)
 
@@ -364,6 +371,47 @@ def test_older_dialects_call_the_phase_otherwise(name: str) -> None:
         read({"result": "YES", "offers": [{name: "OFFERED", "meta": {"url": "http://a/offers/7/"}}]}).quotes[0].handle
         == "7"
     )
+
+
+_JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_NAMES) | st.text(max_size=5), inner),
+    max_leaves=20,
+)
+
+
+@given(_JUNK, st.sampled_from(["YES", "NO"]), st.booleans())
+def test_whatever_json_comes_it_is_an_offer_set_or_refused(junk: object, result: str, ours: bool) -> None:
+    for document in (junk, {"result": result, "offers": [junk], "meta": junk, "outcomes": junk}):
+        try:
+            quotes = read(document, ours=ours)
+        except SiteMisbehaved:
+            continue
+        for quote in quotes.quotes:
+            assert msgspec.json.decode(quote.body) == junk
+        assert all(reason.text and reason.text.isprintable() for reason in quotes.reasons)
+
+
+@given(_JUNK)
+def test_whatever_json_comes_it_is_a_session_or_refused(junk: object) -> None:
+    for document in (junk, {"phase": "RUNNING", "meta": junk, "promise": junk, "native": junk}):
+        with suppress(SiteMisbehaved):
+            seen = translate.sighting(msgspec.json.encode(document), "x", "alba", ours=True)
+            assert seen is None or seen.phase
+
+
+@given(st.binary(max_size=200))
+def test_whatever_bytes_come_they_are_read_or_refused(body: bytes) -> None:
+    for read_ in (
+        lambda: translate.quotes(body, "alba", most=200, ours=True),
+        lambda: translate.sighting(body, "x", "alba", ours=True),
+        lambda: translate.many(body, ["x"], "alba"),
+        lambda: translate.profile(body, "b", "alba"),
+        lambda: translate.logs(body, "alba"),
+        lambda: translate.results(body, "alba"),
+    ):
+        with suppress(SiteMisbehaved):
+            read_()
 
 
 def test_a_brokers_outcomes_are_reasons_only_where_it_is_one_of_ours() -> None:
