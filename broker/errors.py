@@ -21,6 +21,7 @@
         ├── SiteRefused        a 4xx to the only send: the site says it did not act
         ├── SiteForbids        the credentials for the site are wrong or have ended
         ├── SiteBusy           the site asks to come back later
+        │   └── NotAsked       our own guard held the call back: no token, no room, breaker open
         ├── SiteTimeout        sent, no answer by the deadline
         ├── SiteMisbehaved     sent, and answered with something that is no answer
         └── SiteForgot         the site knows no such session
@@ -149,6 +150,9 @@ class SiteBusy(SiteError):
     def __init__(self, detail: str, *, retry_after: float = 5.0) -> None:
         super().__init__(detail)
         self.retry_after = retry_after
+
+
+class NotAsked(SiteBusy): ...
 
 
 class SiteTimeout(SiteError): ...

@@ -39,7 +39,8 @@ class Clock(Protocol):
 class Ask(msgspec.Struct, frozen=True):
     """A question to one site. `plain` is the request in strict 1.0 JSON, `extended` with our additions; both are
     serialised once for the whole fan-out. `root` is the uuid of the first request of the chain of brokers, `path`
-    the ids of the brokers passed so far, ours included."""
+    the ids of the brokers passed so far, ours included. `drain`: seconds after the deadline for which an answer that
+    is late is still taken, beside the answer that went out without it."""
 
     request: ExecutionRequest
     plain: bytes
@@ -49,6 +50,12 @@ class Ask(msgspec.Struct, frozen=True):
     user: Owner
     root: UUID
     path: tuple[str, ...] = ()
+    drain: float = 0.0
+
+    @property
+    def until(self) -> Deadline:
+        """After this no answer is of any use. A site is told `deadline`; whoever waits for it may wait until here."""
+        return self.deadline.less(-self.drain)
 
 
 class Quotes(msgspec.Struct, frozen=True):
@@ -114,7 +121,8 @@ class Planner(Protocol):
         """What the site can do; changes nothing there."""
 
     async def quote(self, ask: Ask) -> Quotes:
-        """Ask for offers by `ask.deadline`. No offers and no reasons is a NO without words."""
+        """Ask for offers by `ask.deadline`, and go on waiting for a late answer until `ask.until`. No offers and no
+        reasons is a NO without words."""
 
     async def accept(self, order: Order, deadline: Deadline) -> Sighting:
         """Take the offer. Idempotent by `order.session` where the profile says `repeatable`.

@@ -1,0 +1,208 @@
+"""Around every planner, third-party ones too: admission, rate, circuit breakers, deadlines. Imports ports and errors.
+
+What a site does to one call must not reach the next one, nor another site's. Nothing here retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+from uuid import UUID
+
+import structlog
+
+from broker.domain.deadline import Deadline
+from broker.domain.site import Profile, Registration
+from broker.errors import NotAsked, SiteBusy, SiteError, SiteMisbehaved, SiteTimeout, SiteUnreachable
+from broker.ports import Ask, Clock, Logs, Order, Planner, Quotes, Result, Sighting
+from broker.services.breaker import Breaker, BreakerSettings, BreakerState
+from broker.services.throttle import Throttle
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+
+OPERATIONS = ("offers", "accept", "release", "status", "other")
+_MOST_WAITING = {"offers": 4}  # for a token; a fan-out would rather leave the site out than queue at it
+_MOST_WAITING_ELSE = 16
+
+
+class GuardedPlanner:
+    """The Planner port around another one.
+
+    Raises NotAsked (nothing was sent) when there is no room, no token in time, or the breaker of that operation is
+    open. What a planner raises that is no SiteError becomes SiteMisbehaved: doubt, for the call may have been sent.
+    No call lasts beyond its deadline, nor, but for offers, longer than the registration's `timeout`.
+    `describe` passes any breaker: it is how recovery is seen.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        site: Registration,
+        clock: Clock,
+        settings: BreakerSettings | None = None,
+    ) -> None:
+        self._planner, self._clock = planner, clock
+        self._site, self._timeout = site.name, site.timeout
+        self._settings = settings or BreakerSettings()
+        self._breakers = {name: Breaker(name, clock, self._settings) for name in OPERATIONS}
+        self._throttle = Throttle(site.calls_per_minute)
+        self._room = asyncio.Semaphore(site.concurrency)
+        # Offers leave some of the room to the rest, so that a site slow to offer can still be told to accept.
+        self._offers = asyncio.Semaphore(max(1, site.concurrency - max(1, site.concurrency // 4)))
+
+    # ── for the status ───────────────────────────────────────────────────────────────────────────────────────
+
+    def state(self) -> tuple[BreakerState, ...]:
+        return tuple(breaker.state() for breaker in self._breakers.values())
+
+    def breakers(self) -> Mapping[str, str]:
+        """operation → closed, open or half-open"""
+        return {state.operation: state.state for state in self.state()}
+
+    # ── the port ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def describe(self, deadline: Deadline) -> Profile:
+        return await self._call("describe", self._shorter(deadline), lambda at: self._planner.describe(at))
+
+    async def quote(self, ask: Ask) -> Quotes:
+        return await self._call("offers", ask.until, lambda _: self._planner.quote(ask), start_by=ask.deadline)
+
+    async def accept(self, order: Order, deadline: Deadline) -> Sighting:
+        return await self._call("accept", self._shorter(deadline), lambda at: self._planner.accept(order, at))
+
+    async def release(self, orders: Sequence[Order], deadline: Deadline) -> None:
+        await self._call("release", self._shorter(deadline), lambda at: self._planner.release(orders, at))
+
+    async def status(self, orders: Sequence[Order], deadline: Deadline) -> Mapping[UUID, Sighting | SiteError]:
+        return await self._call("status", self._shorter(deadline), lambda at: self._planner.status(orders, at))
+
+    async def update(self, order: Order, phase: str, deadline: Deadline) -> Sighting:
+        return await self._call("other", self._shorter(deadline), lambda at: self._planner.update(order, phase, at))
+
+    async def logs(self, order: Order, deadline: Deadline) -> Logs:
+        return await self._call("other", self._shorter(deadline), lambda at: self._planner.logs(order, at))
+
+    async def results(self, order: Order, deadline: Deadline) -> tuple[Result, ...]:
+        return await self._call("other", self._shorter(deadline), lambda at: self._planner.results(order, at))
+
+    async def fetch(self, order: Order, name: str, deadline: Deadline) -> AsyncIterator[bytes]:
+        """The deadline holds for the whole file. A download holds no room: its reader sets the pace."""
+        await self._token("other", deadline)
+        pieces = self._planner.fetch(order, name, deadline)
+        try:
+            while (piece := await self._send("fetch", deadline, lambda _: anext(pieces, None))) is not None:
+                yield piece
+        finally:
+            if isinstance(pieces, AsyncGenerator):
+                await pieces.aclose()
+
+    async def close(self) -> None:
+        await self._planner.close()
+
+    # ── one call ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _shorter(self, deadline: Deadline) -> Deadline:
+        return deadline.at_most(self._timeout, self._clock.monotonic())
+
+    async def _call(
+        self,
+        operation: str,
+        deadline: Deadline,
+        send: Callable[[Deadline], Awaitable[T]],
+        *,
+        start_by: Deadline | None = None,
+    ) -> T:
+        breaker = self._breakers.get(operation)
+        start_by = start_by or deadline
+        self._pass(breaker)
+        held: list[asyncio.Semaphore] = []
+        try:
+            for lane in (self._offers, self._room) if operation == "offers" else (self._room,):
+                await self._enter(lane, start_by)
+                held.append(lane)
+            await self._token(operation, start_by)
+            self._pass(breaker)  # it may have opened meanwhile
+            if breaker is None:
+                return await self._send(operation, deadline, send)
+            return await self._judged(breaker, operation, deadline, send)
+        finally:
+            for lane in held:
+                lane.release()
+
+    def _pass(self, breaker: Breaker | None) -> None:
+        """Raises NotAsked while the breaker is open."""
+        wait = breaker.blocked() if breaker else None
+        if breaker is not None and wait is not None:
+            why = f"; the last: {breaker.reason}" if breaker.reason else ""
+            failed = "it failed too often" if not breaker.closed else "it asked to wait"
+            raise NotAsked(f"{self._site} is left alone for {wait:.1f} s more, since {failed}{why}", retry_after=wait)
+
+    async def _judged(
+        self, breaker: Breaker, operation: str, deadline: Deadline, send: Callable[[Deadline], Awaitable[T]]
+    ) -> T:
+        fair = deadline.left(self._clock.monotonic()) >= self._settings.fair
+        probe = breaker.enter()
+        try:
+            answer = await self._send(operation, deadline, send)
+        except (SiteUnreachable, SiteMisbehaved) as error:
+            breaker.failed(probe, error.detail)
+            raise
+        except SiteTimeout as error:
+            breaker.failed(probe, error.detail) if fair else breaker.abandoned(probe)
+            raise
+        except SiteBusy as error:
+            breaker.paused(probe, error.retry_after, error.detail)
+            raise
+        except SiteError:  # it refused, forbade or forgot: an answer
+            breaker.succeeded(probe)
+            raise
+        except BaseException:
+            breaker.abandoned(probe)
+            raise
+        breaker.succeeded(probe)
+        return answer
+
+    async def _send(self, operation: str, deadline: Deadline, send: Callable[[Deadline], Awaitable[T]]) -> T:
+        """Raises nothing but SiteErrors, and the caller's cancellation."""
+        try:
+            async with asyncio.timeout_at(deadline.at):
+                return await send(deadline)
+        except SiteError:
+            raise
+        except Exception as error:
+            raise self._told(operation, error) from error
+
+    def _told(self, operation: str, error: Exception) -> SiteError:
+        if isinstance(error, TimeoutError):
+            return SiteTimeout(f"{self._site} did not answer in time.")
+        _log.error("the planner failed", site=self._site, operation=operation, exc_info=error)
+        return SiteMisbehaved(f"the adapter for {self._site} failed ({type(error).__name__}).")
+
+    # ── room and rate ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _enter(self, lane: asyncio.Semaphore, start_by: Deadline) -> None:
+        if not lane.locked():
+            await lane.acquire()  # at once
+            return
+        try:
+            async with asyncio.timeout_at(start_by.at):
+                await lane.acquire()
+        except TimeoutError:
+            raise NotAsked(f"{self._site} is busy with other calls of ours.", retry_after=1.0) from None
+
+    async def _token(self, operation: str, start_by: Deadline) -> None:
+        wait = self._throttle.wait()
+        if not wait:
+            await self._throttle.take()
+            return
+        crowded = self._throttle.waiting >= _MOST_WAITING.get(operation, _MOST_WAITING_ELSE)
+        if crowded or self._clock.monotonic() + wait > start_by.at:
+            raise NotAsked(f"{self._site} may not be called more often; room again in {wait:.1f} s.", retry_after=wait)
+        try:
+            async with asyncio.timeout_at(start_by.at):
+                await self._throttle.take()
+        except TimeoutError:
+            raise NotAsked(f"{self._site} may not be called more often.", retry_after=wait) from None
