@@ -89,10 +89,13 @@ class Client:
     # ── offers ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def ask(self, ask: Ask) -> Quotes:
+        """Nothing is asked after the deadline; an answer to what was asked is waited for until `ask.until`."""
+        if not ask.deadline.left(self._clock.monotonic()):
+            raise SiteUnreachable(f"{self.place} was not asked: there was no time left.")
         body, headers = (ask.extended, self._hop(ask)) if self.peer else (ask.plain, _JSON)
-        answer = await self._send("POST", self._requests, ask.deadline, body=body, headers=headers)
+        answer = await self._send("POST", self._requests, ask.until, body=body, headers=headers)
         if answer.status == 303 and not answer.body:
-            answer = await self._follow(answer, ask.deadline)
+            answer = await self._follow(answer, ask.until)
         if answer.status in NO_SUCH_CALL:
             raise SiteMisbehaved(
                 f"{self.place} answered {answer.status} to the question for offers: no version 1.0 service is there.",

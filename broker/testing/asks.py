@@ -28,9 +28,15 @@ def wanted(kind: str = kinds.DOCKER_CONTAINER, *, cores: int = 2, **more: Any) -
 
 
 def ask(
-    clock: Clock, *, within: float = 5.0, user: Owner = ALICE, path: tuple[str, ...] = ("us",), **request: Any
+    clock: Clock,
+    *,
+    within: float = 5.0,
+    drain: float = 0.0,
+    user: Owner = ALICE,
+    path: tuple[str, ...] = ("us",),
+    **request: Any,
 ) -> Ask:
-    """`within` seconds. `request` goes to `wanted`; the extended form carries a preference beside it."""
+    """`within` and `drain` in seconds. `request` goes to `wanted`; the extended form carries a preference beside it."""
     document = wanted(**request)
     extended = {**document, "preferences": {"preset": "balanced"}}
     set_ = uuid4()
@@ -43,6 +49,7 @@ def ask(
         user=user,
         root=set_,
         path=path,
+        drain=drain,
     )
 
 

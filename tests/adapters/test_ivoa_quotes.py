@@ -63,6 +63,16 @@ async def test_a_plain_site_is_sent_strict_1_0_and_no_header_of_ours(
     assert not [name for name in sent.headers if name.startswith("Broker-")]
 
 
+async def test_a_late_answer_is_waited_for_but_nothing_is_asked_late(
+    site: FakeSite, to: Callable[..., Planner]
+) -> None:
+    site.behave(quote="late:0.2")
+    assert len((await to(site).quote(ask(CLOCK, within=0.1, drain=5.0))).quotes) == 2
+    with pytest.raises(SiteUnreachable, match="no time left"):
+        await to(site).quote(ask(CLOCK, within=0.0, drain=5.0))
+    assert len(site.seen("quote")) == 1
+
+
 async def test_200_is_as_good_as_303(site: FakeSite, to: Callable[..., Planner]) -> None:
     site.behave(quote="ok")
     assert len((await to(site).quote(ask(CLOCK))).quotes) == 2
