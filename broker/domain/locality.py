@@ -139,7 +139,7 @@ def _skao(resource: SkaoDataResource) -> tuple[float | None, list[Replica]]:
     if block is None:
         return size, replicas
     stated = [Replica(item.rsename, item.dataurl) for item in block.replicas or ()]
-    return (size if block.datasize is None else float(block.datasize)), stated + replicas
+    return (size if block.datasize is None else float(block.datasize)), stated or replicas
 
 
 def _number(size: int | None) -> float | None:
@@ -249,25 +249,25 @@ def measure(wanted: Sequence[Item], at: Sequence[str], map_: Map) -> Locality:
     """
     moves: list[_Move] = []
     local: list[str] = []
+    unsized: list[str] = []
     for item in wanted:
         names = _holders(item, map_)
         held = [name for name in names if name in at]
         if held or item.bytes == 0:
             local += held[:1]
         elif item.bytes is None:
-            return Locality(None, _sources(names), None, None, "unknown")
+            unsized += names
         else:
             moves.append(_best(item.bytes, names, at, map_))
+    if unsized:
+        return Locality(None, _sources([*unsized, *(move.source for move in moves)]), None, None, "unknown")
     return _total(moves, map_.exchange) if moves else Locality(sources=_sources(local))
 
 
 def _holders(item: Item, map_: Map) -> tuple[str, ...]:
-    """The storages that hold the item, sorted; an empty name: a place that no storage declares."""
-    found: set[str] = set()
-    for replica in item.replicas:
-        named = {name for name in (replica.storage, map_.storage_of(replica.url)) if name}
-        found |= named or {""}
-    return tuple(sorted(found)) or ("",)
+    """The storages that hold the item, sorted. An empty name alone: it lies where no storage is declared."""
+    names = {name for replica in item.replicas for name in (replica.storage, map_.storage_of(replica.url)) if name}
+    return tuple(sorted(names)) or ("",)
 
 
 def _best(count: float, names: Sequence[str], at: Sequence[str], map_: Map) -> _Move:

@@ -1,0 +1,337 @@
+"""Where bytes are and what moving them takes: what a request states, longest prefixes, links, best replicas."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.domain import kinds
+from broker.domain.locality import GB, Item, Locality, Map, Replica, items, locate, measure, note, read
+from broker.domain.money import Exchange
+from broker.domain.quantities import Span
+from broker.domain.request import ExecutionRequest
+from broker.domain.session import LocalityNote
+from broker.domain.site import Link, StorageElement
+
+EXCHANGE = Exchange("EUR", {"USD": 0.5})
+
+
+def asked(*data: dict[str, Any]) -> tuple[Item, ...]:
+    return items(ExecutionRequest.model_validate({"executable": {"kind": "uri:python-program-1.0"}, "data": data}))
+
+
+def item(size: float | None, *storages: str, path: str = "data[0]") -> Item:
+    return Item(path, "", size, tuple(Replica(name) for name in storages))
+
+
+def link(source: str, target: str, bandwidth: float = 100e6, **rest: Any) -> Link:
+    return Link(source=source, target=target, bandwidth=bandwidth, **rest)
+
+
+def a_map(*links: Link, **prefixes: list[str]) -> Map:
+    return Map([StorageElement(name=name, prefixes=tuple(urls)) for name, urls in prefixes.items()], links, EXCHANGE)
+
+
+# ── what the request says ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_plain_location_has_a_place_and_no_size() -> None:
+    (found,) = asked({"kind": kinds.SIMPLE_DATA, "meta": {"name": "cube"}, "location": "https://x/cube.fits"})
+    assert found == Item("data[0]", "cube", None, (Replica(None, "https://x/cube.fits"),))
+
+
+def test_data_within_the_request_has_nothing_left_to_move() -> None:
+    (found,) = asked({"kind": kinds.SIMPLE_DATA, "location": "data:text/plain,hello"})
+    assert (found.bytes, found.replicas) == (0.0, ())
+    assert measure([found], ["a"], a_map()) == Locality()
+
+
+def test_an_skao_object_states_size_and_replicas() -> None:
+    (found,) = asked({
+        "kind": kinds.SKAO_DATA,
+        "ivoa": {"datalink": {"content_length": 7, "access_url": "https://x/links"}},
+        "skao": {"datasize": 84_200_000_000,
+                 "replicas": [{"rsename": "ALBA", "dataurl": "davs://alba/x"}, {"dataurl": "https://y/x"}, {}]},
+    })  # fmt: skip
+    assert found.bytes == 84.2e9
+    assert found.replicas == (
+        Replica("ALBA", "davs://alba/x"),
+        Replica(None, "https://y/x"),
+    )
+
+
+def test_a_size_of_nothing_is_a_size() -> None:
+    (found,) = asked({"kind": kinds.SKAO_DATA, "skao": {"datasize": 0}, "ivoa": {"datalink": {"content_length": 7}}})
+    assert found.bytes == 0
+
+
+def test_datalink_states_a_length_beyond_32_bits() -> None:
+    block = {
+        "datalink": {"content_length": 2**40, "access_url": "https://x/a"},
+        "obscore": {"access_url": "https://x/b"},
+    }
+    (found,) = asked({"kind": kinds.IVOA_DATA, "ivoa": block})
+    assert found.bytes == 2**40
+    assert [replica.url for replica in found.replicas] == ["https://x/a", "https://x/b"]
+
+
+@pytest.mark.parametrize(
+    ("block", "url"),
+    [
+        ({"endpoint": "https://s3.x/", "bucket": "b", "object": "a/o"}, "https://s3.x/b/a/o"),
+        ({"endpoint": "https://s3.x", "bucket": "b"}, "https://s3.x/b"),
+        ({"bucket": "b", "object": "o"}, "s3://b/o"),
+    ],
+)
+def test_s3_objects_are_named_by_url(block: dict[str, str], url: str) -> None:
+    assert asked({"kind": kinds.S3_DATA, **block})[0].replicas == (Replica(None, url),)
+
+
+def test_rucio_names_are_urls_that_a_storage_can_declare() -> None:
+    (found,) = asked({"kind": kinds.RUCIO_DATA, "rucio": {"scope": "survey", "object": "cube"}})
+    assert found.replicas == (Replica(None, "rucio:survey/cube"),)
+    assert a_map(alba=["rucio:survey"]).storage_of("rucio:survey/cube") == "alba"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"kind": "uri:unheard-of", "location": "https://x"},
+        {"kind": kinds.SIMPLE_DATA},
+        {"kind": kinds.S3_DATA, "object": "o"},
+        {"kind": kinds.RUCIO_DATA},
+        {"kind": kinds.IVOA_DATA},
+        {"kind": kinds.SKAO_DATA},
+    ],
+)
+def test_what_is_not_stated_is_not_known(data: dict[str, Any]) -> None:
+    assert asked(data) == (Item("data[0]", "", None, ()),)
+
+
+# ── storages and links ───────────────────────────────────────────────────────────────────────────────────────
+
+
+MAP = a_map(
+    alba=["https://alba.example/data", "root://alba.example:1094//store"],
+    deep=["https://alba.example/data/deep/"],
+    whole=["s3://bucket"],
+    disk=["file:///mnt/disk"],
+)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("https://alba.example/data", "alba"),
+        ("https://alba.example/data/", "alba"),
+        ("https://alba.example/data/x.fits", "alba"),
+        ("HTTPS://ALBA.example:443/data//x.fits?token=1#top", "alba"),
+        ("https://user@alba.example/data/x", "alba"),
+        ("https://alba.example/database/x", None),
+        ("https://alba.example/", None),
+        ("https://alba.example/data/../private/x", None),
+        ("https://alba.example/public/../data/x", "alba"),
+        ("https://alba.example:8443/data/x", None),
+        ("http://alba.example/data/x", None),
+        ("https://alba.example.evil/data/x", None),
+        ("https://alba.example/data/deep", "deep"),
+        ("https://alba.example/data/deep/er/x", "deep"),
+        ("https://alba.example/data/deeper", "alba"),
+        ("root://alba.example//store/x", "alba"),
+        ("s3://bucket/any/thing", "whole"),
+        ("s3://bucket2/any", None),
+        ("file:///mnt/disk/x", "disk"),
+        ("https://[broken/x", None),
+        ("https://alba.example:port/data", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_longest_prefix_wins_at_a_boundary(url: str | None, name: str | None) -> None:
+    assert MAP.storage_of(url) == name
+
+
+def test_two_storages_of_one_prefix_are_told_apart_by_name_not_by_order() -> None:
+    one, two = StorageElement(name="a", prefixes=("https://x/",)), StorageElement(name="b", prefixes=("https://x",))
+    assert {Map(pair, [], EXCHANGE).storage_of("https://x/1") for pair in ([one, two], [two, one])} == {"a"}
+
+
+def test_the_most_specific_link_wins() -> None:
+    everyone, from_a, to_b, exact = link("*", "*", 1), link("a", "*", 2), link("*", "b", 3), link("a", "b", 4)
+    map_ = a_map(everyone, from_a, to_b, exact)
+    assert map_.link("a", "b") == exact
+    assert map_.link("a", "c") == from_a
+    assert map_.link("c", "b") == to_b
+    assert map_.link("c", "d") == everyone
+    assert a_map(to_b, from_a).link("a", "b") == from_a
+    assert a_map(exact).link(None, "b") is None
+    assert a_map(to_b).link(None, "b") == to_b
+
+
+# ── what must move ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_data_is_nothing_to_move() -> None:
+    found = measure([], ["a"], a_map())
+    assert found == Locality(Span.of(0), (), Span.of(0), Span.of(0), "stated")
+    assert not found.here
+
+
+def test_data_at_the_site_moves_nothing_and_is_said_to_be_here() -> None:
+    found = measure([item(5e9, "b", "a"), item(None, "a")], ["a", "c"], a_map())
+    assert found == Locality(Span.of(0), ("a",), Span.of(0), Span.of(0), "stated")
+    assert found.here
+
+
+def test_bytes_time_and_price_of_one_file() -> None:
+    map_ = a_map(link("a", "b", 100e6, bandwidth_low=50e6, latency=2, price=0.02, currency="USD"))
+    found = measure([item(10e9, "a")], ["b"], map_)
+    assert found == Locality(Span.of(10e9), ("a",), Span(102, 202), Span.of(pytest.approx(0.1)), "estimated")
+    assert not found.here
+
+
+def test_files_share_a_link_and_wait_for_it_in_turn() -> None:
+    map_ = a_map(link("a", "b", 100e6, latency=3))
+    found = measure([item(10e9, "a"), item(20e9, "a")], ["b"], map_)
+    assert found.staging == Span.of(306)
+
+
+def test_different_links_work_side_by_side() -> None:
+    map_ = a_map(link("a", "c", 100e6, price=0.1), link("b", "c", 100e6, price=0.2))
+    found = measure([item(10e9, "a"), item(20e9, "b")], ["c"], map_)
+    assert (found.bytes, found.sources, found.staging) == (Span.of(30e9), ("a", "b"), Span.of(200))
+    assert found.egress == Span.of(pytest.approx(5.0))
+
+
+def test_one_wildcard_link_is_one_link_for_all_that_it_serves() -> None:
+    found = measure([item(10e9, "a"), item(20e9, "b")], ["c"], a_map(link("*", "*", 100e6)))
+    assert found.staging == Span.of(300)
+
+
+@pytest.mark.parametrize(
+    ("links", "source"),
+    [
+        ([link("a", "s", 1e6), link("b", "s", 2e6, price=9)], "b"),  # sooner before cheaper
+        ([link("a", "s", 1e6, price=2), link("b", "s", 1e6, price=1)], "b"),
+        ([link("a", "s", 1e6, price=1, currency="XXX"), link("b", "s", 1e6, price=5)], "b"),
+        ([link("a", "s", 1e6), link("b", "s", 1e6)], "a"),
+        ([link("b", "s", 1.0)], "b"),  # a known way before an unknown one
+    ],
+)
+def test_the_best_replica_is_taken(links: list[Link], source: str) -> None:
+    for order in (["a", "b"], ["b", "a"]):
+        for ways in (links, links[::-1]):
+            assert measure([item(1e9, *order)], ["s"], a_map(*ways)).sources == (source,)
+
+
+def test_of_a_sites_storages_the_quickest_to_reach_is_used() -> None:
+    map_ = a_map(link("a", "slow", 1e6), link("a", "fast", 1e9))
+    assert measure([item(1e9, "a")], ["slow", "fast"], map_).staging == Span.of(1)
+
+
+def test_a_missing_size_makes_the_whole_unknown() -> None:
+    found = measure([item(5e9, "b"), item(None, "c")], ["a"], a_map(link("*", "*")))
+    assert found == Locality(None, ("b", "c"), None, None, "unknown")
+
+
+def test_a_missing_link_is_unknown_not_free() -> None:
+    found = measure([item(5e9, "b"), item(1e9, "c")], ["a"], a_map(link("b", "a")))
+    assert found == Locality(Span.of(6e9), ("b", "c"), None, None, "unknown")
+
+
+def test_a_price_in_unknown_money_is_unknown() -> None:
+    found = measure([item(1e9, "b")], ["a"], a_map(link("b", "a", 100e6, price=1, currency="XXX")))
+    assert (found.staging, found.egress, found.certainty) == (Span.of(10), None, "unknown")
+
+
+def test_a_place_that_no_storage_declares_and_a_site_without_storages_are_reached_by_wildcards_alone() -> None:
+    nowhere = Item("data[0]", "", 1e9, (Replica(None, "https://else.where/x"),))
+    assert measure([nowhere], ["a"], a_map(link("*", "a", 1e9))).staging == Span.of(1)
+    assert measure([nowhere], ["a"], a_map(link("b", "a", 1e9))).staging is None
+    assert measure([item(1e9, "b")], [], a_map(link("b", "*", 1e9))).staging == Span.of(1)
+    assert measure([item(1e9, "b")], [], a_map(link("b", "a", 1e9))).staging is None
+    assert measure([Item("data[0]", "", 1e9)], [], a_map(link("*", "*", 1e9))).staging == Span.of(1)
+
+
+def test_a_named_storage_goes_before_a_place_nobody_declares() -> None:
+    both = Item("data[0]", "", 1e9, (Replica(None, "https://else.where/x"), Replica("b")))
+    assert measure([both], ["a"], a_map(link("*", "a", 1e9), link("b", "a", 1e6))).staging == Span.of(1000)
+
+
+def test_a_replica_is_at_the_site_by_name_or_by_url() -> None:
+    map_ = a_map(alba=["https://alba.example"])
+    by_url = Item("data[0]", "", 1e9, (Replica("ALBA_RSE", "https://alba.example/x"),))
+    assert measure([by_url], ["alba"], map_).here
+    assert measure([by_url], ["ALBA_RSE"], map_).here
+
+
+def test_an_absurd_link_leads_to_no_infinity() -> None:
+    found = measure([item(1e18, "a")], ["b"], a_map(link("a", "b", 5e-324, price=1e308)))
+    assert note(found, "EUR").to_wire()["staging"]["expected"] == 1e15
+
+
+sizes = st.none() | st.sampled_from([0.0, 1e9, 3.3e9])
+wanted = st.lists(st.builds(lambda size, at: item(size, *at), sizes, st.sets(st.sampled_from("abcd"))), max_size=5)
+links = st.lists(
+    st.builds(
+        lambda source, target, speed, price: link(source, target, speed, latency=1, price=price),
+        st.sampled_from("abcd*"), st.sampled_from("abcd*"), st.sampled_from([1e6, 1e9]), st.sampled_from([0.0, 0.1]),
+    ),
+    max_size=6, unique_by=lambda way: (way.source, way.target),
+)  # fmt: skip
+
+
+@given(wanted, links, st.sets(st.sampled_from("abcd")), st.randoms(use_true_random=False))
+def test_no_order_of_items_links_or_storages_changes_anything(
+    data: list[Item], ways: list[Link], at: set[str], random: Any
+) -> None:
+    found = measure(data, sorted(at), a_map(*ways))
+    shuffled, other_ways, other_at = list(data), list(ways), list(at)
+    for listed in (shuffled, other_ways, other_at):
+        random.shuffle(listed)
+    assert measure(shuffled, other_at, a_map(*other_ways)) == found
+    assert measure(locate(shuffled, a_map()), other_at, a_map(*other_ways)) == found
+
+
+@given(wanted, links, st.sets(st.sampled_from("abcd")))
+def test_bytes_are_counted_once_and_only_where_they_are_not(data: list[Item], ways: list[Link], at: set[str]) -> None:
+    found = measure(data, sorted(at), a_map(*ways))
+    away = [one.bytes for one in data if not {replica.storage for replica in one.replicas} & at and one.bytes != 0]
+    if None in away:
+        assert (found.bytes, found.certainty) == (None, "unknown")
+    else:
+        assert found.bytes == Span.of(pytest.approx(sum(size for size in away if size)))
+        assert (found.certainty == "stated") == (not away)
+
+
+# ── on the wire ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_parent_reads_what_its_child_wrote() -> None:
+    found = Locality(Span.of(5 * GB), ("a",), Span(10, 30), Span(0.5, 1.0), "estimated")
+    again = read(LocalityNote.model_validate(note(found, "EUR").to_wire()), EXCHANGE)
+    assert again == found
+
+
+def test_a_childs_money_is_converted_and_unknown_money_is_unknown() -> None:
+    wire = note(Locality(egress=Span.of(2.0)), "USD").to_wire()
+    assert read(LocalityNote.model_validate(wire), EXCHANGE).egress == Span.of(1.0)
+    wire["egress"]["unit"] = "XXX"
+    found = read(LocalityNote.model_validate(wire), EXCHANGE)
+    assert (found.egress, found.certainty) == (None, "unknown")
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        None,
+        {"expected": 1, "pessimistic": 1, "stand_in": True},
+        {"expected": -1, "pessimistic": 1},
+        {"expected": 2, "pessimistic": 1},
+    ],
+)
+def test_what_a_child_leaves_out_or_guesses_is_not_known(bounds: dict[str, Any] | None) -> None:
+    wire = {**note(Locality(), "EUR").to_wire(), "bytes": bounds}
+    found = read(LocalityNote.model_validate(wire), EXCHANGE)
+    assert (found.bytes, found.certainty) == (None, "unknown")
