@@ -151,13 +151,13 @@ class Jobs:
     def sweep(self, now: float) -> None:
         """Remove what has been kept long enough, and what nobody finished making. Errors leave things for the next
         sweep."""
-        for place in self._folder.iterdir() if self._folder.exists() else ():
+        for name in os.listdir(self._folder) if self._folder.exists() else ():
+            place = self._folder / name
             with suppress(OSError, ValueError, TypeError):
-                if place.name.startswith(_NEW):
-                    if now - place.stat().st_mtime > STALE:
-                        remove(place)
-                elif not place.name.startswith("."):
+                if not name.startswith("."):
                     self._clear(place, now)
+                elif name.startswith(_NEW) and now - place.stat().st_mtime > STALE:
+                    remove(place)
 
     def _clear(self, place: Path, now: float) -> None:
         state = layout.read_state(place)

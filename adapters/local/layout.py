@@ -112,14 +112,18 @@ class Spec(NamedTuple):
 
     @classmethod
     def decode(cls, record: dict[str, Any]) -> Spec:
-        return cls(
-            **{
-                **record,
-                "bounds": Bounds(**record["bounds"]),
-                "data": tuple(Datum(**datum) for datum in record["data"]),
-                "mounts": tuple(Mount(**mount) for mount in record["mounts"]),
-            }
-        )
+        """The inverse, of what JSON has made of it."""
+        whole = {
+            **record,
+            "bounds": Bounds(**record["bounds"]),
+            "data": [Datum(**_tuples(datum)) for datum in record["data"]],
+            "mounts": [Mount(**mount) for mount in record["mounts"]],
+        }
+        return cls(**_tuples(whole))
+
+
+def _tuples(record: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
 
 
 def write_json(path: Path, record: dict[str, Any] | list[Any]) -> None:

@@ -58,8 +58,8 @@ def _kernel_limits(bounds: Bounds, seconds: float) -> dict[int, int]:
 
 def _lower(kind: int, value: int) -> None:
     soft, hard = resource.getrlimit(kind)
-    ceilings = [limit for limit in (value, soft, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(kind, (min(ceilings), hard if hard != resource.RLIM_INFINITY else min(ceilings)))
+    lowest = min(limit for limit in (value, soft, hard) if limit != resource.RLIM_INFINITY)
+    resource.setrlimit(kind, (lowest, lowest))  # hard too, or the program could raise it again
 
 
 def restriction(bounds: Bounds, seconds: float, cores: frozenset[int]) -> Callable[[], None]:

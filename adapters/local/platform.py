@@ -63,6 +63,7 @@ class LocalPlatform:
         self._jobs = Jobs(options.folder.absolute(), options.keep.total_seconds())
         self._interpreter = _own(options.python)
         self._next_sweep = 0.0  # monotonic
+        self._sweeping: asyncio.Task[None] | None = None
 
     # ── what it is ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -108,13 +109,15 @@ class LocalPlatform:
     # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self, job: Job, deadline: Deadline) -> Sighting:
+        self._sweep()
         return await self._in_thread(deadline, lambda: self._jobs.start(translate.spec(job, self._options)))
 
     async def status(self, jobs: Sequence[Job], deadline: Deadline) -> Mapping[UUID, Sighting | SiteError]:
         sessions = [job.session for job in jobs]
 
+        self._sweep()
+
         def look() -> dict[UUID, Sighting | SiteError]:
-            self._sweep()
             return {session: look_safely(self._jobs, session) for session in sessions}
 
         return await self._in_thread(deadline, look)
@@ -145,7 +148,9 @@ class LocalPlatform:
             os.close(descriptor)
 
     async def close(self) -> None:
-        """Nothing is held; running jobs go on."""
+        """Returns when a sweep under way has ended; running jobs go on."""
+        if self._sweeping is not None:
+            await self._sweeping
 
     # ── within ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -172,10 +177,11 @@ class LocalPlatform:
             raise SiteForgot(f"The result {name!r} of the session {session} is gone.") from error
 
     def _sweep(self) -> None:
+        """Beside the call that brought us here: clearing large folders takes its time."""
         now = self._clock.monotonic()
-        if now >= self._next_sweep:
+        if now >= self._next_sweep and (self._sweeping is None or self._sweeping.done()):
             self._next_sweep = now + SWEEP
-            self._jobs.sweep(self._clock.now())
+            self._sweeping = asyncio.create_task(asyncio.to_thread(self._jobs.sweep, self._clock.now()))
 
     async def _known(self, deadline: Deadline) -> Interpreter:
         if self._interpreter is None:
@@ -189,7 +195,7 @@ class LocalPlatform:
                 return await asyncio.to_thread(work)
         except TimeoutError:
             raise SiteTimeout("The local platform did not answer in time.") from None
-        except OSError as error:
+        except (OSError, ValueError, TypeError) as error:  # the latter two: a state that is no state
             raise SiteMisbehaved(f"The local platform has trouble with its files: {error}.") from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from adapters.local.layout import HOME, PACKAGES, STORE, TMP, WORK, Spec
 
-OPEN = "processes of one account, no sandbox: programs can read what the broker's account can read"
+OPEN = "processes of one account, no sandbox: programs can read and change what the broker's account can"
 OPEN_ROOT = "processes of the root account, no sandbox: programs can read and change everything on this machine"
 SHUT = "bubblewrap: programs see the system read-only and their own folder alone; {network}"
 

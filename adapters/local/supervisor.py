@@ -220,7 +220,9 @@ class Supervisor:
 
 def take(folder: Path) -> tuple[Spec, State] | None:
     """Make the job ours. None: another has it or had it. The lock is held until this process ends."""
-    if layout.acquire(folder) is None or layout.read_state(folder) is not None:
+    while layout.acquire(folder) is None and layout.read_state(folder) is None:
+        time.sleep(TICK / 100)  # whoever has the lock is about to write the state, or has just died
+    if layout.read_state(folder) is not None:
         return None
     spec = layout.read_spec(folder)
     state = State("PREPARING", pid=os.getpid())

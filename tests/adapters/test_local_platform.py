@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
 from adapters.local import layout, processes
@@ -25,8 +28,9 @@ from adapters.planning.platform import Job
 from broker.domain import kinds
 from broker.domain.deadline import Deadline
 from broker.domain.identity import Owner
+from broker.domain.outcome import Reason
 from broker.domain.request import ExecutionRequest
-from broker.errors import SiteError, SiteForgot
+from broker.errors import SiteError, SiteForgot, SiteMisbehaved
 from broker.ports import Sighting
 
 PATIENCE = 20.0
@@ -361,6 +365,56 @@ async def test_a_job_whose_maker_died_before_the_launch_is_launched_by_a_look(
     assert (await ended(platform, job)).phase == "COMPLETED"
 
 
+FIRST = """
+import os, sys
+from pathlib import Path
+from adapters.local import layout
+folder = Path(sys.argv[1])
+lock = layout.acquire(folder)
+print("held", flush=True)
+sys.stdin.readline()
+layout.write_state(folder, layout.State("RUNNING", pid=os.getpid()))
+sys.stdin.read()
+"""
+
+
+async def test_a_supervisor_that_comes_second_waits_for_the_word_of_the_first(
+    platform: LocalPlatform, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = a_job("print('never')")
+    with monkeypatch.context() as patch:
+        patch.setattr(Jobs, "_launch", lambda *_: None)
+        with pytest.raises(SiteError):
+            await platform.start(job, soon())
+    command = [sys.executable, "-c", FIRST, str(folder / str(job.session))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        assert first.stdin is not None
+        assert first.stdout is not None
+        assert await asyncio.to_thread(first.stdout.readline) == b"held\n"
+        second = asyncio.create_task(platform.start(job, soon()))
+
+        async def waiting() -> bool:
+            return len(processes.descendants(os.getpid())) == 3  # the first, the one that was started, and its fork
+
+        await until(waiting)
+        first.stdin.write(b"\n")
+        first.stdin.flush()
+        sighting = await second
+        assert (sighting.phase, sighting.native) == ("RUNNING", f"pid {first.pid}")
+
+
+async def test_a_state_that_is_none_is_this_sessions_trouble_alone(platform: LocalPlatform, folder: Path) -> None:
+    good, bad = a_job("pass"), a_job("pass")
+    for job in (good, bad):
+        assert (await ran(platform, job)).phase == "COMPLETED"
+    (folder / str(bad.session) / "state.json").write_text('{"phase": 1')
+    seen = await platform.status([good, bad], soon())
+    assert isinstance(seen[good.session], Sighting)
+    assert isinstance(seen[bad.session], SiteMisbehaved)
+    with pytest.raises(SiteMisbehaved):
+        await platform.cancel(bad, soon())
+
+
 async def test_an_unknown_session_is_forgotten(platform: LocalPlatform) -> None:
     job = a_job("")
     assert isinstance((await platform.status([job], soon()))[job.session], SiteForgot)
@@ -417,3 +471,130 @@ async def test_a_sweep_clears_what_was_kept_long_enough(folder: Path) -> None:
     assert await platform.results(job, soon()) == ()
     jobs.sweep(end + 101 + 31 * 86400)
     assert not (folder / str(job.session)).exists()
+
+
+# ── notebooks, requirements, interpreters ────────────────────────────────────────────────────────────────────────
+
+
+def a_notebook(*cells: str) -> str:
+    """A data URL."""
+    document = {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "metadata": {"kernelspec": {"name": "of-its-author", "display_name": "x"}},
+        "cells": [
+            {"id": f"c{i}", "cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": cell}
+            for i, cell in enumerate(cells)
+        ],
+    }
+    return "data:application/json;base64," + b64encode(json.dumps(document).encode()).decode()
+
+
+def of(executable: dict[str, Any]) -> Job:
+    job = a_job("")
+    return msgspec.structs.replace(job, request=ExecutionRequest.model_validate({"executable": executable}))
+
+
+async def test_a_notebook_is_executed_and_handed_back(platform: LocalPlatform) -> None:
+    job = of({"kind": kinds.JUPYTER_NOTEBOOK, "location": a_notebook("x = 6 * 7", "print('it is', x)\n1 / 0", "x")})
+    sighting = await ran(platform, job)
+    assert sighting.phase == "FAILED"
+    assert "ZeroDivisionError" in sighting.messages[0]
+    assert [result.name for result in await platform.results(job, soon())] == ["notebook.ipynb"]
+    text = b"".join([piece async for piece in platform.fetch(job, "notebook.ipynb", soon())])
+    cells = json.loads(text)["cells"]
+    assert cells[1]["outputs"][0]["text"] in ("it is 42\n", ["it is 42\n"])
+    assert [cell["execution_count"] for cell in cells] == [1, 2, None]
+
+
+async def test_requirements_are_installed_for_the_job_alone(folder: Path, tmp_path: Path) -> None:
+    wheel = tmp_path / "onlyhere-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("onlyhere.py", "answer = 42\n")
+        archive.writestr("onlyhere-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: onlyhere\nVersion: 1.0\n")
+        archive.writestr(
+            "onlyhere-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("onlyhere-1.0.dist-info/RECORD", "")
+    platform = a_platform(folder, install_requirements=True)
+    job = a_job("import onlyhere; print(onlyhere.answer)", requirements=[f"onlyhere @ file://{wheel}"])
+    sighting = await ran(platform, job)
+    assert sighting.phase == "COMPLETED", sighting.messages
+    assert (await platform.logs(job, soon())).stdout == "42\n"
+
+
+async def test_what_cannot_be_installed_is_told(folder: Path, tmp_path: Path) -> None:
+    platform = a_platform(folder, install_requirements=True)
+    sighting = await ran(platform, a_job("pass", requirements=[f"absent @ file://{tmp_path}/absent-1.0.zip"]))
+    assert sighting.phase == "FAILED"
+    assert sighting.began is None
+    assert sighting.messages[0].startswith("installing ended with exit code 1: ERROR")
+
+
+async def test_data_that_cannot_be_staged_fail_the_job_in_words(platform: LocalPlatform) -> None:
+    datum = {"kind": kinds.SIMPLE_DATA, "meta": {"name": "cube"}, "location": "http://127.0.0.1:1/cube"}
+    sighting = await ran(platform, a_job("pass", data=[datum]))
+    assert (sighting.phase, sighting.began) == ("FAILED", None)
+    assert sighting.messages[0].startswith('The data "cube" cannot be staged: http://127.0.0.1:1/cube cannot be')
+
+
+async def test_a_program_finds_its_data_by_variables(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "cube.fits").write_text("SIMPLE")
+    platform = a_platform(folder, file_roots=(tmp_path,))
+    datum = {"kind": kinds.SIMPLE_DATA, "meta": {"name": "cube.fits"}, "location": f"file://{tmp_path}/cube.fits"}
+    source = (
+        "import os\n"
+        "print(open(os.environ['BROKER_DATA_CUBE_FITS']).read(), open('data/cube.fits').read())\n"
+        "open(os.environ['BROKER_RESULTS'] + '/done', 'w')\n"
+        "print(len(os.sched_getaffinity(0)), os.environ['BROKER_CORES'], os.environ['OMP_NUM_THREADS'])\n"
+    )
+    job = a_job(source, data=[datum])
+    sighting = await ran(platform, job)
+    assert sighting.phase == "COMPLETED", sighting.messages
+    assert (await platform.logs(job, soon())).stdout == "SIMPLE SIMPLE\n1 1 1\n"
+    assert [result.name for result in await platform.results(job, soon())] == ["done"]
+
+
+def test_a_python_that_is_not_here_is_refused_with_the_one_that_is(platform: LocalPlatform) -> None:
+    def refused(python: str) -> tuple[Reason, ...]:
+        return platform.refuse(a_job("pass", python=python).request)
+
+    here = ".".join(str(number) for number in sys.version_info[:3])
+    assert refused(">=3.11") == ()
+    assert refused(">=99") == (Reason("Python >=99 is asked", "executable.python", nearest=here),)
+    assert refused("any")[0].element == "executable.python"
+
+
+async def test_another_interpreter_is_asked_what_it_can(tmp_path: Path) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    bare.chmod(0o755)
+    platform = a_platform(tmp_path / "jobs", python=bare, install_requirements=True)
+    profile = await platform.describe(soon())
+    assert profile.executables == (kinds.PYTHON_PROGRAM,)
+    assert not profile.installs_requirements
+    notebook = of({"kind": kinds.JUPYTER_NOTEBOOK, "location": "https://a.example/x.ipynb"})
+    assert platform.refuse(notebook.request)[0].element == "executable.kind"
+    assert platform.refuse(a_job("pass", requirements=["numpy"]).request)[0].element == "executable.requirements"
+
+
+async def test_an_interpreter_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SiteMisbehaved, match="cannot be used"):
+        await a_platform(tmp_path, python=tmp_path / "absent").describe(soon())
+
+
+async def test_jobs_keep_to_cores_of_their_own(folder: Path, tmp_path: Path) -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    source = f"import os\nprint(sorted(os.sched_getaffinity(0)), flush=True)\nopen({str(gate)!r}).read()"
+    platform, jobs = a_platform(folder), [a_job(source), a_job(source)]
+    for job in jobs:
+        await platform.start(job, soon())
+        await said(platform, job, "]")
+    first, second = [(await platform.logs(job, soon())).stdout for job in jobs]
+    assert first != second
+    for job in jobs:
+        await platform.cancel(job, soon())
+        assert (await ended(platform, job)).phase == "CANCELLED"

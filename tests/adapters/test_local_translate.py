@@ -1,0 +1,197 @@
+"""What of a request the local platform refuses, and what it makes of the rest. Pure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from adapters.local import sandbox, translate
+from adapters.local.layout import Datum, Mount, Spec
+from adapters.local.options import GIB, LocalOptions
+from adapters.local.steps import notebook_name, program
+from adapters.planning.platform import Job
+from broker.domain import kinds
+from broker.domain.identity import Owner
+from broker.domain.request import ExecutionRequest
+
+OPTIONS = LocalOptions(folder=Path("/jobs"), file_roots=(Path("/data"),))
+PROGRAM = {"kind": kinds.PYTHON_PROGRAM, "source": "pass"}
+STORAGE = {"kind": kinds.SIMPLE_STORAGE, "meta": {"name": "scratch"}}
+CUBE = {"kind": kinds.SIMPLE_DATA, "meta": {"name": "my cube.fits"}, "location": "https://data.example/cube.fits"}
+
+
+def a_request(executable: dict[str, Any] | None = None, **parts: Any) -> ExecutionRequest:
+    return ExecutionRequest.model_validate({"executable": executable or PROGRAM, **parts})
+
+
+def volumes(*volumes: dict[str, Any]) -> dict[str, Any]:
+    return {"kind": kinds.SIMPLE_COMPUTE, "volumes": [{"kind": kinds.SIMPLE_VOLUME} | volume for volume in volumes]}
+
+
+def skao(**block: Any) -> dict[str, Any]:
+    replicas = [{"rsename": "A", "dataurl": "root://a/cube"}, {"rsename": "B", "dataurl": "https://b.example/cube"}]
+    return {"kind": kinds.SKAO_DATA, "meta": {"name": "cube"}, "skao": {"replicas": replicas, **block}}
+
+
+def spec(request: ExecutionRequest, **job: Any) -> Spec:
+    sizes = {"cores": 2, "memory": 3, "storage": 4, "duration": 60.0} | job
+    return translate.spec(
+        Job(UUID(int=7), "name", Owner("a", "b"), request, extras={}, start=0.0, **sizes),  # type: ignore[arg-type]
+        OPTIONS,
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "element"),
+    [
+        (a_request({"kind": kinds.DOCKER_CONTAINER}), "executable.kind"),
+        (a_request({"kind": "uri:never-heard-of"}), "executable.kind"),
+        (a_request({"kind": kinds.JUPYTER_NOTEBOOK}), "executable.location"),
+        (a_request({"kind": kinds.PYTHON_PROGRAM}), "executable.source"),
+        (a_request(PROGRAM | {"location": "https://a.example/x.py"}), "executable.source"),
+        (a_request({"kind": kinds.PYTHON_PROGRAM, "location": "ftp://a.example/x.py"}), "executable.location"),
+        (a_request({"kind": kinds.PYTHON_PROGRAM, "location": "file:///etc/passwd"}), "executable.location"),
+        (a_request({"kind": kinds.PYTHON_PROGRAM, "location": "file:///data/../etc/passwd"}), "executable.location"),
+        (a_request({"kind": kinds.PYTHON_PROGRAM, "location": "http://[::1"}), "executable.location"),
+        (a_request(PROGRAM | {"requirements": ["astropy"]}), "executable.requirements"),
+        (a_request(PROGRAM | {"environment": {"A=B": "c"}}), "executable.environment"),
+        (a_request(PROGRAM | {"arguments": ["a\0b"]}), "executable.arguments"),
+        (a_request(data=[{"kind": kinds.S3_DATA, "bucket": "b"}]), "data[0].kind"),
+        (a_request(data=[{"kind": kinds.SIMPLE_DATA}]), "data[0]"),
+        (a_request(data=[CUBE, {"kind": kinds.SIMPLE_DATA, "location": "s3://b/c"}]), "data[1]"),
+        (a_request(data=[skao(objecttype="CONTAINER")]), "data[0].skao.objecttype"),
+        (a_request(data=[skao(checksum={"type": "crc64", "value": "1"})]), "data[0].skao.checksum.type"),
+        (a_request(compute={"kind": "uri:strange"}), "compute.kind"),
+        (a_request(compute={"kind": kinds.SIMPLE_COMPUTE, "extras": [{"type": kinds.GPU}]}), "compute.extras"),
+        (a_request(storage=[{"kind": "uri:strange"}]), "storage[0].kind"),
+        (a_request(compute=volumes({"path": "../x", "resource": "scratch"})), "compute.volumes[0].path"),
+        (a_request(compute=volumes({"path": "/", "resource": "scratch"})), "compute.volumes[0].path"),
+        (a_request(compute=volumes({"path": "/program.py", "resource": "scratch"})), "compute.volumes[0].path"),
+        (a_request(compute=volumes({"path": "a"}, {"path": "/a/"})), "compute.volumes[1].path"),
+        (a_request(compute=volumes({"path": "/results", "resource": "scratch"})), "compute.volumes[0].path"),
+    ],
+)
+def test_what_cannot_run_is_refused_by_element(request_: ExecutionRequest, element: str) -> None:
+    assert [reason.element for reason in translate.refuse(request_, OPTIONS)] == [element]
+
+
+def test_what_can_run_is_not_refused() -> None:
+    request = a_request(
+        PROGRAM | {"environment": {"A": "b"}, "arguments": ["-x"]},
+        data=[CUBE, skao(checksum={"type": "ADLER32", "value": "1"}), CUBE | {"location": "file:///data/x"}],
+        storage=[STORAGE],
+        compute=volumes({"path": "/results", "resource": "scratch", "mode": "READWRITE"}),
+    )
+    assert translate.refuse(request, OPTIONS) == ()
+    notebook = a_request({"kind": kinds.JUPYTER_NOTEBOOK, "location": "data:application/json,{}"})
+    assert translate.refuse(notebook, OPTIONS) == ()
+
+
+def test_requirements_are_names_of_packages_never_options_of_pip() -> None:
+    options = OPTIONS.model_copy(update={"install_requirements": True})
+    request = a_request(PROGRAM | {"requirements": ["astropy>=6", "--index-url=https://evil.example", "./here"]})
+    elements = [reason.element for reason in translate.refuse(request, options)]
+    assert elements == ["executable.requirements[1]", "executable.requirements[2]"]
+
+
+def test_sizes_become_bytes() -> None:
+    bounds = spec(a_request()).bounds
+    assert (bounds.cores, bounds.memory, bounds.duration) == (2, 3 * GIB, 60.0)
+    assert bounds.disk == 4 * GIB + OPTIONS.max_disk_bytes
+
+
+def test_a_spec_survives_its_file() -> None:
+    whole = spec(
+        a_request(
+            PROGRAM | {"arguments": ["a"]}, data=[skao(checksum={"type": "md5", "value": "a"})], storage=[STORAGE]
+        )
+    )
+    assert Spec.decode(json.loads(json.dumps(whole.encode()))) == whole
+
+
+def test_data_of_every_kind_know_where_they_come_from() -> None:
+    link = {"datalink": {"access_url": "https://l/x"}, "obscore": {"access_url": "https://o/x"}}
+    request = a_request(
+        data=[
+            CUBE,
+            skao(datasize=9, checksum={"type": "SHA-256", "value": "ab"}),
+            {"kind": kinds.IVOA_DATA, "ivoa": link},
+            {"kind": kinds.SKAO_DATA, "meta": {"name": "cube"}, "ivoa": {"obscore": {"access_url": "https://o/y"}}},
+        ]
+    )
+    assert spec(request).data == (
+        Datum("my_cube.fits", ("https://data.example/cube.fits",), "data/my_cube.fits"),
+        Datum("cube", ("https://b.example/cube",), "data/cube", ("sha256", "ab"), 9),
+        Datum("data-3", ("https://l/x",), "data/data-3"),
+        Datum("4-cube", ("https://o/y",), "data/4-cube"),
+    )
+
+
+def test_volumes_find_what_they_mount_by_name_or_uuid() -> None:
+    uuid = str(uuid4())
+    request = a_request(
+        data=[CUBE | {"storage": "scratch"}, CUBE | {"meta": {"name": "mask", "uuid": uuid}}],
+        storage=[STORAGE],
+        compute=volumes(
+            {"path": "/work/../work", "resource": "mask"},
+            {"path": "/scratch/", "resource": "scratch", "mode": "READWRITE"},
+            {"path": "in/mask", "resource": uuid},
+        ),
+    )
+    found = spec(request)
+    assert found.mounts == (Mount("scratch", "storage/scratch", False), Mount("in/mask", "data/mask", True))
+    assert [(datum.place, datum.readonly) for datum in found.data] == [
+        ("storage/scratch/my_cube.fits", False),
+        ("data/mask", True),
+    ]
+
+
+def test_a_storage_mounted_on_results_holds_the_results() -> None:
+    storage = volumes({"path": "/results", "resource": "scratch", "mode": "READWRITE"})
+    assert spec(a_request(storage=[STORAGE], compute=storage)).results == "store/storage/scratch"
+    assert spec(a_request()).results == "work/results"
+
+
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [
+        ("https://a.example/dir/fit.ipynb?raw=1", "fit.ipynb"),
+        ("data:application/json,{}", "notebook.ipynb"),
+        ("https://a.example/..%2f.ipynb", "notebook.ipynb"),
+    ],
+)
+def test_an_executed_notebook_keeps_its_name(location: str, name: str) -> None:
+    assert notebook_name(spec(a_request({"kind": kinds.JUPYTER_NOTEBOOK, "location": location}))) == name
+
+
+def test_bubblewrap_shows_the_jobs_own_folder_alone() -> None:
+    request = a_request(
+        data=[CUBE],
+        storage=[STORAGE],
+        compute=volumes(
+            {"path": "/in", "resource": "my cube.fits"}, {"path": "/out", "resource": "scratch", "mode": "READWRITE"}
+        ),
+    )
+    shut = spec(request)._replace(isolation="bwrap", network=False)
+    command = program(Path("/jobs/7"), shut).command
+    assert command[0] == "bwrap"
+    assert "--share-net" not in command
+    line = " ".join(command)
+    assert "--ro-bind /jobs/7/store/data/my_cube.fits /in" in line
+    assert "--bind /jobs/7/store/storage/scratch /out" in line
+    assert "--bind-try /jobs/7/work /jobs/7/work" in line
+    assert line.endswith("-u program.py")
+    assert " /jobs/7 " not in line
+    assert program(Path("/jobs/7"), spec(request)).command[0] != "bwrap"
+
+
+def test_isolation_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert "root" in sandbox.describe("none", network=True)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert "no sandbox" in sandbox.describe("none", network=True)
+    assert "no network" in sandbox.describe("bwrap", network=False)
