@@ -134,14 +134,14 @@ class Quoting:
         return Window(max(now, request.start.start.timestamp()), min(ahead, request.start.end.timestamp()))
 
     def _too_late(self, window: Window) -> Iterator[Reason]:
-        if window.high >= window.low:
-            return
         now, ahead = self._clock.now(), self._settings.offers.look_ahead.total_seconds()
         element = "schedule.requested.start"
-        if window.high < now:
-            yield Reason(
-                "the start window is over.", element, "window", f"a start from {format_instant(round(now))} on"
-            )
+        if window.low <= window.high and window.high >= now + LEAST_LIFE:
+            return
+        if window.high < now + LEAST_LIFE:
+            soon = f"a start until {format_instant(math.ceil(now + LEAST_LIFE))} or later"
+            text = "the start window is over, or closes too soon to accept an offer."
+            yield Reason(text, element, "window", soon)
         else:
             last = format_instant(round(now + ahead))
             text = f"the site looks {format_duration(ahead)} ahead."
@@ -218,8 +218,6 @@ class Quoting:
             return None
         # Taken up at its last moment it must still start within the window that was asked for.
         until = min(draft.until, max(start, window.high))
-        if until < self._clock.now() + LEAST_LIFE:
-            return None
         return msgspec.structs.replace(draft, start=Span.of(start), until=until, reserved=reserved)
 
     def _hold(self, plan: Plan, ask: Ask) -> Booking:
@@ -236,13 +234,10 @@ class Quoting:
         taken = segments([b for b in book.bookings if b.until is None], besides=str(ask.set))
         if earliest(taken, need, bounds.room, window.low, window.high, None) is not None:
             lapses = [b.until for b in book.bookings if b.until is not None and b.amounts]
-            if lapses:
-                text = "the room is held by open offers, which hold a share of it at most."
-                retry = math.ceil(max(1.0, min(lapses) - now))
-                nearest = f"asking again in {retry} s"
-                return Quotes(reasons=(Reason(text, "compute", "open_share", nearest),), retry_after=float(retry))
-            text = f"the start window closes within {LEAST_LIFE:g} s, too soon to accept an offer."
-            return Quotes(reasons=(Reason(text, "schedule.requested.start", "window", "a longer window"),))
+            retry = float(math.ceil(max(1.0, min(lapses, default=now) - now)))
+            text = "the room is held by open offers, which hold a share of it at most."
+            reason = Reason(text, "compute", "open_share", f"asking again in {retry:g} s")
+            return Quotes(reasons=(reason,), retry_after=retry)
         free = earliest(timeline, need, bounds.room, window.low, math.inf, None)
         nearest = f"a start at {format_instant(round(free))}" if free is not None else ""
         text = f"there is no room for {least.size.cores} cores and {least.size.memory} GiB in the start window."
@@ -250,17 +245,19 @@ class Quoting:
 
     async def _estimated(self, ask: Ask, drafts: Sequence[Plan], window: Window) -> list[Plan] | Quotes:
         """At a platform with its own queue: no room is held, and the platform says when each might run."""
-        plans = []
+        plans, holds = [], []
         for draft in drafts:
             start = await self._platform.estimate(self._job(ask, draft), ask.deadline)
             start = start or Span(window.low, window.high)  # not known: somewhere in the window
             if start.low <= window.high:
                 start = Span(max(start.low, window.low), max(start.high, window.low))
                 plans.append(msgspec.structs.replace(draft, start=start, reserved=False))
+                # Handed to the platform as soon as the window opens, whatever the estimate.
+                holds.append(self._hold(msgspec.structs.replace(draft, reserved=False), ask))
         if not plans:
             text = "the queue is longer than the start window."
             return Quotes(reasons=(Reason(text, "schedule.requested.start", "queue", "a later window"),))
-        await self._ledger.apply(lambda book: Step(put=[self._hold(plan, ask) for plan in plans]))
+        await self._ledger.apply(lambda book: Step(put=list(holds)))
         return plans
 
     def _job(self, ask: Ask, plan: Plan) -> Job:

@@ -72,4 +72,4 @@ def site_settings(values: Any) -> SiteSettings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"{first['msg']}.", key=key) from None
+        raise SettingsError(f"{first['msg'].removeprefix('Value error, ')}.", key=key) from None

@@ -8,6 +8,7 @@ that `room` does not name is not counted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from math import inf
 
 import msgspec
@@ -49,7 +50,7 @@ def segments(bookings: Iterable[Booking], besides: str = "") -> list[Segment]:
         turns.setdefault(booking.end, []).append(booking)
     tally = _Tally()
     found = [Segment(-inf, edges[0] if edges else inf, {}, {})]
-    for start, end in zip(edges, [*edges[1:], inf], strict=True):
+    for start, end in pairwise([*edges, inf]):
         for booking in turns[start]:
             tally.turn(booking, enters=booking.start == start)
         found.append(Segment(start, end, *tally.sums()))

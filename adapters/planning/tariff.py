@@ -87,7 +87,11 @@ class Tariff(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _word(cls, value: Any) -> Any:
-        return {"free": True} if value == "free" else value
+        if isinstance(value, str):
+            if value != "free":
+                raise ValueError(f'"{value}" is no tariff; the word is `free`, or rates are given by name')
+            return {"free": True}
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Tariff:
