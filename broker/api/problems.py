@@ -60,7 +60,7 @@ TABLE: Mapping[type[BrokerError], Problem] = MappingProxyType(
         errors.SiteUnreachable: Problem(502, "site-unreachable", "A site cannot be reached"),
         errors.SiteRefused: Problem(502, "site-refused", "A site refused"),
         errors.SiteForbids: Problem(502, "site-forbids", "A site does not let us in"),
-        errors.SiteBusy: Problem(503, "site-busy", "A site asks to come back later"),
+        errors.SiteBusy: Problem(503, "site-busy", "A site is busy"),
         errors.SiteTimeout: Problem(504, "site-timeout", "A site did not answer in time"),
         errors.SiteMisbehaved: Problem(502, "site-misbehaved", "A site answered with something that is no answer"),
         errors.SiteForgot: Problem(404, "site-forgot", "The site knows no such thing"),
@@ -137,7 +137,8 @@ def _render(
         "title": problem.title,
         "status": problem.status,
         "instance": request.path,
-        **{name: text for name, text in members.items() if text},
+        # Texts of any origin: header names are no plain str, and a header's bytes may be half a character.
+        **{name: text.encode(errors="replace").decode() for name, text in members.items() if text},
     }
     return web.Response(
         body=codec.encode(msgspec.json.encode(document)),

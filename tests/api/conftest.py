@@ -44,7 +44,7 @@ class FakeServices:
     error: BaseException | None = None
     refused: bool = False
     lines: list[Listing] = field(default_factory=list)
-    log: Logs = Logs(stdout="out é", stderr=None)
+    log: Logs = field(default_factory=lambda: Logs(stdout="out é", stderr=None))
     pieces: list[bytes | BaseException] = field(default_factory=lambda: [b"one", b"two"])
     snapshot_: dict[str, Any] = field(default_factory=lambda: {"schema": "status-1.0", "time": "1", "n": 1})
 

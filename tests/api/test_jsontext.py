@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from broker.api.jsontext import DEEPEST, decode_json, sane
@@ -61,7 +61,7 @@ def test_a_byte_order_mark_is_passed_over() -> None:
 
 
 _SCALARS = st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**63), 2**64)
-_TEXTS = st.text(st.characters(exclude_characters="\0"))
+_TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
 _DOCUMENTS = st.recursive(
     _SCALARS.filter(lambda n: n != 2**64) | _TEXTS,
     lambda inner: st.lists(inner) | st.dictionaries(_TEXTS, inner),
@@ -69,6 +69,7 @@ _DOCUMENTS = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(_DOCUMENTS)
 def test_what_another_encoder_writes_is_read_back(document: Any) -> None:
     assert decode_json(msgspec.json.encode(document)) == document
