@@ -40,8 +40,9 @@ def parse(model: type[M], document: Any) -> M:
         found = target.model_validate(document)
     except ValidationError as error:
         raise explain(error, target, document) from None
-    for path, part in _families(found, ""):
-        _check_kind(path, part)
+    if _has_bare_kind(document):
+        for path, part in _families(found, ""):
+            _check_kind(path, part)
     return found  # type: ignore[return-value]  # a member of the family
 
 
@@ -57,6 +58,21 @@ def explain(error: ValidationError, model: type[BaseModel], document: Mapping[st
 
 
 # ── kinds ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _has_bare_kind(document: Any) -> bool:
+    """Whether a `kind` anywhere is no URI. Walking the models to see whose it is costs more, and is seldom needed."""
+    level = [document]
+    while level:
+        item = level.pop()
+        if isinstance(item, dict):
+            kind = item.get("kind")
+            if isinstance(kind, str) and ":" not in kind:
+                return True
+            level.extend(item.values())
+        elif isinstance(item, list):
+            level.extend(item)
+    return False
 
 
 def _families(value: Any, path: str) -> Iterator[tuple[str, Family]]:

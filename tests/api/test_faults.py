@@ -124,6 +124,11 @@ def test_kinds_of_others_pass_and_keep_all_they_hold() -> None:
     assert request.to_wire() == document
 
 
+def test_what_is_called_kind_inside_something_unknown_is_its_own_affair() -> None:
+    document = {"executable": {"kind": "https://example.org/kinds/quantum.yaml", "gate": {"kind": "hadamard"}}}
+    assert parse(ExecutionRequest, document).to_wire() == document
+
+
 def test_a_kind_of_ours_in_bare_words_is_told_apart_from_a_wrong_one() -> None:
     with pytest.raises(UnknownKind):
         parse(ExecutionRequest, {"executable": {"kind": "jupyter-notebook"}})
