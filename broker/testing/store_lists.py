@@ -60,14 +60,15 @@ class ListsContract(StoreSuite):
             await store.write(f"a{n}", 0, b"R", listings=[line(f"{n}{m}", created=n // 2 + 0.5) for m in range(3)])
         await self.settled(store)
         seen: list[Listing] = []
-        after, late = None, 0
-        while page := await store.listings(Query("session", owner=owner, after=after, limit=4)):
-            assert len(page) <= 4
+        after = None
+        for late in range(4):
+            page = await store.listings(Query("session", owner=owner, after=after, limit=4))
+            assert 3 <= len(page) <= 4
             seen += page
             after = (page[-1].created, page[-1].id)
             await store.write("late", late, b"R", listings=[line(f"late{late}", created=99)])
-            late += 1
             await self.settled(store)  # a new line belongs before the first page: it moves none
+        assert await store.listings(Query("session", owner=owner, after=after, limit=4)) == []
         assert sorted(at.id for at in seen) == sorted(f"{n}{m}" for n in range(5) for m in range(3))
         assert [at.created for at in seen] == sorted((at.created for at in seen), reverse=True)
 

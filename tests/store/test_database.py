@@ -6,16 +6,17 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from broker.errors import SettingsError, Unavailable
 from broker.store import schema, sqlite
-from broker.store.database import Database, open_database
+from broker.store.database import Database, Work, open_database
 from broker.store.sqlite import PRUNE_STEP, open_sqlite
 from broker.testing.clock import FakeClock
 from broker.testing.executor import HeldExecutor
@@ -40,7 +41,7 @@ async def database(path: Path, executor: HeldExecutor) -> AsyncIterator[Database
     await database.close()
 
 
-def put(key: str):  # type: ignore[no-untyped-def]
+def put(key: str) -> Work[int]:
     return lambda sql: sql.execute("INSERT INTO aggregates VALUES (?, 1, x'')", (key,)).rowcount
 
 
@@ -68,7 +69,7 @@ def move(path: Path) -> None:
     path.rename(path.with_suffix(".moved"))
 
 
-async def start(*works) -> list[asyncio.Future[int]]:  # type: ignore[no-untyped-def]
+async def start(*works: Coroutine[Any, Any, Any]) -> list[asyncio.Future[Any]]:
     tasks = [asyncio.ensure_future(work) for work in works]
     await asyncio.sleep(0)
     return tasks
@@ -106,6 +107,23 @@ async def test_one_that_fails_leaves_its_neighbours(database: Database, executor
     assert isinstance(second, LookupError)
     assert isinstance(third, sqlite3.IntegrityError)
     assert keys(path) == {"a", "b"}
+
+
+async def test_a_commit_that_fails_answers_all_and_undoes_all(
+    database: Database, executor: HeldExecutor, path: Path
+) -> None:
+    """A deferred foreign key fails at the commit itself, and SQLite then leaves the transaction open."""
+    database._writer.execute("PRAGMA foreign_keys = ON")
+    deferred = "CREATE TABLE child (key TEXT REFERENCES aggregates (key) DEFERRABLE INITIALLY DEFERRED)"
+    await database.write(lambda sql: sql.execute(deferred).rowcount)
+    executor.hold()
+    orphan = database.write(lambda sql: sql.execute("INSERT INTO child VALUES ('none')").rowcount)
+    tasks = await start(database.write(put("a")), orphan)
+    executor.release()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result) for result in results] == [sqlite3.IntegrityError] * 2
+    assert await database.write(put("b")) == 1
+    assert keys(path) == {"b"}
 
 
 async def test_a_write_cancelled_before_it_ran_never_happens(
@@ -167,7 +185,7 @@ async def test_an_executor_that_was_shut_down_is_unavailable(path: Path) -> None
 async def test_a_full_disk_acknowledges_nothing_and_heals(
     database: Database, executor: HeldExecutor, path: Path
 ) -> None:
-    def limit(pages: int):  # type: ignore[no-untyped-def]
+    def limit(pages: int) -> Work[object]:
         return lambda sql: sql.execute(f"PRAGMA max_page_count = {pages}").fetchone()
 
     big = "INSERT INTO aggregates VALUES ('big', 1, zeroblob(1000000))"
