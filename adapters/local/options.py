@@ -39,7 +39,7 @@ class LocalOptions(BaseModel):
     isolation: Literal["none", "bwrap"] = Field(
         "none",
         description="none: programs can read and change what the broker's account can. bwrap: they run in bubblewrap, "
-        "which must be installed, and see the system read-only and their own folder",
+        "which must be installed, and see the system's files, read-only, and their own folder",
     )
     network: bool = Field(True, description="with bwrap: whether programs reach the network; staging always does")
     grace: Annotated[float, Field(ge=0, le=600)] = Field(

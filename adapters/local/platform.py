@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -70,6 +71,8 @@ class LocalPlatform:
     def refuse(self, request: ExecutionRequest) -> tuple[Reason, ...]:
         """What depends on an interpreter other than our own is known from the first `describe` or `capacity` on."""
         reasons = translate.refuse(request, self._options)
+        if self._options.isolation == "bwrap" and shutil.which("bwrap") is None:
+            reasons += (Reason("programs run in bubblewrap here, and it is not installed", rule="isolation"),)
         return reasons + tuple(_unfit(request, self._interpreter)) if self._interpreter else reasons
 
     def preparing(self, request: ExecutionRequest) -> float | None:

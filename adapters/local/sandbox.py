@@ -9,10 +9,15 @@ from adapters.local.layout import HOME, PACKAGES, STORE, TMP, WORK, Spec
 
 OPEN = "processes of one account, no sandbox: programs can read and change what the broker's account can"
 OPEN_ROOT = "processes of the root account, no sandbox: programs can read and change everything on this machine"
-SHUT = "bubblewrap: programs see the system read-only and their own folder alone; {network}"
+SHUT = "bubblewrap: programs see the system's own files, read-only, and their own folder; {network}"
 
-# Parts of the system that a Python interpreter needs; what is not there is left out.
-_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt")
+# What of the system a Python interpreter needs; what is not there is left out. Not all of /etc: our own settings, with
+# their secrets, may lie there.
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64")
+_ETC = (
+    "alternatives", "ca-certificates", "group", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime",
+    "nsswitch.conf", "passwd", "pki", "protocols", "resolv.conf", "services", "ssl",
+)  # fmt: skip
 
 
 def describe(isolation: str, network: bool) -> str:
@@ -30,7 +35,8 @@ def wrap(spec: Spec, folder: Path, command: list[str], readable: tuple[str, ...]
     argv = ["bwrap", "--die-with-parent", "--new-session", "--unshare-all", "--proc", "/proc", "--dev", "/dev"]
     argv += ["--share-net"] if network else []
     argv += ["--tmpfs", "/tmp"]  # noqa: S108  the sandbox's own
-    for place in (*_SYSTEM, *readable):
+    shown = (*_SYSTEM, *(f"/etc/{name}" for name in _ETC), *(place for place in readable if place != "/"))
+    for place in shown:
         argv += ["--ro-bind-try", place, place]
     # After /tmp and the rest, which may lie above them. The state, the lock and the logs stay out of reach.
     for name in (STORE, WORK, HOME, TMP, PACKAGES):

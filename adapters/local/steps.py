@@ -1,7 +1,14 @@
 """The children that a supervisor runs one after another for a job: staging, installing, the program itself. Imports the
 standard library alone.
 
-Every child is run with a clean environment: what is passed on is named here, and the job's own is added.
+Every child is run with a clean environment: what is passed on is named here, and the job's own is added. A program
+works in a folder of its own and finds there
+
+    ./data/<name>      its data; also BROKER_DATA (the folder) and BROKER_DATA_<NAME> (each)
+    ./results          what it writes there is kept and handed back; also BROKER_RESULTS
+    ./<path>           its volumes, also those asked for at an absolute path; BROKER_VOLUME_<PATH>. In bubblewrap they
+                       are at the absolute path as well
+    BROKER_CORES, BROKER_MEMORY (bytes), BROKER_SESSION, HOME, TMPDIR, and the request's own variables
 """
 
 from __future__ import annotations

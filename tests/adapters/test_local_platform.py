@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ from broker.domain.request import ExecutionRequest
 from broker.errors import SiteError, SiteForgot, SiteMisbehaved
 from broker.ports import Sighting
 
-PATIENCE = 20.0
+PATIENCE = 60.0  # seconds: a net for what hangs, not a measure
 
 
 class Now:
@@ -378,6 +379,11 @@ sys.stdin.read()
 """
 
 
+def _first(place: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", FIRST, str(place)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
 async def test_a_supervisor_that_comes_second_waits_for_the_word_of_the_first(
     platform: LocalPlatform, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,8 +392,7 @@ async def test_a_supervisor_that_comes_second_waits_for_the_word_of_the_first(
         patch.setattr(Jobs, "_launch", lambda *_: None)
         with pytest.raises(SiteError):
             await platform.start(job, soon())
-    command = [sys.executable, "-c", FIRST, str(folder / str(job.session))]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+    with _first(folder / str(job.session)) as first:
         assert first.stdin is not None
         assert first.stdout is not None
         assert await asyncio.to_thread(first.stdout.readline) == b"held\n"
@@ -578,6 +583,13 @@ async def test_another_interpreter_is_asked_what_it_can(tmp_path: Path) -> None:
     assert platform.refuse(a_job("pass", requirements=["numpy"]).request)[0].element == "executable.requirements"
 
 
+def test_without_bubblewrap_nothing_runs_unprotected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert [reason.rule for reason in a_platform(folder, isolation="bwrap").refuse(a_job("pass").request)] == [
+        "isolation"
+    ]
+
+
 async def test_an_interpreter_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(SiteMisbehaved, match="cannot be used"):
         await a_platform(tmp_path, python=tmp_path / "absent").describe(soon())
@@ -598,3 +610,65 @@ async def test_jobs_keep_to_cores_of_their_own(folder: Path, tmp_path: Path) -> 
     for job in jobs:
         await platform.cancel(job, soon())
         assert (await ended(platform, job)).phase == "CANCELLED"
+
+
+# ── the sandbox ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _can_shut_in() -> bool:
+    """Bubblewrap needs more than to be installed: many containers forbid what it does."""
+    if shutil.which("bwrap") is None:
+        return False
+    return subprocess.run(["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"], check=False).returncode == 0
+
+
+@pytest.mark.skipif(not _can_shut_in(), reason="needs a bubblewrap that works")
+async def test_a_program_in_bubblewrap_sees_its_own_alone(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "cube").write_text("SIMPLE")
+    platform = a_platform(folder, isolation="bwrap", network=False, file_roots=(tmp_path,))
+    source = (
+        "import os, socket\n"
+        "def fails(act):\n"
+        "    try: act()\n"
+        "    except OSError: return True\n"
+        "print(open('/in').read(), open('data/cube').read())\n"
+        f"print(fails(lambda: open('/in', 'w')), fails(lambda: open({str(tmp_path / 'cube')!r})))\n"
+        "print(fails(lambda: open('../state.json')), fails(lambda: open('/etc/shadow')))\n"
+        "print(fails(lambda: socket.create_connection(('192.0.2.1', 9), 1)))\n"
+        "open('/out/x', 'w').write('kept')\n"
+        "open('results/y', 'w').write('z')\n"
+    )
+    volume = {"kind": kinds.SIMPLE_VOLUME}
+    job = a_job(
+        source,
+        data=[{"kind": kinds.SIMPLE_DATA, "meta": {"name": "cube"}, "location": f"file://{tmp_path}/cube"}],
+        storage=[{"kind": kinds.SIMPLE_STORAGE, "meta": {"name": "scratch"}}],
+        compute={
+            "kind": kinds.SIMPLE_COMPUTE,
+            "volumes": [
+                volume | {"path": "/in", "resource": "cube"},
+                volume | {"path": "/out", "resource": "scratch", "mode": "READWRITE"},
+            ],
+        },
+    )
+    sighting = await ran(platform, job)
+    assert sighting.phase == "COMPLETED", (await platform.logs(job, soon())).stderr
+    assert (await platform.logs(job, soon())).stdout == "SIMPLE SIMPLE\nTrue True\nTrue True\nTrue\n"
+    assert (folder / str(job.session) / "store/storage/scratch/x").read_text() == "kept"
+    assert [result.name for result in await platform.results(job, soon())] == ["y"]
+
+
+@pytest.mark.skipif(not _can_shut_in(), reason="needs a bubblewrap that works")
+async def test_a_notebook_in_bubblewrap_is_executed_and_cancelled(folder: Path) -> None:
+    platform = a_platform(folder, isolation="bwrap", network=False)
+    good = of({"kind": kinds.JUPYTER_NOTEBOOK, "location": a_notebook("print(6 * 7)")})
+    sighting = await ran(platform, good)
+    assert sighting.phase == "COMPLETED", sighting.messages
+    endless = of({"kind": kinds.JUPYTER_NOTEBOOK, "location": a_notebook("import time; time.sleep(600)")})
+    await platform.start(endless, soon())
+    await said(platform, endless, "cell 1 of 1")
+    family = processes.descendants(a_supervisor(folder, endless))
+    await platform.cancel(endless, soon())
+    assert (await ended(platform, endless)).phase == "CANCELLED"
+    assert family
+    assert not [pid for pid in family if _lives(pid)]
