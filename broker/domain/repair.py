@@ -15,6 +15,9 @@ from broker.domain import kinds
 
 MOST = 16  # repairs of one offer; beyond, nothing that it says is worth passing on
 
+_ONE, _MANY = ("executable", "compute"), ("storage", "data")
+_KNOWN = frozenset({*kinds.EXECUTABLES, *kinds.DATA, kinds.SIMPLE_COMPUTE, kinds.SIMPLE_STORAGE})
+
 _WHERE = re.compile(r" - at `(?:key in )?\$(.*)`$")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+|\.\.\.)\]")
 
@@ -30,7 +33,7 @@ class Mended(msgspec.Struct, frozen=True):
 def mend(body: bytes, decoder: msgspec.json.Decoder[Any], asked: Collection[str]) -> Mended | str:
     """Leaves out one offending element after the other until `decoder` takes the rest; a text: why it cannot.
 
-    An executable or data resource of a kind outside 1.0 that the caller `asked` for is kept, unjudged.
+    A component of a kind outside 1.0 that the caller `asked` for is kept, unjudged.
     """
     try:
         offer = msgspec.json.decode(body)
@@ -56,26 +59,24 @@ def mend(body: bytes, decoder: msgspec.json.Decoder[Any], asked: Collection[str]
 
 def _foreign(element: object, asked: Collection[str]) -> bool:
     kind = element.get("kind") if isinstance(element, dict) else None
-    return isinstance(kind, str) and kind in asked and kind not in (*kinds.EXECUTABLES, *kinds.DATA)
+    return isinstance(kind, str) and kind in asked and kind not in _KNOWN
 
 
 def _set_aside(offer: dict[str, Any], asked: Collection[str]) -> dict[str, Any]:
-    aside: dict[str, Any] = {}
-    if _foreign(offer.get("executable"), asked):
-        aside["executable"] = offer.pop("executable")
-    data = offer.get("data")
-    if isinstance(data, list) and any(_foreign(item, asked) for item in data):
-        aside["data"] = [item for item in data if _foreign(item, asked)]
-        offer["data"] = [item for item in data if not _foreign(item, asked)]
+    aside: dict[str, Any] = {name: offer.pop(name) for name in _ONE if _foreign(offer.get(name), asked)}
+    for name in _MANY:
+        items = offer.get(name)
+        if isinstance(items, list) and any(_foreign(item, asked) for item in items):
+            aside[name] = [item for item in items if _foreign(item, asked)]
+            offer[name] = [item for item in items if not _foreign(item, asked)]
     return aside
 
 
 def _put_back(offer: dict[str, Any], aside: dict[str, Any]) -> bytes:
+    """Of a list, what was set aside comes last: its items are told apart by name and uuid, not by place."""
     whole = dict(offer)
-    if "executable" in aside:
-        whole["executable"] = aside["executable"]
-    if "data" in aside:
-        whole["data"] = [*(whole.get("data") or ()), *aside["data"]]
+    for name, element in aside.items():
+        whole[name] = [*(whole.get(name) or ()), *element] if name in _MANY else element
     return msgspec.json.encode(whole)
 
 

@@ -15,8 +15,8 @@ LONGEST_PAUSE = 3600.0  # seconds; a site that asks for more is asked again afte
 
 
 class BreakerSettings(msgspec.Struct, frozen=True):
-    """`failures` in a row open it; seconds: the first back-off, the longest one, and what a call must have been given
-    at least for its timeout to count (a caller in a hurry must not shut a site out)."""
+    """`failures` in a row open it; seconds: the first back-off, the longest one, and how long a call must have waited
+    for its timeout to count (a caller in a hurry must not shut a site out)."""
 
     failures: int = 5
     backoff: float = 1.0

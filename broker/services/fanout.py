@@ -162,7 +162,9 @@ class Fanout:
         try:
             quotes = await target.planner.quote(round_.ask)
             return _answered(quotes, self._clock.monotonic() - round_.began)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and _cancelled():
+                raise
             return _failed(target.name, error, self._clock.monotonic() - round_.began)
 
     async def _hand_on(self, round_: _Round, name: str, outcome: Outcome) -> None:
@@ -171,6 +173,12 @@ class Fanout:
                 await round_.on_late(name, outcome)
         except Exception as error:
             _log.error("a late answer was lost", site=name, outcome=type(outcome).__name__, exc_info=error)
+
+
+def _cancelled() -> bool:
+    """Whether this very task was; a CancelledError that comes up otherwise is a planner's bug."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _reserve(sites: int, left: float) -> float:
@@ -185,7 +193,7 @@ def _answered(quotes: Quotes, latency: float) -> Outcome:
     return Declined(reasons, latency, quotes.retry_after)
 
 
-def _failed(site: str, error: Exception, latency: float) -> Outcome:
+def _failed(site: str, error: BaseException, latency: float) -> Outcome:
     if not isinstance(error, SiteError):
         _log.error("a planner failed", site=site, exc_info=error)
         return Failed(Reason(f"the adapter for {site} failed ({type(error).__name__})"), latency, "operator")

@@ -143,7 +143,7 @@ class GuardedPlanner:
     async def _judged(
         self, breaker: Breaker, operation: str, deadline: Deadline, send: Callable[[Deadline], Awaitable[T]]
     ) -> T:
-        fair = deadline.left(self._clock.monotonic()) >= self._settings.fair
+        began = self._clock.monotonic()
         probe = breaker.enter()
         try:
             answer = await self._send(operation, deadline, send)
@@ -151,6 +151,7 @@ class GuardedPlanner:
             breaker.failed(probe, error.detail)
             raise
         except SiteTimeout as error:
+            fair = self._clock.monotonic() - began >= self._settings.fair
             breaker.failed(probe, error.detail) if fair else breaker.abandoned(probe)
             raise
         except SiteBusy as error:
@@ -172,10 +173,15 @@ class GuardedPlanner:
                 return await send(deadline)
         except SiteError:
             raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            raise self._told(operation, error) from error  # not ours: a planner's bug
         except Exception as error:
             raise self._told(operation, error) from error
 
-    def _told(self, operation: str, error: Exception) -> SiteError:
+    def _told(self, operation: str, error: BaseException) -> SiteError:
         if isinstance(error, TimeoutError):
             return SiteTimeout(f"{self._site} did not answer in time.")
         _log.error("the planner failed", site=self._site, operation=operation, exc_info=error)

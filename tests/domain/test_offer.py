@@ -343,12 +343,16 @@ def test_repairs_are_bounded() -> None:
 
 
 def test_a_kind_outside_the_standard_comes_back_to_whoever_asked_for_it() -> None:
-    said = an_offer(executable={"kind": "urn:mine", "anything": [1]}, data=[{"kind": "urn:mine", "where": 3}])
+    mine = {"kind": "urn:mine", "anything": [1]}
+    said = an_offer(executable=mine, compute=mine, data=[mine], storage=[mine])
     kept = reading(said, asked=("urn:mine",))
     assert not kept.repairs
-    assert json.loads(bytes(kept.rest["executable"])) == said["executable"]
-    assert json.loads(bytes(kept.rest["data"])) == said["data"]
-    assert "executable" not in reading(said).rest
+    assert {name: json.loads(bytes(kept.rest[name])) for name in ("executable", "compute", "data", "storage")} == {
+        name: said[name] for name in ("executable", "compute", "data", "storage")
+    }
+    others = reading(said)
+    assert "executable" not in others.rest
+    assert len(others.repairs) >= 4
 
 
 @pytest.mark.parametrize(

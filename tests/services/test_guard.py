@@ -297,6 +297,12 @@ async def test_a_planners_bug_is_doubt() -> None:
     assert "Basic" not in caught.value.detail
 
 
+async def test_a_cancellation_that_nobody_asked_for_is_a_bug_too() -> None:
+    it = Guarded(asyncio.CancelledError())
+    with pytest.raises(SiteMisbehaved):
+        await it.guard.accept(an_order(), it.far)
+
+
 async def test_cancellation_propagates() -> None:
     it = Guarded("hang")
     task = asyncio.create_task(it.quote())
