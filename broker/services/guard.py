@@ -26,6 +26,7 @@ _log = structlog.get_logger(__name__)
 OPERATIONS = ("offers", "accept", "release", "status", "other")
 _MOST_WAITING = {"offers": 4}  # for a token; a fan-out would rather leave the site out than queue at it
 _MOST_WAITING_ELSE = 16
+_NET = 0.05  # seconds after the deadline: a planner's own error, which may prove that nothing was sent, comes first
 
 
 class GuardedPlanner:
@@ -33,7 +34,7 @@ class GuardedPlanner:
 
     Raises NotAsked (nothing was sent) when there is no room, no token in time, or the breaker of that operation is
     open. What a planner raises that is no SiteError becomes SiteMisbehaved: doubt, for the call may have been sent.
-    No call lasts beyond its deadline, nor, but for offers, longer than the registration's `timeout`.
+    A planner that overruns its deadline is cut off; but for offers, none is longer than the registration's `timeout`.
     `describe` passes any breaker: it is how recovery is seen.
     """
 
@@ -169,7 +170,7 @@ class GuardedPlanner:
     async def _send(self, operation: str, deadline: Deadline, send: Callable[[Deadline], Awaitable[T]]) -> T:
         """Raises nothing but SiteErrors, and the caller's cancellation."""
         try:
-            async with asyncio.timeout_at(deadline.at):
+            async with asyncio.timeout_at(deadline.at + _NET):
                 return await send(deadline)
         except SiteError:
             raise
