@@ -26,7 +26,7 @@ from broker.store.schema import check, migrate
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
-BATCH = 256  # writes in one transaction: bounds how long the first waits for the last
+BATCH = 64  # writes in one transaction: bounds how long the first waits for the last
 WAL_LIMIT = 64 * 2**20  # bytes the write-ahead log keeps after a checkpoint
 
 WRITER_PRAGMAS = (

@@ -69,8 +69,8 @@ def move(path: Path) -> None:
     path.rename(path.with_suffix(".moved"))
 
 
-async def start(*works: Coroutine[Any, Any, Any]) -> list[asyncio.Future[Any]]:
-    tasks = [asyncio.ensure_future(work) for work in works]
+async def start(*works: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
+    tasks = [asyncio.create_task(work) for work in works]
     await asyncio.sleep(0)
     return tasks
 
@@ -393,7 +393,7 @@ CLAIMING = {"token": "t", "until": 2.0, "now": 1.0, "limit": 9}
         *((statement, ("a",)) for statement in sqlite.REMOVE_PARTS),
     ],
 )
-async def test_hot_statements_use_an_index(database: Database, statement: str, values: object) -> None:
+async def test_hot_statements_use_an_index(database: Database, statement: str, values: Any) -> None:
     plan = await database.write(lambda sql: sql.execute(f"EXPLAIN QUERY PLAN {statement}", values).fetchall())
     steps = [row[3] for row in plan if "json_each" not in row[3]]
     assert any(step.startswith("SEARCH") for step in steps)

@@ -29,7 +29,8 @@ def peek_file(path: Path, aggregate: str) -> Peek | None:
     if row is None:
         assert (body, timers, phases) == (None, [], []), "parts of an aggregate that is not there"
         return None
-    return Peek(*row, body[0] if body else None, dict(timers), dict(phases))
+    version, record = row
+    return Peek(version, record, body[0] if body else None, dict(timers), dict(phases))
 
 
 class TestSqlite(StoreContract):

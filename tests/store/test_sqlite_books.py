@@ -48,8 +48,8 @@ class TestSqliteLimits(LimitsContract):
         clock.advance(60)
         await store.limits.take("k", 1.0, 2)
         await store.limits.enter("k", "m", 1, clock.now() + 10)
-        for count in ("SELECT count(*) FROM buckets", "SELECT count(*) FROM members"):
-            assert await store.database.read(lambda sql, count=count: sql.execute(count).fetchone()) == (1,)
+        both = "SELECT (SELECT count(*) FROM buckets), (SELECT count(*) FROM members)"
+        assert await store.database.read(lambda sql: sql.execute(both).fetchone()) == (1, 1)
 
     @pytest.mark.parametrize(("rate", "burst"), [(0.0, 1), (-1.0, 1), (float("nan"), 1), (1.0, 0)])
     async def test_a_bucket_that_never_holds_a_token_is_a_mistake(
