@@ -22,7 +22,7 @@ class Preferences(Model):
     model_config = ConfigDict(extra="forbid")  # a mistyped wish must not pass in silence
 
     preset: Preset | None = None
-    currency: Annotated[Text, Field(pattern=r"^[A-Z]{3}$")] | None = None
+    currency: Annotated[Text, Field(pattern=r"^[A-Z]{3}(?!\n)$")] | None = None
     value_of_time: Positive | None = Field(None, description="money an hour until the result")
     carbon_price: Positive | None = Field(None, description="money a kg of CO2e")
     distance_price: Positive | None = Field(None, description="money a GB (10^9 bytes) moved")

@@ -14,24 +14,26 @@ import msgspec
 from pydantic import BeforeValidator, GetCoreSchemaHandler, PlainSerializer
 from pydantic_core import CoreSchema, core_schema
 
-INSTANT = re.compile(r"^(\d{4}(?:-\d{2}){2}T\d{2}(?::\d{2}){2}(?>[^\/]+))$")
+INSTANT = re.compile(r"^(\d{4}(?:-\d{2}){2}T\d{2}(?::\d{2}){2}(?>[^\/]+))$", re.ASCII)
 DURATION = re.compile(
-    r"^(-?)P(?=\d|T\d)(?:(\d+)Y)?(?:(\d+)M)?(?:(\d+)([DW]))?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?$"
+    r"^(-?)P(?=\d|T\d)(?:(\d+)Y)?(?:(\d+)M)?(?:(\d+)([DW]))?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?$",
+    re.ASCII,
 )
 _DATE = r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])"
 _TIME = r"T(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:Z|[+\-](?:[01]\d|2[0-3]):[0-5]\d)?"
-_MOMENT = re.compile(f"^{_DATE}(?:{_TIME})?$")
+_MOMENT = re.compile(f"{_DATE}(?:{_TIME})?", re.ASCII)
 
 # A year and a month have no fixed length; bookings need one. Nominal lengths, as most schedulers take them.
 _SECONDS = {"Y": 365 * 86400, "Mo": 30 * 86400, "W": 7 * 86400, "D": 86400, "H": 3600, "M": 60}
 _LONGEST = 10_000 * 365 * 86400  # longer cannot be added to any datetime
+_TICK = timedelta(microseconds=1)
 
 
 def parse_instant(text: object) -> datetime:
     """`2026-11-22T14:03:00Z` → aware UTC datetime. Raises ValueError, saying what is wanted."""
     if isinstance(text, datetime):
         return text.astimezone(UTC) if text.tzinfo else text.replace(tzinfo=UTC)
-    if not isinstance(text, str) or not INSTANT.match(text):
+    if not isinstance(text, str) or len(text) > 100 or not INSTANT.fullmatch(text):
         raise ValueError("an instant with date, time and zone is wanted, such as 2026-11-22T14:03:00Z")
     return _moment(text)
 
@@ -58,30 +60,33 @@ def parse_duration(text: object) -> timedelta:
     """`PT1H30M` → timedelta; a year counts 365 days, a month 30. Raises ValueError."""
     if isinstance(text, timedelta):
         return text
-    match = DURATION.match(text) if isinstance(text, str) and len(text) <= 100 else None
+    match = DURATION.fullmatch(text) if isinstance(text, str) and len(text) <= 100 else None
     if not match:
         raise ValueError("an ISO 8601 duration is wanted, such as PT1H or P1D")
     sign, years, months, days, unit, hours, minutes, seconds = match.groups()
-    total = float(seconds or 0)
-    for count, length in ((years, "Y"), (months, "Mo"), (days, unit or "D"), (hours, "H"), (minutes, "M")):
-        total += int(count or 0) * _SECONDS[length]
-    if total > _LONGEST:
+    whole = sum(
+        int(count or 0) * _SECONDS[length]
+        for count, length in ((years, "Y"), (months, "Mo"), (days, unit or "D"), (hours, "H"), (minutes, "M"))
+    )
+    if whole + float(seconds or 0) > _LONGEST:
         raise ValueError("a duration of less than 10,000 years is wanted")
-    return timedelta(seconds=-total if sign else total)
+    # Apart, so that no microsecond is lost to the size of the whole.
+    span = timedelta(seconds=whole) + timedelta(seconds=float(seconds or 0))
+    return -span if sign else span
 
 
 def format_duration(span: timedelta | float) -> str:
     """Days, hours, minutes, seconds: forms that Java's Duration.parse takes (it refuses weeks and months)."""
-    seconds = span.total_seconds() if isinstance(span, timedelta) else float(span)
-    sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
-    days, rest = divmod(round(seconds, 6), 86400)
-    hours, rest = divmod(rest, 3600)
-    minutes, rest = divmod(rest, 60)
-    day = f"{int(days)}D" if days else ""
-    clock = "".join(f"{int(n)}{u}" for n, u in ((hours, "H"), (minutes, "M")) if n)
-    if rest or not (day or clock):
-        clock += f"{rest:.6f}".rstrip("0").rstrip(".") + "S"
-    return f"{sign}P{day}" + (f"T{clock}" if clock else "")
+    ticks = span // _TICK if isinstance(span, timedelta) else round(float(span) * 1e6)
+    sign, ticks = ("-", -ticks) if ticks < 0 else ("", ticks)
+    seconds, fraction = divmod(ticks, 1_000_000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    clock = "".join(f"{count}{unit}" for count, unit in ((hours, "H"), (minutes, "M")) if count)
+    if seconds or fraction or not (days or clock):
+        clock += f"{seconds}.{fraction:06}".rstrip("0").rstrip(".") + "S"
+    return f"{sign}P{f'{days}D' if days else ''}" + (f"T{clock}" if clock else "")
 
 
 class Interval(NamedTuple):
@@ -119,7 +124,7 @@ class Interval(NamedTuple):
 
     @staticmethod
     def _edge(text: str) -> datetime:
-        if not _MOMENT.match(text):
+        if not _MOMENT.fullmatch(text):
             raise ValueError(f"{text!r} is no date or date and time")
         return _moment(text)
 

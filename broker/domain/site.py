@@ -15,7 +15,7 @@ from broker.domain.base import Flag, Model, Natural, Number, Text
 from broker.domain.quantities import Duration, Instant
 
 Health = Literal["draft", "live", "degraded", "draining", "down"]
-Name = Annotated[Text, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")]
+Name = Annotated[Text, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}(?!\n)$")]
 Seconds = Annotated[Number, Field(gt=0, le=86400)]
 
 
@@ -55,7 +55,7 @@ class Registration(Model):
     options: dict[str, Any] = Field(default_factory=dict, description="the adapter's own settings")
     credentials: Text | None = Field(None, description="name of an entry under `credentials`; sent to this origin only")
     contact: Text | None = None
-    country: Annotated[Text, Field(pattern="^[A-Z]{2}$")] | None = Field(None, description="ISO 3166-1 alpha-2")
+    country: Annotated[Text, Field(pattern=r"^[A-Z]{2}(?!\n)$")] | None = Field(None, description="ISO 3166-1 alpha-2")
     storages: tuple[StorageElement, ...] = ()
     units: dict[str, str] = Field(
         default_factory=lambda: {kinds.ENERGY: "kWh", kinds.CARBON: "kg"},
