@@ -70,7 +70,7 @@ async def test_what_was_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     chance = random.Random(11)
     acknowledged: dict[str, int] = {}
     for _ in range(ROUNDS):
-        acknowledged |= kill_after(path, chance.randrange(20, 600))
+        acknowledged |= kill_after(path, chance.randrange(20, 300))
         store = await open_sqlite(path, FakeClock())
         phases = {line.id: line.phase for line in await store.listings(Query("session"))}
         timers: dict[str, dict[str, float]] = {}

@@ -187,9 +187,9 @@ class ApartMachine(StoreMachine):
         return StoreApart(folder, self.clock, keep_open=2)
 
 
-FEW = settings(max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(max_examples=20, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 TestSqliteModel = StoreMachine.TestCase
 TestSqliteModel.settings = FEW
 TestApartModel = ApartMachine.TestCase
-TestApartModel.settings = settings(FEW, max_examples=12)
+TestApartModel.settings = settings(FEW, max_examples=8)
