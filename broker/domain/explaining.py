@@ -9,8 +9,7 @@ import msgspec
 
 from broker.domain.locality import GB
 from broker.domain.scoring import HOUR, Estimate, Score
-from broker.domain.session import Term
-from broker.domain.wishes import Weights, Wishes
+from broker.domain.wishes import Weights, Wishes, tidy
 from broker.domain.words import amount, length, money, size
 
 _NOTICED = 0.005  # of money: what two decimals show
@@ -43,19 +42,20 @@ def field(scores: list[Score], wishes: Wishes) -> Field:
 # ── terms ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def terms(score: Score, wishes: Wishes) -> tuple[Term, ...]:
-    """Every term of the all-in, in the wishes' currency. They add up to it, but for the last digits."""
+def terms(score: Score, wishes: Wishes) -> list[dict[str, object]]:
+    """Every term of the all-in, in the wishes' currency, as the wire has them (session.Term). They add up to it."""
     bases = _bases(score, wishes)
-    return tuple(
-        Term(
-            name=name,
-            expected=part.expected,
-            pessimistic=part.pessimistic,
-            stand_in=True if part.stand_in else None,
-            basis=bases[name],
-        )
-        for name, part in _parts(score, wishes).items()
-    )
+    return [{"name": name, **bounds(part), "basis": bases[name]} for name, part in _parts(score, wishes).items()]
+
+
+def bounds(part: Estimate, unit: str | None = None) -> dict[str, object]:
+    """As the wire has it (session.Bounds), with what is absent left out."""
+    wire: dict[str, object] = {"expected": part.expected, "pessimistic": part.pessimistic}
+    if unit is not None:
+        wire["unit"] = unit
+    if part.stand_in:
+        wire["stand_in"] = True
+    return wire
 
 
 def _parts(score: Score, wishes: Wishes) -> dict[str, Estimate]:
@@ -70,7 +70,7 @@ def _parts(score: Score, wishes: Wishes) -> dict[str, Estimate]:
 
 
 def _times(part: Estimate, price: float) -> Estimate:
-    return Estimate(part.expected * price, part.pessimistic * price, part.stand_in)
+    return Estimate(tidy(part.expected * price), tidy(part.pessimistic * price), part.stand_in)
 
 
 def _shown(wishes: Wishes) -> Weights:

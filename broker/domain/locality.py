@@ -325,17 +325,20 @@ def _sources(names: Iterable[str]) -> tuple[str, ...]:
 
 def note(locality: Locality, currency: str) -> LocalityNote:
     """For the wire; `currency` is the base currency, in which `egress` stands."""
-    return LocalityNote(
-        bytes=_bounds(locality.bytes, "B"),
-        sources=locality.sources or None,
-        staging=_bounds(locality.staging, "s"),
-        egress=_bounds(locality.egress, currency),
-        certainty=locality.certainty,
-    )
+    return LocalityNote.model_validate(wire(locality, currency))
 
 
-def _bounds(span: Span | None, unit: str) -> Bounds | None:
-    return Bounds(expected=span.expected, pessimistic=span.high, unit=unit) if span else None
+def wire(locality: Locality, currency: str) -> dict[str, object]:
+    """The same, ready for JSON: what `note(…).to_wire()` gives, without the detour by the model."""
+    parts = (("bytes", locality.bytes, "B"), ("staging", locality.staging, "s"), ("egress", locality.egress, currency))
+    found: dict[str, object] = {
+        name: {"expected": span.expected, "pessimistic": span.high, "unit": unit}
+        for name, span, unit in parts
+        if span is not None
+    }
+    if locality.sources:
+        found["sources"] = list(locality.sources)
+    return found | {"certainty": locality.certainty}
 
 
 def read(stated: LocalityNote, exchange: Exchange) -> Locality:

@@ -14,19 +14,19 @@ This module is the way in to all of ranking: what callers need is named in `__al
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 
 import msgspec
 
-from broker.domain.explaining import Field, behind, field, terms, why_first, why_not_first
+from broker.domain.explaining import Field, behind, bounds, field, terms, why_first, why_not_first
 from broker.domain.limits import judge
+from broker.domain.quantities import format_instant
 from broker.domain.scoring import Candidate, Estimate, Score, score
-from broker.domain.session import Bounds, RankingNote
+from broker.domain.session import RankingNote
 from broker.domain.wishes import PRESETS, Defaults, StandIns, Weights, Wishes, resolve
 
 __all__ = [
     "PRESETS", "Candidate", "Defaults", "Estimate", "Ranked", "Score", "StandIns", "Weights", "Wishes",
-    "good", "note", "rank", "resolve",
+    "good", "note", "rank", "resolve", "wire",
 ]  # fmt: skip
 
 
@@ -135,33 +135,31 @@ def _dominators(scores: Sequence[Score]) -> list[int | None]:
 
 def note(ranked: Ranked, wishes: Wishes) -> RankingNote:
     """For the wire: money in the wishes' currency, instants in UTC."""
+    return RankingNote.model_validate(wire(ranked, wishes))
+
+
+def wire(ranked: Ranked, wishes: Wishes) -> dict[str, object]:
+    """The same, ready for JSON: what `note(…).to_wire()` gives, without the detour by the model."""
     result = ranked.score
     if result is None:
-        return RankingNote(excluded=ranked.excluded, why=ranked.why)
-    return RankingNote(
-        rank=ranked.rank,
-        all_in=_bounds(result.all_in, wishes),
-        pay=_bounds(result.pay, wishes),
-        ready=_instant(result.ready.expected),
-        result=_instant(result.result.expected),
-        result_latest=_instant(result.result.pessimistic),
-        terms=terms(result, wishes),
-        trade_off=ranked.trade_off if good(ranked) else None,
-        dominated_by=ranked.dominated_by,
-        excluded=ranked.excluded,
-        behind=ranked.behind or None,
-        why=ranked.why,
-    )
+        return {"excluded": ranked.excluded, "why": ranked.why}
+    found: dict[str, object] = {
+        "all_in": bounds(result.all_in, wishes.currency),
+        "pay": bounds(result.pay, wishes.currency),
+        "ready": _instant(result.ready.expected),
+        "result": _instant(result.result.expected),
+        "result_latest": _instant(result.result.pessimistic),
+        "terms": terms(result, wishes),
+        "why": ranked.why,
+    }
+    if ranked.excluded is not None:
+        return found | {"excluded": ranked.excluded}
+    found |= {"rank": ranked.rank, "trade_off": ranked.trade_off}
+    if ranked.dominated_by is not None:
+        found["dominated_by"] = ranked.dominated_by
+    return found | {"behind": behind_} if (behind_ := ranked.behind) else found
 
 
-def _bounds(part: Estimate, wishes: Wishes) -> Bounds:
-    return Bounds(
-        expected=part.expected,
-        pessimistic=part.pessimistic,
-        unit=wishes.currency,
-        stand_in=True if part.stand_in else None,
-    )
-
-
-def _instant(epoch: float) -> datetime:
-    return datetime.fromtimestamp(round(epoch), UTC)
+def _instant(epoch: float) -> str:
+    """To the second: estimates are not finer."""
+    return format_instant(float(round(epoch)))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.domain import kinds
-from broker.domain.locality import GB, Item, Locality, Map, Replica, items, locate, measure, note, read
+from broker.domain.locality import GB, Item, Locality, Map, Replica, items, locate, measure, note, read, wire
 from broker.domain.money import Exchange
 from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
@@ -312,6 +312,13 @@ def test_a_parent_reads_what_its_child_wrote() -> None:
     found = Locality(Span.of(5 * GB), ("a",), Span(10, 30), Span(0.5, 1.0), "estimated")
     again = read(LocalityNote.model_validate(note(found, "EUR").to_wire()), EXCHANGE)
     assert again == found
+
+
+@pytest.mark.parametrize(
+    "found", [Locality(), Locality(None, ("a",), None, None, "unknown"), Locality(Span(1, 2), ("a", "b"))]
+)
+def test_the_short_way_to_the_wire_ends_at_the_same_place(found: Locality) -> None:
+    assert note(found, "EUR").to_wire() == wire(found, "EUR")
 
 
 def test_a_childs_money_is_converted_and_unknown_money_is_unknown() -> None:

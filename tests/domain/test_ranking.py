@@ -10,7 +10,7 @@ from broker.domain import kinds
 from broker.domain.locality import Locality
 from broker.domain.money import Exchange
 from broker.domain.quantities import Span
-from broker.domain.ranking import Candidate, Ranked, Wishes, good, note, rank
+from broker.domain.ranking import Candidate, Ranked, Wishes, good, note, rank, wire
 from broker.domain.session import RankingNote
 from broker.errors import BadInput
 from broker.testing.candidates import EXCHANGE, HERE, NOW, at, candidate, moving, starting, wishes
@@ -444,6 +444,13 @@ def test_the_note_shows_every_term() -> None:
     assert shown["result_latest"] == "2026-11-22T15:31:00Z"
     assert (shown["rank"], shown["trade_off"]) == (2, True)
     assert RankingNote.model_validate(shown).to_wire() == shown
+
+
+def test_the_short_way_to_the_wire_ends_at_the_same_place() -> None:
+    offers = [*federation(), candidate("out", unfit="no"), candidate("lost", run=Span.of(float("nan")))]
+    for wanted in (wishes(), wishes(currency="SEK", risk=0.5)):
+        for item in rank(offers, wanted, NOW):
+            assert note(item, wanted).to_wire() == wire(item, wanted)
 
 
 def test_the_terms_add_up_for_every_offer() -> None:
