@@ -156,6 +156,21 @@ async def test_a_site_that_keeps_failing_is_left_alone_and_the_others_are_not(wo
     assert all(isinstance(each[name], Offered) for each in outcomes for name in GOOD)
 
 
+async def test_a_late_sites_offers_come_after_the_answer(world: World) -> None:
+    world.bad.behave(quote="late:0.5")
+    late: asyncio.Queue[tuple[str, Outcome]] = asyncio.Queue()
+
+    async def keep(site: str, outcome: Outcome) -> None:
+        await late.put((site, outcome))
+
+    asked = [target for target in world.targets if target.name == "bad"]
+    answered = await world.fanout.ask(asked, ask(CLOCK, within=0.2), on_late=keep)
+    assert isinstance(answered["bad"], TimedOut)
+    name, outcome = await late.get()
+    assert name == "bad"
+    assert offers(outcome, name)
+
+
 async def test_a_site_that_nobody_runs_is_known_at_once(world: World) -> None:
     await world.bad.stop()
     outcomes = await world.ask("bad", *GOOD)
