@@ -13,14 +13,17 @@ from broker.domain.wishes import Weights, Wishes, tidy
 from broker.domain.words import amount, length, money, size
 
 _NOTICED = 0.005  # of money: what two decimals show
+_TERMS = ("price", "egress", "time", "CO2e", "distance")
 _TIES = ("worst case", "result time", "pay", "bytes", "CO2e")  # the parts of Score.order after the value
 
 
 class Field(msgspec.Struct, frozen=True):
-    """The set that an offer stands in. `least_…`: the lowest expected value that any ranked offer has."""
+    """The set that an offer stands in, in the wishes' currency. `least_…`: the lowest expected value that any ranked
+    offer has. `weighed`: the terms of the first, each by the wishes' risk."""
 
-    wishes: Wishes
+    weights: Weights
     first: Score
+    weighed: tuple[float, ...]
     least_pay: float
     least_until: float
     least_carbon: float
@@ -29,9 +32,11 @@ class Field(msgspec.Struct, frozen=True):
 
 def field(scores: list[Score], wishes: Wishes) -> Field:
     """`scores`: ranked, best first, at least one."""
+    weights = _shown(wishes)
     return Field(
-        wishes,
+        weights,
         scores[0],
+        _weighed(scores[0], weights),
         min(score.pay.expected for score in scores),
         min(score.until.expected for score in scores),
         min(score.carbon.expected for score in scores),
@@ -44,8 +49,9 @@ def field(scores: list[Score], wishes: Wishes) -> Field:
 
 def terms(score: Score, wishes: Wishes) -> list[dict[str, object]]:
     """Every term of the all-in, in the wishes' currency, as the wire has them (session.Term). They add up to it."""
-    bases = _bases(score, wishes)
-    return [{"name": name, **bounds(part), "basis": bases[name]} for name, part in _parts(score, wishes).items()]
+    weights = _shown(wishes)
+    rows = zip(_TERMS, _parts(score, weights), _bases(score, weights, wishes.currency), strict=True)
+    return [{"name": name, **bounds(part), "basis": basis} for name, part, basis in rows]
 
 
 def bounds(part: Estimate, unit: str | None = None) -> dict[str, object]:
@@ -58,15 +64,15 @@ def bounds(part: Estimate, unit: str | None = None) -> dict[str, object]:
     return wire
 
 
-def _parts(score: Score, wishes: Wishes) -> dict[str, Estimate]:
-    weights = _shown(wishes)
-    return {
-        "price": score.price,
-        "egress": score.egress,
-        "time": _times(score.until, weights.value_of_time / HOUR),
-        "CO2e": _times(score.carbon, weights.carbon_price),
-        "distance": _times(score.bytes, weights.distance_price / GB),
-    }
+def _parts(score: Score, weights: Weights) -> tuple[Estimate, ...]:
+    """By _TERMS; `weights` in the currency of the score."""
+    return (
+        score.price,
+        score.egress,
+        _times(score.until, weights.value_of_time / HOUR),
+        _times(score.carbon, weights.carbon_price),
+        _times(score.bytes, weights.distance_price / GB),
+    )
 
 
 def _times(part: Estimate, price: float) -> Estimate:
@@ -78,43 +84,48 @@ def _shown(wishes: Wishes) -> Weights:
     return Weights(shown(given.value_of_time), shown(given.carbon_price), shown(given.distance_price), given.risk)
 
 
-def _bases(score: Score, wishes: Wishes) -> dict[str, str]:
-    weights, currency = _shown(wishes), wishes.currency
+def _bases(score: Score, weights: Weights, currency: str) -> tuple[str, ...]:
+    """By _TERMS: what each was worked out from."""
     moved = size(score.bytes.expected) + (f" from {', '.join(score.sources)}" if score.bytes.pessimistic else "")
     spans = (("waiting", score.waiting), ("staging", score.staging), ("run", score.run))
     time = ", ".join(f"{name} {length(part.expected)}" for name, part in spans)
-    return {
-        "price": "not stated in money that can be converted; a stand-in" if score.price.stand_in else "as offered",
-        "egress": f"{moved}; a stand-in" if score.egress.stand_in else moved,
-        "time": f"{time}; {money(weights.value_of_time, currency)} an hour",
-        "CO2e": f"{amount(score.carbon.expected)} kg; {money(weights.carbon_price, currency)} a kg",
-        "distance": f"{moved}; {money(weights.distance_price, currency)} a GB",
-    }
+    return (
+        "not stated in money that can be converted; a stand-in" if score.price.stand_in else "as offered",
+        f"{moved}; a stand-in" if score.egress.stand_in else moved,
+        f"{time}; {money(weights.value_of_time, currency)} an hour",
+        f"{amount(score.carbon.expected)} kg; {money(weights.carbon_price, currency)} a kg",
+        f"{moved}; {money(weights.distance_price, currency)} a GB",
+    )
 
 
 # ── against the first ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def behind(score: Score, field: Field) -> str:
+def _weighed(score: Score, weights: Weights) -> tuple[float, ...]:
+    """The terms in their order, each between expected and pessimistic by risk."""
+    risk, sure = weights.risk, 1.0 - weights.risk
+    prices = (1.0, 1.0, weights.value_of_time / HOUR, weights.carbon_price, weights.distance_price / GB)
+    parts = (score.price, score.egress, score.until, score.carbon, score.bytes)
+    return tuple(
+        (sure * part.expected + risk * part.pessimistic) * price for part, price in zip(parts, prices, strict=True)
+    )
+
+
+def excess(score: Score, field: Field) -> dict[str, float]:
+    """What each term costs more than the first's."""
+    mine = _weighed(score, field.weights)
+    return {name: here - there for name, here, there in zip(_TERMS, mine, field.weighed, strict=True)}
+
+
+def behind(score: Score, field: Field, more: dict[str, float]) -> str:
     """`loses by 0.47: egress +1.68, price -0.80, time -0.40, CO2e -0.01`: what it costs more than the first, term by
-    term, the largest first; what cannot be seen in two decimals is left out."""
+    term, the largest first; what cannot be seen in two decimals is left out. `more` is its excess."""
     loss = score.value - field.first.value
     if loss <= 0:
         return f"costs the same; {_tie(score, field.first)}"
     seen = min(_NOTICED, loss / 2)
-    more = ((name, part) for name, part in _more(score, field).items() if abs(part) >= seen)
-    return f"loses by {amount(loss)}: " + ", ".join(f"{name} {amount(part, sign=True)}" for name, part in more)
-
-
-def _more(score: Score, field: Field) -> dict[str, float]:
-    """What each term costs more than the first's; largest first."""
-    mine, its, risk = _parts(score, field.wishes), _parts(field.first, field.wishes), field.wishes.weights.risk
-    more = {name: _weighed(mine[name], risk) - _weighed(its[name], risk) for name in mine}
-    return dict(sorted(more.items(), key=lambda term: (-abs(term[1]), term[0])))
-
-
-def _weighed(part: Estimate, risk: float) -> float:
-    return (1.0 - risk) * part.expected + risk * part.pessimistic
+    parts = sorted((-abs(part), name, part) for name, part in more.items() if abs(part) >= seen)
+    return f"loses by {amount(loss)}: " + ", ".join(f"{name} {amount(part, sign=True)}" for _, name, part in parts)
 
 
 def _tie(score: Score, first: Score) -> str:
@@ -145,9 +156,8 @@ def why_first(score: Score, field: Field) -> str:
     return " and ".join(merits) or "best balance"
 
 
-def why_not_first(score: Score, field: Field) -> str:
-    """The largest gain over the first, then the largest loss: `sooner, but egress`."""
-    more = _more(score, field)
+def why_not_first(score: Score, field: Field, more: dict[str, float]) -> str:
+    """The largest gain over the first, then the largest loss: `sooner, but egress`. `more` is its excess."""
     by = {"pay": more["price"] + more["egress"], **{name: more[name] for name in ("time", "CO2e", "distance")}}
     gain, loss = min(by, key=lambda name: by[name]), max(by, key=lambda name: by[name])
     better = _gain(gain, score) if by[gain] <= -_NOTICED else ""

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from broker.domain.explaining import Field, behind, bounds, field, terms, why_first, why_not_first
+from broker.domain.explaining import Field, behind, bounds, excess, field, terms, why_first, why_not_first
 from broker.domain.limits import judge
 from broker.domain.quantities import format_instant
 from broker.domain.scoring import Candidate, Estimate, Score, score
@@ -48,16 +48,23 @@ class Ranked(msgspec.Struct, frozen=True):
     @property
     def behind(self) -> str:
         """What it loses by to the first; empty for the first and for the excluded."""
-        return behind(self.score, self.field) if self.score and self.field and self.rank != 1 else ""
+        return self.words()[1]
 
     @property
     def why(self) -> str:
         """Some twenty characters for a table; for an excluded offer its reason."""
+        return self.words()[0]
+
+    def words(self) -> tuple[str, str]:
+        """Why and behind, worked out together."""
         if self.score is None or self.field is None:
-            return self.excluded or ""
-        if self.dominator is not None:
-            return f"{self.dominator} beats it in all"
-        return (why_first if self.rank == 1 else why_not_first)(self.score, self.field)
+            return self.excluded or "", ""
+        if self.rank == 1:
+            return why_first(self.score, self.field), ""
+        more = excess(self.score, self.field)
+        beaten = self.dominator is not None
+        why = f"{self.dominator} beats it in all" if beaten else why_not_first(self.score, self.field, more)
+        return why, behind(self.score, self.field, more)
 
 
 def rank(candidates: Iterable[Candidate], wishes: Wishes, now: float) -> tuple[Ranked, ...]:
@@ -143,6 +150,7 @@ def wire(ranked: Ranked, wishes: Wishes) -> dict[str, object]:
     result = ranked.score
     if result is None:
         return {"excluded": ranked.excluded, "why": ranked.why}
+    why, lost = ranked.words()
     found: dict[str, object] = {
         "all_in": bounds(result.all_in, wishes.currency),
         "pay": bounds(result.pay, wishes.currency),
@@ -150,14 +158,14 @@ def wire(ranked: Ranked, wishes: Wishes) -> dict[str, object]:
         "result": _instant(result.result.expected),
         "result_latest": _instant(result.result.pessimistic),
         "terms": terms(result, wishes),
-        "why": ranked.why,
+        "why": why,
     }
     if ranked.excluded is not None:
         return found | {"excluded": ranked.excluded}
     found |= {"rank": ranked.rank, "trade_off": ranked.trade_off}
     if ranked.dominated_by is not None:
         found["dominated_by"] = ranked.dominated_by
-    return found | {"behind": behind_} if (behind_ := ranked.behind) else found
+    return found | {"behind": lost} if lost else found
 
 
 def _instant(epoch: float) -> str:

@@ -20,9 +20,9 @@ def money(value: float, currency: str) -> str:
 
 def size(count: float) -> str:
     """Bytes in decimal units, as networks and archives count them: `84.2 GB`."""
-    for unit, length in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= length:
-            return f"{count / length:.3g} {unit}" if count < 1000 * length else f"{count / length:.2e} {unit}"
+    for unit, one in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= 0.9995 * one:  # what would be written as 1000 of the next smaller unit
+            return f"{count / one:.3g} {unit}"
     return f"{count:.0f} B"
 
 
