@@ -13,6 +13,12 @@ from broker.errors import SettingsError
 
 APPLICATION_ID = 0x46454252  # "FEBR": tells a file of ours from another program's
 
+# One statement, so one moment: another process may be making the file just now.
+STATE = """SELECT
+    (SELECT user_version FROM pragma_user_version),
+    (SELECT application_id FROM pragma_application_id),
+    (SELECT count(*) FROM sqlite_master)"""
+
 Migrations = Sequence[Sequence[str]]
 
 MIGRATIONS: Migrations = (
@@ -106,9 +112,7 @@ MIGRATIONS: Migrations = (
 
 def check(connection: sqlite3.Connection, migrations: Migrations = MIGRATIONS) -> int:
     """The file's version, 0 for an empty one. SettingsError for a file of a newer version or of another program."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (mark,) = connection.execute("PRAGMA application_id").fetchone()
-    (objects,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    version, mark, objects = connection.execute(STATE).fetchone()
     if mark != APPLICATION_ID and (mark, version, objects) != (0, 0, 0):
         raise SettingsError("the file is a database of another program.", remedy="Name another file.")
     if version > len(migrations):
