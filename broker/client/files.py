@@ -34,8 +34,8 @@ class File:
             self.kept_until: datetime | None = parse_instant(entry["kept_until"]) if entry.get("kept_until") else None
         except (KeyError, TypeError, ValueError):
             raise Misanswered(f"{folder} lists something that is no file.") from None
-        # The listed URL is not used: a site must not lead the caller's credentials elsewhere.
-        self._url = folder.joinpath(*PurePosixPath(self.name).parts)
+        # Neither the listed URL nor the raw name is used: a site must not lead the caller's credentials elsewhere.
+        self._url = folder.joinpath(*self.safe.parts)
 
     def __repr__(self) -> str:
         return f"File({self.name!r}, {self.bytes} bytes)"

@@ -15,12 +15,10 @@ from yarl import URL
 from broker.client import facts, table
 from broker.client.errors import Misanswered
 from broker.client.http import Answer, Connection
-from broker.client.sessions import Session
+from broker.client.sessions import SOONEST, Session
 from broker.domain.request import ExecutionRequest
 from broker.domain.session import OfferSetResponse, OutcomeNote, SimpleExecutionSession
 from broker.errors import BadInput, NotFound
-
-_POLL = 0.5  # seconds between two looks at a set that still grows
 
 
 class Offer(Session):
@@ -113,7 +111,12 @@ class Offers:
         return self
 
     async def complete(
-        self, progress: Callable[[Offers], None] | None = None, *, limit: float = 60.0, enough: bool = False
+        self,
+        progress: Callable[[Offers], None] | None = None,
+        *,
+        limit: float = 60.0,
+        enough: bool = False,
+        poll: float = SOONEST,
     ) -> Self:
         """Wait until no site is pending, at most `limit` seconds. `enough`: the first offer is enough."""
         loop = asyncio.get_running_loop()
@@ -121,7 +124,7 @@ class Offers:
         while self.pending and not (enough and self.yes) and loop.time() < end:
             if progress:
                 progress(self)
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(poll)
             await self.refresh()
         return self
 

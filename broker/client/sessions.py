@@ -117,6 +117,12 @@ class Session:
         return "RUNNING" if self.phase == "AVAILABLE" and not self.interactive else self.phase
 
     @property
+    def open(self) -> bool:
+        """It can be accepted now. An OFFERED session that cannot is being decided."""
+        options = (self.document.meta.options if self.document.meta else None) or ()
+        return self.phase == "OFFERED" and any("ACCEPTED" in getattr(option, "values", ()) for option in options)
+
+    @property
     def ended(self) -> bool:
         return self.phase in TERMINAL
 

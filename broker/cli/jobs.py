@@ -1,0 +1,300 @@
+"""The commands of whoever has something to run: submit, offers, accept, reject, watch, logs, fetch, cancel, sessions.
+
+Imports the client.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from broker.cli import desk as desks
+from broker.cli import lists
+from broker.cli.desk import Desk, ranked
+from broker.cli.exits import Exit
+from broker.cli.following import Follower, verdict
+from broker.client import table
+from broker.client.broker import Broker
+from broker.client.compose import Draft, Options, compose
+from broker.client.offers import Offers, money_guard
+from broker.client.sessions import Session
+from broker.client.words import count, plain, short
+from broker.domain.session import taken
+from broker.errors import Conflict, NotFound
+
+Handle = Annotated[
+    str, typer.Argument(help="rank in the set last shown, SET/RANK, uuid or its beginning, name, or URL")
+]
+Json = Annotated[bool, typer.Option("--json", help="print the JSON document")]
+Wide = Annotated[bool, typer.Option("--wide", help="all columns, whatever the terminal's width")]
+Watch = Annotated[bool, typer.Option("--watch", "-w", help="follow the run to its end")]
+
+
+def submit(
+    context: typer.Context,
+    what: Annotated[Path, typer.Argument(help="a request (.yaml, .json), a program (.py) or a notebook (.ipynb)")],
+    data: Annotated[list[str] | None, typer.Option(help="URL of data that the run reads; may be repeated")] = None,
+    cores: Annotated[int | None, typer.Option(help="cores, at least", min=1)] = None,
+    memory: Annotated[int | None, typer.Option(help="GiB, at least", min=1)] = None,
+    duration: Annotated[str | None, typer.Option("--for", help="how long it runs: 90m, 1h30m, PT2H")] = None,
+    prefer: Annotated[str | None, typer.Option(help="balanced, cheapest, fastest, closest or greenest")] = None,
+    max_price: Annotated[float | None, typer.Option(help="the most that may be paid", min=0)] = None,
+    name: Annotated[str | None, typer.Option(help="name of the run")] = None,
+    accept: Annotated[str | None, typer.Option(help="accept this rank, or best, at once")] = None,
+    watch: Watch = False,
+    json: Json = False,
+    wide: Wide = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="print the request as it would be sent, and send nothing")
+    ] = False,
+) -> None:
+    """Ask every site of the federation at once, and compare what they offer."""
+    desk = desks.of(context)
+    draft = compose(what, Options(data or (), cores, memory, duration, prefer, max_price, name))
+    if show:
+        desk.screen.json(draft.request.to_wire())
+        return
+    desk.run(lambda broker: _submit(desk, broker, draft, accept, watch=watch, json=json, wide=wide))
+
+
+async def _submit(
+    desk: Desk, broker: Broker, draft: Draft, accept: str | None, *, watch: bool, json: bool, wide: bool
+) -> int:
+    async with desk.screen.waiting(lambda: "asking the sites"):
+        offers = await broker.send(draft)
+    if not offers.yes and offers.pending:
+        async with desk.screen.waiting(lambda: f"no offer yet, {count(offers.pending, 'site')} pending"):
+            await offers.complete(enough=True, poll=desk.poll[0])
+    desk.remember(broker, offers)
+    chosen = ranked(offers, accept) if accept and offers.yes else None
+    if chosen is None or not json:
+        _show(desk, offers, json=json, wide=wide)
+    if not offers.yes:
+        desk.screen.note(_no(offers))
+        return Exit.UNDECIDED if offers.pending else Exit.NO
+    if chosen is None:
+        return Exit.DONE
+    money_guard(chosen, draft.ceiling)
+    return await _accept(desk, chosen, len(offers) + len(offers.excluded) - 1, watch=watch, json=json)
+
+
+def _show(desk: Desk, offers: Offers, *, json: bool, wide: bool) -> None:
+    if json:
+        desk.screen.json(offers.response.to_wire())
+    elif desk.screen.tty or wide:
+        desk.screen.say(table.offers(offers.response, desk.screen.look(wide=wide, now=offers.now), offers.request))
+    else:
+        desk.screen.say(table.tsv(offers.response))
+
+
+def _no(offers: Offers) -> str:
+    """`NO from 6 sites: 5 say no, 1 silent.`"""
+    words = {"Declined": "say no", "TimedOut": "silent", "Failed": "failed", "Skipped": "not asked",
+             "Pending": "pending", "Offered": "with offers left out"}  # fmt: skip
+    kinds = [note.outcome for note in offers.outcomes]
+    told = ", ".join(f"{kinds.count(kind)} {word}" for kind, word in words.items() if kind in kinds)
+    if not told:
+        return f"NO: {plain('; '.join(_said(offers)) or 'the broker gives no reason.')}"
+    return f"NO from {count(len(kinds), 'site')}: {told}."
+
+
+def _said(offers: Offers) -> list[str]:
+    items = (offers.response.meta.messages if offers.response.meta else None) or ()
+    return [item.message or item.template or "" for item in items]
+
+
+def offers(
+    context: typer.Context,
+    handle: Annotated[
+        str | None, typer.Argument(help="set: uuid or its beginning, or URL; none: the last shown")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="every term of every score")] = False,
+    json: Json = False,
+    wide: Wide = False,
+) -> None:
+    """Show an offer set again, as it is now."""
+    desk = desks.of(context)
+
+    async def work(broker: Broker) -> int:
+        found = await desk.offers(broker, handle)
+        if explain and not json:
+            desk.screen.say(table.explain(found.response, desk.screen.look(wide=wide, now=found.now)))
+        else:
+            _show(desk, found, json=json, wide=wide)
+        return Exit.DONE if found.yes else Exit.UNDECIDED if found.pending else Exit.NO
+
+    desk.run(work)
+
+
+def accept(context: typer.Context, handle: Handle, watch: Watch = False, json: Json = False) -> None:
+    """Take an offer. The other offers of its set are released."""
+    desk = desks.of(context)
+
+    async def work(broker: Broker) -> int:
+        session = await desk.session(broker, handle)
+        return await _accept(desk, session, None, watch=watch, json=json)
+
+    desk.run(work)
+
+
+async def _accept(desk: Desk, session: Session, others: int | None, *, watch: bool, json: bool) -> int:
+    follower = Follower(desk.screen)
+    await session.accept()
+    if not taken(session.phase):
+        return await _doubt(desk, session, follower, watch=watch, json=json)
+    if not json:
+        follower.accepted(session, others, watching=watch)
+    if watch:
+        return await _follow(desk, session, follower, json=json)
+    if json:
+        desk.screen.json(session.document.to_wire())
+    return Exit.DONE
+
+
+async def _doubt(desk: Desk, session: Session, follower: Follower, *, watch: bool, json: bool) -> int:
+    """The broker does not yet know whether the site took it. It finds out; nobody sends twice."""
+    said = session.messages[-1] if session.messages else f"asking {session.site} whether it took it"
+    desk.screen.note(f"{session.phase}: {said}; nothing is sent twice")
+    if watch:
+        return await _follow(desk, session, follower, json=json)
+    desk.screen.note(f"Look again: broker watch {short(session.uuid)}")
+    return Exit.UNDECIDED
+
+
+async def _follow(desk: Desk, session: Session, follower: Follower, *, json: bool) -> int:
+    await session.finished(None if json else follower.show, silent=follower.silent, poll=desk.poll)
+    if json:
+        desk.screen.json(session.document.to_wire())
+    elif session.phase in ("COMPLETED", "FAILED"):
+        follower.results(session)
+    return verdict(session)
+
+
+def reject(context: typer.Context, handle: Handle, json: Json = False) -> None:
+    """Give an offer back."""
+    desk = desks.of(context)
+
+    async def work(broker: Broker) -> int:
+        session = await desk.session(broker, handle)
+        seen = session.messages
+        _state(desk, await session.reject(), seen, json=json)
+        return Exit.DONE if session.phase == "REJECTED" else Exit.NO
+
+    desk.run(work)
+
+
+def cancel(context: typer.Context, handle: Handle, json: Json = False) -> None:
+    """End a run."""
+    desk = desks.of(context)
+
+    async def work(broker: Broker) -> int:
+        session = await desk.session(broker, handle)
+        seen = session.messages
+        _state(desk, await session.cancel(), seen, json=json)
+        if session.phase == "CANCELLED":
+            return Exit.DONE
+        return Exit.NO if session.ended else Exit.UNDECIDED
+
+    desk.run(work)
+
+
+def _state(desk: Desk, session: Session, seen: list[str], *, json: bool) -> None:
+    if json:
+        desk.screen.json(session.document.to_wire())
+    else:
+        Follower(desk.screen, seen).show(session)
+
+
+def watch(context: typer.Context, handle: Handle, json: Json = False) -> None:
+    """Follow a run to its end. Interrupting it leaves the run alone."""
+    desk = desks.of(context)
+
+    async def work(broker: Broker) -> int:
+        session = await desk.session(broker, handle)
+        if session.open:
+            raise Conflict(
+                f"session {short(session.uuid)} is only offered, nothing runs.",
+                remedy=f"First: broker accept {short(session.uuid)}",
+            )
+        return await _follow(desk, session, Follower(desk.screen), json=json)
+
+    desk.run(work)
+
+
+def logs(
+    context: typer.Context,
+    handle: Handle,
+    err: Annotated[bool, typer.Option("--err", help="the standard error output only")] = False,
+    json: Json = False,
+) -> None:
+    """Print what a run wrote: its output to the output, its errors to the errors."""
+    desk = desks.of(context)
+
+    async def work(broker: Broker) -> int:
+        session = await desk.session(broker, handle)
+        found = await session.logs()
+        if json:
+            desk.screen.json({"stdout": found.stdout, "stderr": found.stderr})
+            return Exit.DONE
+        if found.stdout is None and found.stderr is None:
+            raise NotFound(f"{session.site or 'the site'} hands no logs back.")
+        if not err:
+            _dump(desk, found.stdout)
+        if err:
+            _dump(desk, found.stderr)
+        elif found.stderr:
+            desk.screen.err.write(plain(found.stderr, lines=True))
+        return Exit.DONE
+
+    desk.run(work)
+
+
+def _dump(desk: Desk, text: str | None) -> None:
+    # A pipe gets the bytes as they are; a terminal gets none that it would obey.
+    desk.screen.out.write(plain(text or "", lines=True) if desk.screen.tty else text or "")
+    desk.screen.out.flush()
+
+
+def fetch(
+    context: typer.Context,
+    handle: Handle,
+    names: Annotated[list[str] | None, typer.Argument(help="files; none: all")] = None,
+    to: Annotated[Path, typer.Option(help="folder to put them in")] = Path("results"),
+    force: Annotated[bool, typer.Option("--force", help="replace files that differ")] = False,
+) -> None:
+    """Fetch the result files of a run, checksums compared."""
+    desk = desks.of(context)
+
+    async def work(broker: Broker) -> int:
+        session = await desk.session(broker, handle)
+        files = await session.load_results()
+        wanted = names or list(files)
+        for name in wanted:
+            if name not in files:
+                there = f"There are: {', '.join(files)}." if files else f"{session.site} hands no files back."
+                raise NotFound(f'no result "{name}".', remedy=there)
+        if not wanted:
+            desk.screen.note(f"session {short(session.uuid)} ({session.state}): no result files")
+            return Exit.NO
+        for name in wanted:
+            desk.screen.say(plain(await files[name].fetch(to / files[name].safe, overwrite=force)))
+        return Exit.DONE
+
+    desk.run(work)
+
+
+def sessions(
+    context: typer.Context,
+    everything: Annotated[bool, typer.Option("--all", help="offers, and what was refused, too")] = False,
+    json: Json = False,
+) -> None:
+    """List your runs, newest first."""
+    desk = desks.of(context)
+
+    async def work(broker: Broker) -> None:
+        lines = await broker.sessions(all=everything)
+        lists.print_sessions(desk.screen, lines, json=json)
+
+    desk.run(work)

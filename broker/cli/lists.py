@@ -1,0 +1,118 @@
+"""Lists of sessions and sites, and the status: columns for a terminal, tab-separated lines for a pipe.
+
+Imports the client. A broker's documents are read with patience: what is missing stays empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from broker.cli.screen import Screen
+from broker.client.sessions import Line
+from broker.client.table import cell
+from broker.client.words import clock, columns, cut, pad, plain, short
+from broker.domain import kinds
+from broker.domain.quantities import format_instant
+
+_HEALTH = ("live", "degraded", "draining", "down", "draft")
+
+
+def print_rows(screen: Screen, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Numbers stand to the right, the last column is cut where the terminal ends."""
+    if not screen.tty:
+        screen.say("\n".join("\t".join(map(cell, row)) for row in (_names(heads), *rows)))
+        return
+    texts = [[_shown(screen, value) for value in row] for row in rows]
+    right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(heads))]
+    widths = [max(columns(line[i]) for line in ([*heads], *texts)) for i in range(len(heads))]
+    for line in ([*heads], *texts):
+        padded = [pad(text, width, right=r) for text, width, r in zip(line, widths, right, strict=True)]
+        screen.say(cut("  ".join(padded).rstrip(), screen.width))
+
+
+def _names(heads: Sequence[str]) -> list[str]:
+    return [head.lower() for head in heads]
+
+
+def _shown(screen: Screen, value: object) -> str:
+    if isinstance(value, datetime):
+        return clock(value, screen.zone, screen.clock())
+    return "" if value is None else plain(value)
+
+
+def print_sessions(screen: Screen, lines: Sequence[Line], *, json: bool) -> None:
+    if json:
+        screen.json({"sessions": [_plainly(line) for line in lines]})
+    elif not lines and screen.tty:
+        screen.note("no sessions. Offers, and what was refused: broker sessions --all")
+    else:
+        rows = [
+            [short(line.uuid) if screen.tty else line.uuid, line.name, _state(line.phase), line.site, line.created]
+            for line in lines
+        ]
+        print_rows(screen, ("SESSION", "NAME", "PHASE", "SITE", "CREATED"), rows)
+
+
+def _state(phase: str) -> str:
+    # A list does not tell batch from interactive; most are batch, and to them AVAILABLE is running.
+    return "RUNNING" if phase == "AVAILABLE" else phase
+
+
+def _plainly(line: Line) -> dict[str, str | None]:
+    created = format_instant(line.created) if line.created else None
+    return {"uuid": line.uuid, "name": line.name, "phase": line.phase, "site": line.site, "created": created}
+
+
+def _part(document: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    part = document.get(key)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _health(site: Mapping[str, Any]) -> tuple[str, str]:
+    """State and reason, the reason naming who acts."""
+    health = site.get("health")
+    if isinstance(health, str):
+        return health, ""
+    inner = _part(site, "health")
+    acts = f" ({inner['acts']} acts)" if inner.get("acts") and inner.get("reason") else ""
+    return str(inner.get("state") or ""), f"{inner.get('reason') or ''}{acts}"
+
+
+def print_sites(screen: Screen, sites: Sequence[Mapping[str, Any]], *, json: bool) -> None:
+    if json:
+        screen.json({"sites": list(sites)})
+        return
+    rows = []
+    for site in sites:
+        state, reason = _health(site)
+        platform = site.get("platform") or _part(site, "profile").get("platform")
+        rows.append([site.get("name"), site.get("kind"), platform, state, reason])
+    print_rows(screen, ("SITE", "KIND", "PLATFORM", "HEALTH", "REASON"), rows)
+
+
+def print_status(screen: Screen, status: Mapping[str, Any], *, json: bool) -> None:
+    """The head says how it stands now; then a line a site."""
+    if json:
+        screen.json(status)
+        return
+    now = _part(status, "now")
+    sites, sessions = _part(now, "sites"), _part(now, "sessions")
+    if screen.tty:
+        health = ", ".join(f"{sites[word]} {word}" for word in _HEALTH if sites.get(word)) or "no sites"
+        running = ", ".join(f"{count} {plain(phase)}" for phase, count in sessions.items() if count) or "no sessions"
+        screen.say(cut(f"{plain(status.get('name') or 'broker')}: {health}; {running}", screen.width))
+    rows = []
+    for site in status.get("sites") or ():
+        state, reason = _health(site)
+        counts = _part(site, "sessions")
+        running_here = int(counts.get("RUNNING") or 0) + int(counts.get("AVAILABLE") or 0)
+        rows.append([site.get("name"), state, running_here, reason])
+    print_rows(screen, ("SITE", "HEALTH", "RUNNING", "REASON"), rows)
+
+
+def print_kinds(screen: Screen) -> None:
+    families = (("executable", kinds.EXECUTABLES), ("data", kinds.DATA))
+    rows = [[kinds.short(uri), family, uri] for family, uris in families for uri in uris]
+    print_rows(screen, ("KIND", "FAMILY", "URI"), rows)

@@ -1,0 +1,107 @@
+"""The commands around the broker itself: serve, check-config, status, login, password, kinds.
+
+The server's own modules are imported where they are used, so that a user's command starts without them.
+"""
+
+from __future__ import annotations
+
+import getpass
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from broker.cli import desk as desks
+from broker.cli import lists
+from broker.cli.desk import Desk
+from broker.cli.jobs import Json
+from broker.client import login as logins
+from broker.client.broker import Broker
+from broker.client.errors import Misanswered
+from broker.client.words import count, plain
+from broker.errors import BadInput, NotFound
+
+Config = Annotated[Path, typer.Argument(help="the broker's configuration, YAML")]
+
+
+def serve(config: Config) -> None:
+    """Run a broker until it is told to stop."""
+    from broker.server import run
+    from broker.settings import load_settings
+
+    raise typer.Exit(run(load_settings(config)))
+
+
+def check_config(context: typer.Context, file: Config) -> None:
+    """Say whether a broker would start with this configuration; nothing is started, no site is called."""
+    from broker.settings import load_settings
+
+    settings = load_settings(file)
+    sites = getattr(settings, "sites", None) or ()
+    desks.of(context).screen.say(f"ok    {plain(file)}: broker {plain(settings.name)}, {count(len(sites), 'site')}")
+
+
+def status(context: typer.Context, json: Json = False) -> None:
+    """Show how the federation stands: its sites, its sessions."""
+    desk = desks.of(context)
+
+    async def work(broker: Broker) -> None:
+        lists.print_status(desk.screen, await broker.status(), json=json)
+
+    desk.run(work)
+
+
+def login(
+    context: typer.Context,
+    url: Annotated[str, typer.Argument(help="the broker's address, https://…")],
+    user: Annotated[str | None, typer.Option(help="sign in as this user; the password is asked for")] = None,
+    token_file: Annotated[Path | None, typer.Option(help="file that holds a token; - is the input")] = None,
+) -> None:
+    """Remember a broker, and how to sign in there, for every later command."""
+    found = logins.parse(url)
+    if token_file:
+        found = replace(found, username="", password="", token=_secret(token_file))
+    elif user or (found.username and not found.password):
+        found = replace(found, username=user or found.username, password=_password(f"Password at {found.url.host}: "))
+    desk = Desk(desks.of(context).screen, desks.of(context).memory, str(found.url))
+
+    async def work(_: Broker) -> None:
+        broker = Broker(str(found.url), username=found.username, password=found.password, token=found.token or None)
+        try:
+            await broker.whoami()
+        except (NotFound, Misanswered):
+            desk.screen.note("It answers, yet lists no sessions: handles there are whole uuids.")
+        desk.screen.note(f"Stored in {logins.store(found)}")
+
+    desk.run(work)
+
+
+def _secret(path: Path) -> str:
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text()
+    except OSError as error:
+        raise BadInput(f"{path}: {error.strerror}.") from None
+    if not text.strip():
+        raise BadInput(f"{path} holds no token.")
+    return text.strip()
+
+
+def _password(prompt: str) -> str:
+    return getpass.getpass(prompt) if sys.stdin.isatty() else sys.stdin.readline().rstrip("\n")
+
+
+def password(context: typer.Context) -> None:
+    """Make the hash of a password, for `password_hash` in a broker's configuration."""
+    from argon2 import PasswordHasher
+
+    text = _password("Password: ")
+    if not text:
+        raise BadInput("an empty password is none.")
+    desks.of(context).screen.say(PasswordHasher().hash(text))
+
+
+def kinds(context: typer.Context) -> None:
+    """List the kinds of executables and data, short and in full."""
+    lists.print_kinds(desks.of(context).screen)
