@@ -110,6 +110,12 @@ def _entry(by_id: dict[str, Booking], handle: str) -> Entry:
     )
 
 
+def sibling_taken(book: Book, hold: Booking) -> bool:
+    """Whether another offer of the set is accepted and not over: the set has room for one alone."""
+    own = (hold.id, _taken(hold.id), _started(hold.id))
+    return any(b.set == hold.set and b.until is None and b.id not in own for b in book.bookings)
+
+
 def take(handle: str, set_: str, start: float, length: float, amounts: Mapping[str, float]) -> Step:
     """Accepted: to run from `start`. Also for an accepted one that is to run at another time than it was."""
     room = Booking(handle, set_, start, start + length, amounts)

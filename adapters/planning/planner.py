@@ -107,6 +107,8 @@ class PlanningPlanner:
             return Step(), (False, entry)
         if entry.hold is None:
             raise SiteRefused(f"{self._expired(terms)}.")
+        if ledger.sibling_taken(book, entry.hold):
+            raise SiteRefused("another offer of the same set is taken.")
         start, length = max(entry.hold.start, self._clock.now()), self._length(terms)
         amounts = entry.hold.amounts
         if not amounts and room is not None:

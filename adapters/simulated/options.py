@@ -46,7 +46,7 @@ class SimulatedOptions(BaseModel):
     delay: dict[Call, Length] = Field(default_factory=dict, description="call → time until it is answered")
     faults: tuple[Fault, ...] = ()
     forget_after: Length | None = Field(None, description="after its start a session is forgotten this soon")
-    keep: Length = Field(timedelta(days=1), description="how long ended runs are remembered")
+    keep: Length = Field(timedelta(days=7), description="how long ended runs are remembered")
 
     @model_validator(mode="after")
     def _one(self) -> SimulatedOptions:

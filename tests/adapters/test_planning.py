@@ -312,6 +312,21 @@ async def test_offers_of_one_set_exclude_each_other_and_charge_their_maximum() -
     await site.declined(cores=1)
 
 
+async def test_one_offer_of_a_set_is_taken_and_the_next_only_when_that_was_refused() -> None:
+    site = Site()
+    first, second = await site.offered(compute=compute({"min": 1, "max": 2}))
+    site.platform.trouble = SiteRefused("no.")
+    with pytest.raises(SiteRefused):
+        await site.accept(first)
+    site.platform.trouble = None
+    assert (await site.accept(second)).phase == "RUNNING"
+    for late in await site.offered(msgspec.structs.replace(site.ask(), set=second.set)):
+        with pytest.raises(SiteRefused, match="same set") as caught:
+            await site.accept(late)
+        assert caught.value.proof
+    assert site.platform.executed == [second.session]
+
+
 async def test_more_than_may_be_held_is_offered_without_holding_it() -> None:
     site = Site(offers={"look_ahead": "PT30M"})
     large, second = await site.offer(cores=6), await site.offer(cores=6)
@@ -378,6 +393,15 @@ async def test_a_user_has_so_many_running_sessions() -> None:
     site.clock.advance(30 * MINUTE)
     assert await site.phase(first) == "COMPLETED"
     await site.accept(await site.offer())
+
+
+async def test_a_refused_acceptance_does_not_count_as_running() -> None:
+    site = Site(policies={"quotas": {"running": 1}})
+    item = await site.offer(cores=6)
+    await site.accept(await site.offer(cores=6, user=Owner("here", "bob")))
+    with pytest.raises(SiteRefused, match="no room"):
+        await site.accept(item)
+    await site.accept(await site.offer(cores=2))
 
 
 # ── accepting ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -544,7 +568,7 @@ async def test_a_confirmed_start_is_never_repeated_even_if_the_platform_forgets(
     await site.accept(item)
     site.platform.forgets = True
     assert await site.phase(item) == "SiteForgot"
-    site.clock.advance(26 * HOUR)
+    site.clock.advance(8 * 24 * HOUR)
     assert await site.phase(item) == "SiteForgot"
     with pytest.raises(SiteForgot):
         await site.accept(item)

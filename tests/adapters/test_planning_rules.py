@@ -50,7 +50,7 @@ class Rules(RuleBasedStateMachine):
         self.clock, self.calendar = FakeClock(), MemoryCalendar()
         self.limits = MemoryLimits(self.clock)
         self.platform = SimulatedPlatform(
-            SimulatedOptions.model_validate({"run": f"PT{runs}M"}), self.calendar, self.clock, "alba"
+            SimulatedOptions.model_validate({"run": f"PT{runs}M", "keep": "P90D"}), self.calendar, self.clock, "alba"
         )
         self.open: list[Order] = []
         self.taken: list[Order] = []
@@ -93,7 +93,8 @@ class Rules(RuleBasedStateMachine):
         item = data.draw(st.sampled_from(self.open))
         self.open.remove(item)
         offer = document(item)
-        may_be_refused = not offer.reserved or (offer.expires and offer.expires.timestamp() <= self.clock.now())
+        expired = offer.expires and offer.expires.timestamp() <= self.clock.now()
+        may_be_refused = not offer.reserved or expired or any(other.set == item.set for other in self.taken)
         try:
             seen = self.do(self.planner.accept(item, self.deadline))
         except SiteRefused:
@@ -114,7 +115,11 @@ class Rules(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         item = data.draw(st.sampled_from(self.taken))
-        assert self.do(self.planner.update(item, "CANCELLED", self.deadline)).phase in ("CANCELLED", "COMPLETED")
+        assert self.do(self.planner.update(item, "CANCELLED", self.deadline)).phase in (
+            "CANCELLED",
+            "COMPLETED",
+            "FAILED",
+        )
 
     @rule()
     def look(self) -> None:
@@ -123,7 +128,7 @@ class Rules(RuleBasedStateMachine):
         for item in self.taken:
             seen = found[item.session]
             assert isinstance(seen, Sighting)
-            assert seen.phase in ("WAITING", "RUNNING", "COMPLETED", "CANCELLED")
+            assert seen.phase in ("WAITING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED")
 
     @rule(minutes=st.integers(1, 90))
     def time_passes(self, minutes: int) -> None:
@@ -163,5 +168,5 @@ class Rules(RuleBasedStateMachine):
         assert running <= CORES
 
 
-Rules.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+Rules.TestCase.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
 TestRules = Rules.TestCase
