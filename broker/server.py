@@ -33,7 +33,7 @@ async def _serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with open_services(settings) as parts:
-        runner = web.AppRunner(build_app(parts), access_log=None, shutdown_timeout=STOP_WITHIN)
+        runner = web.AppRunner(build_app(parts), access_log=None, auto_decompress=False, shutdown_timeout=STOP_WITHIN)
         await runner.setup()
         try:
             site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)

@@ -45,7 +45,7 @@ def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, regex_engine="python-re")
 
 
 class User(Part):
@@ -146,6 +146,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         extra="forbid",
         frozen=True,
+        regex_engine="python-re",
         env_prefix="BROKER_",
         env_nested_delimiter="__",
         nested_model_default_partial_update=True,

@@ -314,7 +314,9 @@ def configure_logging(settings: Settings) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *([] if text else [structlog.processors.format_exc_info]),
-            structlog.dev.ConsoleRenderer(colors=False) if text else structlog.processors.JSONRenderer(),
+            structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+            if text
+            else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log.level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

@@ -25,7 +25,7 @@ class Drain(Model):
 class SiteCalls:
     def __init__(self, wire: Wire, sites: Sites) -> None:
         self._wire, self._sites = wire, sites
-        self._name: TypeAdapter[str] = TypeAdapter(Name)
+        self._name: TypeAdapter[str] = TypeAdapter(Name, config=ConfigDict(regex_engine="python-re"))
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         return await self._wire.document(request, {"sites": self._sites.list()})

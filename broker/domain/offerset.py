@@ -390,13 +390,18 @@ def see(record: SetRecord, uuid: UUID, seen: Seen, now: float) -> SetRecord:
         words = Note(now, "uri:phase-at-site", "{site} says {phase}; the session stays {kept}.",
                      {"site": item.site, "phase": phase[:60], "kept": item.phase})  # fmt: skip
         changed = _noted(changed, words)
-    for text in seen.messages:
+    for text in _unsaid(seen.messages, changed.body or item.offer):
         changed = _noted(changed, Note(now, "uri:site-message", "{text}", {"text": text[:1000]}))
     decision = _actual(record.decision, uuid, seen)
     if changed == item and decision == record.decision:
         return record
     changed = replace(changed, seen=now, modified=now)
     return replace(_one(record, uuid, lambda _: changed), decision=decision)
+
+
+def _unsaid(messages: Sequence[str], body: bytes) -> list[str]:
+    """Those that the site's own document does not carry to the reader already."""
+    return [text for text in messages if msgspec.json.encode(text)[1:-1] not in body]
 
 
 def lost(record: SetRecord, uuid: UUID, now: float) -> SetRecord:

@@ -15,7 +15,8 @@ Readers = Literal["own", "all", "public"]
 
 
 def owns(record: SetRecord, caller: Caller) -> bool:
-    return record.owner.key == caller.owner.key
+    """The owner, by the account that asked: two brokers may know two people by one name."""
+    return record.owner.key == caller.owner.key and record.account == caller.account
 
 
 def may_change(record: SetRecord, caller: Caller) -> bool:
