@@ -253,6 +253,18 @@ def test_another_base_currency_changes_no_order(offers: list[Candidate]) -> None
     assert order(moved, wishes(exchange=in_dollars, **weights)) == order(offers, wishes(**weights))
 
 
+@given(st.floats(0.01, 1e6).map(lambda price: round(price, 2)), st.sampled_from(["EUR", "USD", "GBP", "SEK"]))
+def test_one_price_in_many_currencies_is_one_price(price: float, shown: str) -> None:
+    """Conversion leaves noise in the last digits; it must decide nothing."""
+    offers = []
+    for session, currency in zip("dcba", ("EUR", "USD", "GBP", "SEK"), strict=True):
+        stated = EXCHANGE.convert(Span.of(price), "EUR", currency)
+        offers.append(candidate(session, price=stated, currency=currency))
+    ranked = rank(offers, wishes(currency=shown), NOW)
+    assert [item.session for item in ranked] == ["a", "b", "c", "d"]
+    assert all(item.trade_off for item in ranked)
+
+
 # ── whatever comes in ────────────────────────────────────────────────────────────────────────────────────────
 
 
