@@ -1,4 +1,4 @@
-"""A Calendar and Limits in memory, for tests of planners: they forget all when the process ends. Imports ports alone."""
+"""A Calendar and Limits in memory, for tests of planners: gone when the process ends. Imports ports alone."""
 
 from __future__ import annotations
 
@@ -56,11 +56,13 @@ class MemoryLimits:
 
     async def take(self, key: str, rate: float, burst: int) -> float:
         now = self._clock.now()
-        full_at = max(now, self._full_at.get(key, now)) + 1.0 / rate
-        wait = full_at - now - burst / rate
-        if wait > 1e-9:
+        empty = now + burst / rate
+        # An empty bucket is full again after burst / rate; more than that only a clock set back can make of it.
+        self._full_at[key] = full_at = min(max(now, self._full_at.get(key, now)), empty)
+        wait = full_at + 1.0 / rate - empty
+        if wait > 1e-6:
             return wait
-        self._full_at[key] = full_at
+        self._full_at[key] = full_at + 1.0 / rate
         return 0.0
 
     async def enter(self, key: str, member: str, ceiling: int, until: float) -> bool:

@@ -36,10 +36,10 @@ def totals(tariff: Tariff | None, seconds: float = 7200.0) -> dict[str, tuple[fl
 class TestTariff:
     def test_each_rate_is_charged_by_its_unit(self) -> None:
         tariff = Tariff(
-            core_hour=0.05,  # type: ignore[arg-type]
-            memory_hour=0.01,  # type: ignore[arg-type]
-            accelerator_hour={kinds.GPU: 1.5},  # type: ignore[dict-item]
-            storage_day=0.12,  # type: ignore[arg-type]
+            core_hour=0.05,
+            memory_hour=0.01,
+            accelerator_hour={kinds.GPU: 1.5},
+            storage_day=0.12,
         )
         # 2 h: 4 cores 0.40, 16 GiB 0.32, 2 GPUs 6.00; 100 GiB = 107.3741824 GB for a twelfth of a day: 1.073742
         assert totals(tariff) == {kinds.MONETARY: (7.793742, 7.793742, "EUR")}
