@@ -24,10 +24,6 @@ from broker.domain.components import (
     Costs,
     MessageItem,
     Metrics,
-    MinMax,
-    Schedule,
-    StartInstant,
-    StartInterval,
 )
 from broker.domain.data import AbstractDataResource
 from broker.domain.quantities import Interval, Span
@@ -36,9 +32,17 @@ from broker.domain.resources import (
     AbstractComputeResource,
     AbstractStorageResource,
     AbstractVolumeMount,
+    SimpleComputeCores,
+    SimpleComputeMemory,
     SimpleComputeResource,
     SimpleStorageResource,
+    SimpleStorageSize,
     SimpleVolumeMount,
+)
+from broker.domain.schedule import (
+    LifecycleSchedule,
+    LifecycleStartDurationInstant,
+    LifecycleStartDurationInterval,
 )
 from broker.domain.session import ScheduledExecutionSession, SessionPhase
 from broker.errors import SiteRefused
@@ -124,16 +128,16 @@ def write(request: ExecutionRequest, plan: Plan, words: Words) -> bytes:
     return msgspec.json.encode(session.to_wire())
 
 
-def _schedule(plan: Plan) -> Schedule:
+def _schedule(plan: Plan) -> LifecycleSchedule:
     staging = plan.preparing or 0.0
     begins = Interval(_instant(plan.start.low + staging), _instant(plan.start.high + staging))
     length = timedelta(seconds=plan.duration)
-    return Schedule(
+    return LifecycleSchedule(
         preparing=None
         if plan.preparing is None
-        else StartInstant(start=_instant(plan.start.low), duration=timedelta(seconds=staging)),
-        available=StartInterval(start=begins, duration=length),
-        releasing=StartInstant(start=begins.end + length, duration=timedelta(seconds=plan.turnaround)),
+        else LifecycleStartDurationInstant(start=_instant(plan.start.low), duration=timedelta(seconds=staging)),
+        available=LifecycleStartDurationInterval(start=begins, duration=length),
+        releasing=LifecycleStartDurationInstant(start=begins.end + length, duration=timedelta(seconds=plan.turnaround)),
     )
 
 
@@ -171,7 +175,9 @@ def _compute(compute: AbstractComputeResource, plan: Plan, names: _Names) -> Abs
     if not isinstance(compute, SimpleComputeResource):
         return compute
     cores, memory = plan.size.cores, plan.size.memory
-    return compute.with_(cores=MinMax(min=cores, max=cores), memory=MinMax(min=memory, max=memory))
+    return compute.with_(
+        cores=SimpleComputeCores(min=cores, max=cores), memory=SimpleComputeMemory(min=memory, max=memory)
+    )
 
 
 def _volume(item: AbstractVolumeMount, i: int, names: _Names) -> AbstractVolumeMount:
@@ -191,7 +197,7 @@ def _storage(
     if not isinstance(item, SimpleStorageResource):
         return item
     size = sizes.granted(item)
-    return item.with_(size=MinMax(min=size, max=size))
+    return item.with_(size=SimpleStorageSize(min=size, max=size))
 
 
 def _data(item: AbstractDataResource, i: int, names: _Names) -> AbstractDataResource:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from broker.domain import plain
+from broker.domain import data, measures, plain, schedule
 from broker.domain.base import Family, Model
 from broker.domain.components import MessageItem
 from broker.domain.executables import PythonProgram
@@ -35,6 +35,10 @@ from broker.domain.updates import AbstractUpdate
 _REF = "#/components/schemas/{model}"
 _ROOTS: tuple[type[BaseModel], ...] = (
     ExecutionRequest, OfferSetResponse, AbstractExecutionSession, AbstractUpdate, MessageItem, Registration, Profile,
+    # Of the standard's description, and used by none of its messages.
+    data.RucioReplicaBlock, schedule.LifecycleDuration, schedule.LifecycleDoneDurationInterval, schedule.MinMaxDuration,
+    measures.MinMaxLongUnits, measures.MinMaxComputeLong, measures.MinMaxIntegerUnits, measures.MinMaxComputeInteger,
+    measures.MinMaxFloatUnits, measures.MinMaxString, measures.MinMaxStringUnits,
 )  # fmt: skip
 # Whole schemas that are ours, and single properties that are (those of the request stand in domain/plain).
 _OURS = (

@@ -10,8 +10,9 @@ from datetime import datetime
 
 from broker.client.words import money
 from broker.domain import kinds
-from broker.domain.components import AbstractComponent, SimpleMinMaxFloatCost, StartInterval
+from broker.domain.components import AbstractComponent, SimpleMinMaxFloatCost
 from broker.domain.resources import SimpleComputeResource
+from broker.domain.schedule import ScheduleStartDurationInterval
 from broker.domain.session import Bounds, RankingNote, SimpleExecutionSession
 
 
@@ -83,11 +84,16 @@ def facts(session: SimpleExecutionSession, rank: int | None) -> Facts:
         trade_off=note.trade_off is True,
         excluded=note.excluded or "",
         behind=note.behind or "",
-        why=note.why or "",
+        why=_standing(session) or note.why or "",
     )
 
 
-def available(session: SimpleExecutionSession) -> StartInterval | None:
+def _standing(session: SimpleExecutionSession) -> str:
+    """What has become of an offer that is none any more, such as `EXPIRED`."""
+    return "" if session.phase in (None, "OFFERED", "INITIAL") else str(session.phase)
+
+
+def available(session: SimpleExecutionSession) -> ScheduleStartDurationInterval | None:
     """When it can run. A session's own schedule is often empty: then that of its compute resource holds."""
     for component in (session.compute, session):
         schedule = getattr(component, "schedule", None)

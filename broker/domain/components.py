@@ -13,11 +13,10 @@ from enum import StrEnum
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import Field
-
 from broker.domain import kinds
 from broker.domain.base import ONE_OF, Family, Int, Model, NameValueMap, Number, Text
-from broker.domain.quantities import Duration, Instant, Interval
+from broker.domain.quantities import Instant
+from broker.domain.schedule import LifecycleSchedule
 
 Level = Literal["DEBUG", "WARN", "ERROR", "INFO", "OTHER"]
 
@@ -142,35 +141,6 @@ class AbstractComponent(Family, family=True):
         return self.meta.uuid if self.meta else None
 
 
-class StartInstant(Model):
-    """The standard's Lifecycle- and ScheduleStartDurationInstant, which are the same."""
-
-    start: Instant | None = None
-    duration: Duration | None = None
-
-
-class StartInterval(Model):
-    """The standard's Lifecycle- and ScheduleStartDurationInterval."""
-
-    start: Interval | None = None
-    duration: Duration | None = None
-
-
-class Schedule(Model):
-    """The standard's LifecycleSchedule and ScheduledExecutionSchedule."""
-
-    preparing: StartInstant | None = None
-    available: StartInterval | None = None
-    releasing: StartInstant | None = None
-
-
 class LifecycleComponent(AbstractComponent, family=True):
     phase: LifecyclePhase | None = None
-    schedule: Schedule | None = None
-
-
-class MinMax(Model):
-    """A pair of whole numbers; each schema that uses it names its unit."""
-
-    min: Annotated[Int, Field(ge=0)] | None = None
-    max: Annotated[Int, Field(ge=0)] | None = None
+    schedule: LifecycleSchedule | None = None

@@ -32,6 +32,11 @@ class S3DataResource(AbstractDataResource, kind=kinds.S3_DATA):
     object: Text | None = None
 
 
+class RucioReplicaBlock(Model):
+    rse: Text | None = None
+    url: Text | None = None
+
+
 class RucioDataResourceBlock(Model):
     endpoint: Text | None = None
     scope: Text | None = None

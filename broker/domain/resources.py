@@ -12,7 +12,8 @@ from pydantic import Field
 
 from broker.domain import kinds
 from broker.domain.base import ONE_OF, Model, NameValueMap, Natural, Text
-from broker.domain.components import AbstractComponent, LifecycleComponent, MinMax
+from broker.domain.components import AbstractComponent, LifecycleComponent
+from broker.domain.measures import MinMaxLong
 
 
 class AbstractVolumeMount(AbstractComponent, family=True): ...
@@ -39,11 +40,18 @@ class AbstractComputeResource(LifecycleComponent, family=True):
     volumes: tuple[Annotated[AbstractVolumeMount, ONE_OF], ...] | None = None
 
 
+class SimpleComputeCores(MinMaxLong): ...
+
+
+class SimpleComputeMemory(MinMaxLong):
+    """GiB."""
+
+
 class SimpleComputeResource(AbstractComputeResource, kind=kinds.SIMPLE_COMPUTE):
     """`cores` are CPU cores, `memory` is in GiB. Absent minimum: 1 core, 1 GiB (protocol.md 1.4)."""
 
-    cores: MinMax | None = None
-    memory: MinMax | None = None
+    cores: SimpleComputeCores | None = None
+    memory: SimpleComputeMemory | None = None
     extras: tuple[Extra, ...] | None = None
 
 
@@ -51,7 +59,11 @@ class AbstractStorageResource(LifecycleComponent, family=True):
     data: tuple[Text, ...] | None = None
 
 
+class SimpleStorageSize(MinMaxLong):
+    """GiB."""
+
+
 class SimpleStorageResource(AbstractStorageResource, kind=kinds.SIMPLE_STORAGE):
     """`size` is in GiB."""
 
-    size: MinMax | None = None
+    size: SimpleStorageSize | None = None

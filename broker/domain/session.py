@@ -17,12 +17,13 @@ from typing import Annotated, Literal
 
 from broker.domain import kinds
 from broker.domain.base import ONE_OF, Flag, Int, Model, Number, Text
-from broker.domain.components import AbstractComponent, Schedule
+from broker.domain.components import AbstractComponent
 from broker.domain.data import AbstractDataResource
 from broker.domain.executables import AbstractExecutable
 from broker.domain.preferences import Preferences
 from broker.domain.quantities import Duration, Instant
 from broker.domain.resources import AbstractComputeResource, AbstractStorageResource
+from broker.domain.schedule import ScheduledExecutionSchedule
 
 
 class SessionPhase(StrEnum):
@@ -160,7 +161,7 @@ class SimpleExecutionSession(AbstractExecutionSession, kind=kinds.SIMPLE_SESSION
 
 
 class ScheduledExecutionSession(SimpleExecutionSession, kind=kinds.SCHEDULED_SESSION):
-    schedule: Schedule | None = None
+    schedule: ScheduledExecutionSchedule | None = None
 
 
 class OutcomeNote(Model):

@@ -22,15 +22,13 @@ from broker.domain.components import (
     ComponentMetadata,
     EnumValueOption,
     MessageItem,
-    MinMax,
-    Schedule,
     SimpleMinMaxFloatCost,
-    StartInterval,
 )
 from broker.domain.executables import PythonProgram
 from broker.domain.preferences import Preferences
 from broker.domain.quantities import Interval
-from broker.domain.resources import SimpleComputeResource
+from broker.domain.resources import SimpleComputeCores, SimpleComputeMemory, SimpleComputeResource
+from broker.domain.schedule import LifecycleSchedule, LifecycleStartDurationInterval
 from broker.domain.session import (
     Bounds,
     LocalityNote,
@@ -81,7 +79,7 @@ def offer(
 ) -> ScheduledExecutionSession:
     """One ranked offer of an hour with four cores."""
     hour = timedelta(hours=1)
-    schedule = Schedule(available=StartInterval(start=Interval(start, start), duration=hour))
+    schedule = LifecycleSchedule(available=LifecycleStartDurationInterval(start=Interval(start, start), duration=hour))
     costs = [SimpleMinMaxFloatCost(kind=kinds.MINMAX_COST, type=kinds.MONETARY, min=price, max=price, unit="EUR")]
     if carbon is not None:
         costs.append(
@@ -90,7 +88,7 @@ def offer(
     terms = (
         Term(name="price", expected=price, pessimistic=price, basis="4 core h x 0.30 EUR" if price else "free"),
         Term(name="egress", expected=egress, pessimistic=egress, basis="84.2 GB x 0.02 EUR" if egress else None),
-        Term(name="carbon", expected=0.03, pessimistic=0.1, stand_in=carbon is None or None),
+        Term(name="CO2e", expected=0.03, pessimistic=0.1, stand_in=carbon is None or None),
     )
     known: dict[str, Any] = {
         "kind": kinds.SCHEDULED_SESSION,
@@ -99,7 +97,10 @@ def offer(
         "expires": _at(13, 7),
         "executable": PythonProgram(kind=kinds.PYTHON_PROGRAM, meta=ComponentMetadata(name="fit"), source="1"),
         "compute": SimpleComputeResource(
-            kind=kinds.SIMPLE_COMPUTE, cores=MinMax(min=4, max=4), memory=MinMax(min=16, max=16), schedule=schedule
+            kind=kinds.SIMPLE_COMPUTE,
+            cores=SimpleComputeCores(min=4, max=4),
+            memory=SimpleComputeMemory(min=16, max=16),
+            schedule=schedule,
         ),
         "costs": tuple(costs),
         "site": site,
