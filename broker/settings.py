@@ -6,8 +6,6 @@ The JSON Schema of this file is generated into config/settings.schema.json.
 
 from __future__ import annotations
 
-import re
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,6 +25,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from broker.domain.quantities import parse_duration
 from broker.domain.site import Link, Registration, StorageElement
 from broker.errors import SettingsError
+from broker.plugins import settings_fault
 
 
 def _seconds(value: object) -> object:
@@ -54,9 +53,11 @@ class User(Part):
 
     password_hash: str | None = Field(None, description="argon2 hash", pattern=r"^\$argon2")
     token_sha256: str | None = Field(None, description="hex SHA-256 of a random token", pattern="^[0-9a-f]{64}$")
-    roles: tuple[Literal["user", "operator", "administrator", "broker"], ...] = Field(("user",))
-    groups: tuple[str, ...] = ()
-    project: str | None = None
+    roles: tuple[Literal["user", "operator", "administrator", "broker"], ...] = Field(
+        ("user",), description="what the account may do; broker: speaks for the users of the broker above"
+    )
+    groups: tuple[str, ...] = Field((), description="kept with what the account asks for, and told to brokers below")
+    project: str | None = Field(None, description="kept with what the account asks for")
 
     @model_validator(mode="after")
     def _one_secret(self) -> User:
@@ -68,7 +69,7 @@ class User(Part):
 class Access(Part):
     """Who may do what. Nobody changes anything without signing in, but on the demo's loopback."""
 
-    users: dict[str, User] = Field(default_factory=dict)
+    users: dict[str, User] = Field(default_factory=dict, description="name → account")
     anonymous: Literal["no", "loopback"] = Field(
         "no",
         description="loopback: who calls from this machine needs not sign in (demo, teaching); needs a loopback listen",
@@ -81,11 +82,11 @@ class Access(Part):
 class CredentialSettings(Part):
     """What signs us in at a site; a secret may stand in a file of its own (first line)."""
 
-    username: str = ""
-    password: str = Field("", repr=False)
-    password_file: Path | None = None
-    token: str = Field("", repr=False)
-    token_file: Path | None = None
+    username: str = Field("", description="sent with the password, as HTTP Basic")
+    password: str = Field("", repr=False, description="better in a file of its own")
+    password_file: Path | None = Field(None, description="its first line is the password")
+    token: str = Field("", repr=False, description="sent as Bearer; better in a file of its own")
+    token_file: Path | None = Field(None, description="its first line is the token")
 
 
 class Currencies(Part):
@@ -111,7 +112,9 @@ Between = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(
 class RankingSettings(Part):
     """Stand-ins, each [low, high], take the place of what is not known; what they touch is marked `?`."""
 
-    preset: Literal["cheapest", "fastest", "closest", "greenest", "balanced"] = "balanced"
+    preset: Literal["cheapest", "fastest", "closest", "greenest", "balanced"] = Field(
+        "balanced", description="what ranks where a request names no preset"
+    )
     price: Between = Field((0.5, 3.5), description="stand-in: money for an hour of the run, base currency")
     egress: Between = Field((0.0, 0.1), description="stand-in: money for a GB moved, base currency")
     bandwidth: Between = Field((20e6, 180e6), description="stand-in: bytes a second of an unknown link")
@@ -136,8 +139,8 @@ class LimitSettings(Part):
 
 
 class LogSettings(Part):
-    level: Literal["debug", "info", "warning", "error"] = "info"
-    format: Literal["json", "text"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is written")
+    format: Literal["json", "text"] = Field("text", description="json: one object a line")
 
 
 class Settings(BaseSettings):
@@ -158,27 +161,31 @@ class Settings(BaseSettings):
     )
     public_url: str | None = Field(None, description="what clients call us by, where a proxy stands before us")
     store: str = Field("broker.db", description="the database file, relative to the settings file")
-    contact: str | None = None
-    access: Access = Access()
-    credentials: dict[str, CredentialSettings] = Field(default_factory=dict)
-    sites: dict[str, Registration] = Field(default_factory=dict)
+    contact: str | None = Field(None, description="whom to ask about this broker's own site")
+    access: Access = Field(Access(), description="who may do what")
+    credentials: dict[str, CredentialSettings] = Field(
+        default_factory=dict, description="name → what signs us in at a site"
+    )
+    sites: dict[str, Registration] = Field(default_factory=dict, description="name → site that is asked for offers")
     links: tuple[Link, ...] = Field((), description="what lies between storages")
-    currencies: Currencies = Currencies()
-    fanout: FanoutSettings = FanoutSettings()
-    ranking: RankingSettings = RankingSettings()
-    acceptance: AcceptanceSettings = AcceptanceSettings()
-    limits: LimitSettings = LimitSettings()
-    log: LogSettings = LogSettings()
+    currencies: Currencies = Field(Currencies(), description="money of several currencies, brought to one")
+    fanout: FanoutSettings = Field(FanoutSettings(), description="how long sites may take to answer")
+    ranking: RankingSettings = Field(RankingSettings(), description="the preset, and what stands in for unknowns")
+    acceptance: AcceptanceSettings = Field(AcceptanceSettings(), description="how an offer is taken")
+    limits: LimitSettings = Field(LimitSettings(), description="sizes of bodies, and how long offers are kept")
+    log: LogSettings = Field(LogSettings(), description="what is written to standard error")
 
     platform: dict[str, Any] | None = Field(None, description="kind, and that adapter's own options")
     tariff: Any = Field(
         None, description="`free`, or prices; without one the price is unknown, and unknown is not free"
     )
-    capacity: dict[str, Any] | None = None
-    policies: Any = None
-    offers: dict[str, Any] | None = None
-    country: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None = None
-    storages: tuple[StorageElement, ...] = ()
+    capacity: dict[str, Any] | None = Field(None, description="the room that may be filled, and how fast it is")
+    policies: Any = Field(None, description="what is allowed, ceilings, quotas")
+    offers: dict[str, Any] | None = Field(None, description="how many offers, how long they live, how far they look")
+    country: Annotated[str, Field(pattern="^[A-Z]{2}$")] | None = Field(
+        None, description="where the platform stands, ISO 3166-1 alpha-2"
+    )
+    storages: tuple[StorageElement, ...] = Field((), description="the storages at the platform")
 
     @classmethod
     def settings_customise_sources(
@@ -259,30 +266,6 @@ def load_settings(path: str | Path) -> Settings:
     try:
         settings = Settings(**{str(key): value for key, value in values.items()})
     except ValidationError as error:
-        raise one_line(error, str(file)) from None
+        raise settings_fault(error, Settings, file=str(file)) from None
     store = Path(settings.store)
     return settings if store.is_absolute() else settings.model_copy(update={"store": str(file.parent / store)})
-
-
-def one_line(error: ValidationError, file: str = "", prefix: str = "") -> SettingsError:
-    """The first fault as file, dotted key, what is wrong and what is allowed."""
-    first = error.errors()[0]
-    keys = [str(part) for part in first["loc"]]
-    message = re.sub(r"^Value error, ", "", first["msg"])
-    if first["type"] == "value_error" and (found := re.match(r"^([a-z_.\w]+): (.*)$", message)) and not keys:
-        keys, message = [found[1]], found[2]
-    remedy = ""
-    if first["type"] == "extra_forbidden":
-        message = "no such key."
-        remedy = _nearest(keys)
-    return SettingsError(message, file=file, key=".".join(filter(None, [prefix, *keys])), remedy=remedy)
-
-
-def _nearest(keys: list[str]) -> str:
-    model: Any = Settings
-    for key in keys[:-1]:
-        field = getattr(model, "model_fields", {}).get(key)
-        model = field.annotation if field else Registration if model is Settings else model
-    allowed = sorted(getattr(model, "model_fields", Registration.model_fields))
-    close = get_close_matches(keys[-1], allowed, 1)
-    return (f"Nearest: {close[0]}. " if close else "") + f"Allowed: {', '.join(allowed)}."

@@ -26,8 +26,8 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    element: Text
-    pattern: Text = ".*"
+    element: Text = Field(description="dotted path in the request; no index is needed in lists")
+    pattern: Text = Field(".*", description="regular expression for the whole value")
     reason: Text | None = Field(None, description="said to the user with the refusal")
     _regex: re.Pattern[str] = PrivateAttr()
 
@@ -71,10 +71,10 @@ class Ceilings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    cores: Natural | None = None
+    cores: Natural | None = Field(None, description="the most for one request")
     memory: Natural | None = Field(None, description="GiB")
     storage: Natural | None = Field(None, description="GiB, all storage resources together")
-    duration: Duration | None = None
+    duration: Duration | None = Field(None, description="the longest run")
     extras: dict[str, Natural] = Field(default_factory=dict, description="type of extra → count")
 
 
@@ -94,8 +94,8 @@ class Policies(BaseModel):
     allow: tuple[Rule, ...] = Field(
         (), description="an element named here must match one of its rules; elements not named are free"
     )
-    ceilings: Ceilings = Ceilings()
-    quotas: Quotas = Quotas()
+    ceilings: Ceilings = Field(Ceilings(), description="the most that one request can be given")
+    quotas: Quotas = Field(Quotas(), description="the most that one user can hold")
 
     def refuse(self, request: ExecutionRequest) -> tuple[Reason, ...]:
         """By element and pattern. Sizes are judged against the room, by `largest`."""

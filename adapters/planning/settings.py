@@ -22,7 +22,7 @@ class CapacitySettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    cores: Natural | None = None
+    cores: Natural | None = Field(None, description="for all jobs of this broker together")
     memory: Natural | None = Field(None, description="GiB")
     storage: Natural | None = Field(None, description="GiB")
     extras: dict[str, Natural] = Field(default_factory=dict, description="type of extra, such as uri:gpu-1.0 → count")
@@ -58,9 +58,11 @@ class SiteSettings(BaseModel):
     tariff: Tariff | None = Field(
         None, description="what is charged, or the word `free`; absent: the price is not known, which is not free"
     )
-    capacity: CapacitySettings = CapacitySettings()
-    policies: Policies = Policies()
-    offers: OfferSettings = OfferSettings()
+    capacity: CapacitySettings = Field(
+        CapacitySettings(), description="the room that may be filled, and how fast it is"
+    )
+    policies: Policies = Field(Policies(), description="what is allowed, ceilings, quotas")
+    offers: OfferSettings = Field(OfferSettings(), description="how offers are made")
     country: Annotated[Text, Field(pattern="^[A-Z]{2}$")] | None = Field(None, description="ISO 3166-1 alpha-2")
     storages: tuple[StorageElement, ...] = Field((), description="storages at the site, by the names that replicas use")
 

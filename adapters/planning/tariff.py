@@ -28,8 +28,8 @@ class Range(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    min: Annotated[Number, Field(ge=0, le=1e12)]
-    max: Annotated[Number, Field(ge=0, le=1e12)]
+    min: Annotated[Number, Field(ge=0, le=1e12)] = Field(description="at least")
+    max: Annotated[Number, Field(ge=0, le=1e12)] = Field(description="at most")
 
     @model_validator(mode="after")
     def _ordered(self) -> Range:

@@ -22,9 +22,9 @@ class Fault(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    call: Call
-    trouble: Trouble
-    probability: Probability = 1.0
+    call: Call = Field(description="in which call")
+    trouble: Trouble = Field(description="what goes wrong")
+    probability: Probability = Field(1.0, description="how often")
 
 
 class SimulatedOptions(BaseModel):
@@ -44,7 +44,7 @@ class SimulatedOptions(BaseModel):
     fail: Probability = Field(0.0, description="share of the runs that end FAILED")
     seed: Annotated[int, Field(strict=True)] = Field(0, description="of everything that is decided by chance")
     delay: dict[Call, Length] = Field(default_factory=dict, description="call → time until it is answered")
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[Fault, ...] = Field((), description="what goes wrong, for rehearsals")
     forget_after: Length | None = Field(None, description="after its start a session is forgotten this soon")
     keep: Length = Field(timedelta(days=7), description="how long ended runs are remembered")
 

@@ -24,9 +24,9 @@ class StorageElement(Model):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Text
-    prefixes: tuple[Text, ...] = ()
-    country: Text | None = None
+    name: Text = Field(description="as data catalogues call it, such as a Rucio RSE")
+    prefixes: tuple[Text, ...] = Field((), description="beginnings of the URLs that lie on it")
+    country: Text | None = Field(None, description="ISO 3166-1 alpha-2; for the reader")
 
 
 class Link(Model):
@@ -35,13 +35,13 @@ class Link(Model):
 
     model_config = ConfigDict(extra="forbid")
 
-    source: Text
-    target: Text
-    bandwidth: Annotated[Number, Field(gt=0)]
-    bandwidth_low: Annotated[Number, Field(gt=0)] | None = None
-    latency: Annotated[Number, Field(ge=0)] = 0.0
-    price: Annotated[Number, Field(ge=0)] = 0.0
-    currency: Text | None = None
+    source: Text = Field(description='name of a storage, or "*"')
+    target: Text = Field(description='name of a storage, or "*"')
+    bandwidth: Annotated[Number, Field(gt=0)] = Field(description="bytes a second")
+    bandwidth_low: Annotated[Number, Field(gt=0)] | None = Field(None, description="bytes a second on a bad day")
+    latency: Annotated[Number, Field(ge=0)] = Field(0.0, description="seconds a file")
+    price: Annotated[Number, Field(ge=0)] = Field(0.0, description="money for a GB (10^9 bytes) out of the source")
+    currency: Text | None = Field(None, description="of the price; absent: the base currency")
 
 
 class Registration(Model):
@@ -49,14 +49,14 @@ class Registration(Model):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: Name = ""
+    name: Name = Field("", description="the key under `sites`, or the address it is put to; need not be given")
     kind: Text = Field("ivoa", description="which adapter speaks to it (an entry point of the group broker.planners)")
     url: Text | None = Field(None, description="the site's endpoint, where its kind has one")
     options: dict[str, Any] = Field(default_factory=dict, description="the adapter's own settings")
     credentials: Text | None = Field(None, description="name of an entry under `credentials`; sent to this origin only")
-    contact: Text | None = None
+    contact: Text | None = Field(None, description="whom to ask about the site")
     country: Annotated[Text, Field(pattern=r"^[A-Z]{2}(?!\n)$")] | None = Field(None, description="ISO 3166-1 alpha-2")
-    storages: tuple[StorageElement, ...] = ()
+    storages: tuple[StorageElement, ...] = Field((), description="the storages at the site")
     units: dict[str, str] = Field(
         default_factory=lambda: {kinds.ENERGY: "kWh", kinds.CARBON: "kg"},
         description="cost type → unit, where the site's answers state none; money with none is in the base currency",
@@ -65,13 +65,15 @@ class Registration(Model):
         (), description="fields of its offers not to be trusted, such as compute.memory (the reference implementation)"
     )
     concurrency: Annotated[Natural, Field(ge=1)] = Field(64, description="calls under way at once")
-    calls_per_minute: Annotated[Natural, Field(ge=1)] = 6000
+    calls_per_minute: Annotated[Natural, Field(ge=1)] = Field(6000, description="calls to the site, of all kinds")
     timeout: Seconds = Field(30.0, description="seconds for one call other than asking for offers")
     poll: Seconds = Field(5.0, description="seconds between two looks at the site's running sessions, at least")
     restart_ends_jobs: Flag = Field(False, description="a restart of the site ends its jobs, so 404 is proof")
-    enforces_expiry: Flag = False
+    enforces_expiry: Flag = Field(
+        False, description="it ends its offers itself, so nearly expired ones are not given back"
+    )
     drained: Flag = Field(False, description="asked for nothing new; what runs goes on")
-    drained_until: Instant | None = None
+    drained_until: Instant | None = Field(None, description="when draining ends by itself")
 
 
 class Profile(Model):
