@@ -5,13 +5,15 @@ A plugin is a kind's options (validated at start) and how to make a planner from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.metadata import entry_points
 from typing import Any
 
 import aiohttp
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from broker.domain.site import Registration
 from broker.errors import SettingsError
@@ -71,3 +73,35 @@ def load() -> dict[str, Plugin]:
             raise SettingsError(f"the adapter {entry.name} ({entry.value}) is no broker.plugins.Plugin")
         plugins[entry.name] = plugin
     return plugins
+
+
+def settings_fault(
+    error: ValidationError, model: type[BaseModel], *, file: str = "", prefix: str = ""
+) -> SettingsError:
+    """The first fault that `model` found in settings, as one line: file, dotted key, what is wrong, what is allowed."""
+    first = error.errors()[0]
+    keys = [str(part) for part in first["loc"]]
+    message = re.sub(r"^Value error, ", "", first["msg"])
+    named = re.match(r"^([a-z_][\w.]*): (.*)$", message) if first["type"] == "value_error" and not keys else None
+    if named:
+        keys, message = [named[1]], named[2]
+    remedy = ""
+    if first["type"] == "extra_forbidden":
+        message, remedy = "no such key.", _nearest(keys, model)
+    return SettingsError(message, file=file, key=".".join(filter(None, [prefix, *keys])), remedy=remedy)
+
+
+def _nearest(keys: list[str], model: type[BaseModel]) -> str:
+    for key in keys[:-1]:
+        field = model.model_fields.get(key)
+        model = next(_models(field.annotation), model) if field else model  # a map's key names no field
+    allowed = sorted(model.model_fields)
+    close = get_close_matches(keys[-1], allowed, 1)
+    return (f"Nearest: {close[0]}. " if close else "") + f"Allowed: {', '.join(allowed)}."
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in getattr(annotation, "__args__", ()):
+        yield from _models(argument)

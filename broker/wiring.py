@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
@@ -32,7 +33,7 @@ from broker.domain.quantities import Span
 from broker.domain.site import Registration
 from broker.domain.wishes import Defaults, StandIns
 from broker.errors import BrokerError, SettingsError, Unavailable
-from broker.plugins import Credentials, Plugin, Resources
+from broker.plugins import Credentials, Plugin, Resources, settings_fault
 from broker.ports import Clock, Store
 from broker.services.acceptance import Acceptance
 from broker.services.access import Access, User
@@ -48,7 +49,7 @@ from broker.services.status import Status
 from broker.services.upkeep import Upkeep
 from broker.services.watching import Watching
 from broker.services.window import Window
-from broker.settings import CredentialSettings, Settings, one_line
+from broker.settings import CredentialSettings, Settings
 from broker.store.sqlite import SqliteStore, open_sqlite
 
 _log = structlog.get_logger(__name__)
@@ -145,7 +146,21 @@ class Builder:
         self._id, self._kinds = broker_id, kinds
 
     def build(self, site: Registration) -> GuardedPlanner:
-        """No I/O. Raises SettingsError naming the key of the registration."""
+        """No I/O. Raises SettingsError naming the key: of the settings file where the site stands in it, else of the
+        registration."""
+        try:
+            return self._build(site)
+        except SettingsError as error:
+            raise SettingsError(error.detail, key=self._where(site, error.key), remedy=error.remedy) from None
+
+    def _where(self, site: Registration, key: str) -> str:
+        if site.name in self._settings.sites:
+            return f"sites.{site.name}.{key}".rstrip(".")
+        if self._settings.platform is not None and site.name == self._settings.name:
+            return f"platform.{key.removeprefix('options.')}" if key.startswith(("options.", "kind")) else key
+        return key
+
+    def _build(self, site: Registration) -> GuardedPlanner:
         plugin, options = checked(site, self._kinds)
         resources = Resources(
             registration=site,
@@ -172,7 +187,7 @@ def checked(site: Registration, kinds: Mapping[str, Plugin]) -> tuple[Plugin, ob
     try:
         return kinds[site.kind], kinds[site.kind].options.model_validate(site.options)
     except ValidationError as error:
-        raise one_line(error, prefix="options") from None
+        raise settings_fault(error, kinds[site.kind].options, prefix="options") from None
 
 
 async def check(settings: Settings) -> list[str]:
@@ -182,17 +197,15 @@ async def check(settings: Settings) -> list[str]:
     lines = [f"ok    {settings.name} would listen on {settings.listen}, store {settings.store}"]
     async with AsyncExitStack() as stack:
         clock = SystemClock()
-        store = await open_sqlite(":memory:", clock)
+        # A throw-away store: planners want one, and the real one may be another process's at the moment.
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        store = await open_sqlite(f"{scratch}/check.db", clock)
         stack.push_async_callback(store.close)
         http = await stack.enter_async_context(_http())
         builder = Builder(settings, store, clock, http, "check", kinds)
         for site in _registrations(settings):
-            where = "platform" if site is settings.own_site or site.name == settings.name else f"sites.{site.name}"
-            try:
-                planner = builder.build(site)
-            except SettingsError as error:
-                raise SettingsError(error.detail, key=f"{where}.{error.key}".rstrip("."), remedy=error.remedy) from None
-            await planner.close()
+            await builder.build(site).close()
+            where = f"sites.{site.name}" if site.name in settings.sites else "platform"
             lines.append(f"ok    {where}: {site.kind}" + (f" at {site.url}" if site.url else ""))
     if settings.platform is not None and settings.tariff is None:
         lines.append("warn  tariff: none is given, so prices are unknown, and unknown is not free: write tariff: free")
