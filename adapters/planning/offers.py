@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid5
 
 import msgspec
+from pydantic import ValidationError
 
 from adapters.planning import sizes
 from adapters.planning.platform import Job
@@ -234,11 +235,17 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 def read(order: Order) -> Terms:
-    """Raises SiteRefused, with proof, for bytes that are no offer of a planner of ours."""
+    """Also what a broker keeps of an offer: without what it writes itself, such as kind, uuid and expiry. Raises
+    SiteRefused, with proof, for bytes that are no offer of a planner of ours."""
     try:
-        return _terms(order, ScheduledExecutionSession.model_validate(msgspec.json.decode(order.offer)))
-    except (ValueError, msgspec.DecodeError) as error:
-        raise SiteRefused(f"this is no offer of this site: {error}") from None
+        raw = msgspec.json.decode(order.offer, type=dict[str, Any])
+        return _terms(order, ScheduledExecutionSession.model_validate({"kind": kinds.SCHEDULED_SESSION, **raw}))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SiteRefused(f"this is no offer of this site: {where}: {first['msg']}.") from None
+    except (ValueError, msgspec.MsgspecError) as error:
+        raise SiteRefused(f"this is no offer of this site: {error}.") from None
 
 
 def _terms(order: Order, session: ScheduledExecutionSession) -> Terms:

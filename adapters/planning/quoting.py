@@ -40,7 +40,7 @@ HELD, ESTIMATED = 300.0, 1800.0  # seconds an offer lives, where the settings sa
 
 
 class Window(msgspec.Struct, frozen=True):
-    """When a run may start, from the request and from how far the site looks ahead. Epoch seconds."""
+    """When the platform may be told to start, from the request and from how far the site looks ahead. Epoch seconds."""
 
     low: float
     high: float
@@ -98,8 +98,8 @@ class Quoting:
     # ── quoting ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def quote(self, ask: Ask) -> Quotes:
-        bounds = await self.bounds(ask.deadline)
-        profile = await self.profile(ask.deadline)
+        bounds = await self.bounds(ask.until)
+        profile = await self.profile(ask.until)
         window = self._window(ask.request)
         reasons = self._refusals(ask.request, bounds, window)
         if reasons:
@@ -131,7 +131,10 @@ class Quoting:
         ahead = now + self._settings.offers.look_ahead.total_seconds()
         if request.start is None:
             return Window(now, ahead)
-        return Window(max(now, request.start.start.timestamp()), min(ahead, request.start.end.timestamp()))
+        # What was asked for is when it runs; the platform is told to start earlier, by its preparing.
+        staging = self._platform.preparing(request) or 0.0
+        low, high = request.start.start.timestamp() - staging, request.start.end.timestamp() - staging
+        return Window(max(now, low), min(ahead, high))
 
     def _too_late(self, window: Window) -> Iterator[Reason]:
         now, ahead = self._clock.now(), self._settings.offers.look_ahead.total_seconds()
@@ -247,7 +250,7 @@ class Quoting:
         """At a platform with its own queue: no room is held, and the platform says when each might run."""
         plans, holds = [], []
         for draft in drafts:
-            start = await self._platform.estimate(self._job(ask, draft), ask.deadline)
+            start = await self._platform.estimate(self._job(ask, draft), ask.until)
             start = start or Span(window.low, window.high)  # not known: somewhere in the window
             if start.low <= window.high:
                 start = Span(max(start.low, window.low), max(start.high, window.low))

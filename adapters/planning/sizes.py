@@ -14,6 +14,7 @@ from broker.domain.request import ExecutionRequest
 from broker.domain.resources import AbstractStorageResource, SimpleStorageResource
 
 PLAIN = ("cores", "memory", "storage")
+LONGEST = 10 * 365 * 86400.0  # seconds of one run, whatever the settings say: calendars end with the year 9999
 DEFAULT_STORAGE = 1  # GiB, of a storage resource that states no size
 
 
@@ -28,7 +29,7 @@ class Limits(msgspec.Struct, frozen=True):
 
     room: Mapping[str, float]
     most: Mapping[str, float]
-    seconds: float | None = None
+    seconds: float = LONGEST
 
     def cap(self, what: str, amount: int) -> int:
         return int(min(amount, self.most.get(what, amount)))
@@ -46,8 +47,8 @@ def limits(capacity: Capacity, settings: CapacitySettings, ceilings: Ceilings) -
     most = dict(room)
     for what, ceiling in _ceilings(ceilings):
         most[what] = min(most.get(what, ceiling), ceiling)
-    seconds = ceilings.duration.total_seconds() if ceilings.duration else None
-    return Limits(room, most, seconds)
+    seconds = ceilings.duration.total_seconds() if ceilings.duration else LONGEST
+    return Limits(room, most, min(seconds, LONGEST))
 
 
 def _ceilings(ceilings: Ceilings) -> Iterator[tuple[str, float]]:
@@ -70,6 +71,9 @@ def _refusals(request: ExecutionRequest, bounds: Limits) -> Iterator[Reason]:
     ):
         if asked > bounds.most.get(what, asked):
             yield over(element, asked, bounds.most[what], unit)
+    for what, (_, asked_max) in (("cores", request.cores), ("memory", request.memory)):
+        if asked_max == 0:
+            yield Reason("nothing runs on none.", element=f"compute.{what}.max", rule="floor", nearest="1")
     for type_, count in request.extras.items():
         # An extra that calls itself `cores` would be charged in the place of the cores.
         has = bounds.most.get(type_, 0) if type_ not in PLAIN else 0
@@ -78,14 +82,14 @@ def _refusals(request: ExecutionRequest, bounds: Limits) -> Iterator[Reason]:
         elif count > has:
             yield over("compute.extras", count, has, type_)
     seconds = request.duration.total_seconds()
-    if bounds.seconds is not None and seconds > bounds.seconds:
+    if seconds > bounds.seconds:
         yield too_long(seconds, bounds.seconds)
 
 
 def choose(request: ExecutionRequest, bounds: Limits, most: int) -> tuple[Size, ...]:
     """At most `most` sizes, evenly from the minima to the asked maxima within the limits; never beyond what was
     asked. Without an asked maximum, the minimum alone."""
-    low = Size(request.cores[0], request.memory[0])
+    low = Size(max(1, request.cores[0]), max(1, request.memory[0]))
     high = Size(
         max(low.cores, bounds.cap("cores", request.cores[1] or low.cores)),
         max(low.memory, bounds.cap("memory", request.memory[1] or low.memory)),

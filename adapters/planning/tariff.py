@@ -50,7 +50,7 @@ def _range(value: Any) -> Any:
     return value
 
 
-Rate = Annotated[Range, BeforeValidator(_range)]
+Rate = Annotated[Range, BeforeValidator(_range, json_schema_input_type=float | Range)]
 
 
 class Use(msgspec.Struct, frozen=True):

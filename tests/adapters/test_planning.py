@@ -17,9 +17,10 @@ from adapters.planning.settings import site_settings
 from adapters.simulated.options import SimulatedOptions
 from adapters.simulated.platform import SimulatedPlatform
 from broker.domain import kinds
+from broker.domain import offer as broker_offer
 from broker.domain.deadline import Deadline
 from broker.domain.identity import Owner
-from broker.domain.quantities import format_instant
+from broker.domain.quantities import Span, format_instant
 from broker.domain.session import ScheduledExecutionSession
 from broker.errors import (
     SiteBusy,
@@ -159,6 +160,29 @@ async def test_an_offer_says_what_is_granted_when_and_for_what() -> None:
     assert all(m["template"] and m["values"] and m["message"] for m in raw["meta"]["messages"])
 
 
+async def test_the_broker_reads_it_without_a_repair_and_finds_it_fit() -> None:
+    site = Site(capacity={"cores": 8, "memory": 32, "performance": 1.5}, tariff={"core_hour": 0.5, "currency": "CHF"})
+    asked = site.ask(storage=[{"kind": kinds.SIMPLE_STORAGE, "meta": {"name": "s"}, "size": {"min": 5}}])
+    (quote,) = (await site.planner.quote(asked)).quotes
+    offer = broker_offer.read(quote, broker_offer.Reading("alba", ours=True, margin=0.0), site.clock.now())
+    assert isinstance(offer, broker_offer.Offer), offer
+    assert offer.repairs == ()
+    assert broker_offer.unfit(offer, broker_offer.Needs.of(asked.request)) == (None, ())
+    assert (offer.price, offer.currency, offer.reserved) == (Span.of(1.0), "CHF", True)
+    assert (offer.start, offer.run, offer.prepares) == (Span.of(site.clock.now()), Span.of(HOUR), False)
+    assert (offer.storage, offer.metrics) == (Span.of(5.0), {kinds.COMPUTE_PERFORMANCE: Span.of(1.5)})
+
+
+async def test_what_the_broker_keeps_of_an_offer_is_enough_to_run_it() -> None:
+    site = Site({"preparing": "PT2M"})
+    item = await site.offer(schedule=window(site.clock, HOUR, 600))
+    rest, _ = broker_offer.cut(item.offer)
+    kept = msgspec.structs.replace(item, offer=msgspec.json.encode(rest))
+    assert (await site.accept(kept)).phase == "WAITING"
+    site.clock.advance(HOUR)
+    assert await site.phase(kept) == "PREPARING"
+
+
 async def test_preparing_is_written_only_where_the_platform_states_it() -> None:
     schedule = msgspec.json.decode((await Site().offer()).offer)["compute"]["schedule"]
     assert "preparing" not in schedule
@@ -241,6 +265,18 @@ async def test_the_start_lies_in_the_window_that_was_asked_for() -> None:
     item = await site.offer(schedule=window(site.clock, 2 * HOUR, 600))
     start = document(item).compute.schedule.available.start.start  # type: ignore[union-attr]
     assert start.timestamp() == site.clock.now() + 2 * HOUR
+
+
+async def test_preparing_is_over_when_the_window_opens() -> None:
+    site = Site({"preparing": "PT10M"})
+    item = await site.offer(schedule=window(site.clock, 2 * HOUR, 0))
+    schedule = msgspec.json.decode(item.offer)["compute"]["schedule"]
+    assert schedule["available"]["start"] == f"{format_instant(site.clock.now() + 2 * HOUR)}/PT0S"
+    await site.accept(item)
+    site.clock.advance(2 * HOUR - 10 * MINUTE)
+    assert await site.phase(item) == "PREPARING"
+    site.clock.advance(10 * MINUTE)
+    assert await site.phase(item) == "RUNNING"
 
 
 @pytest.mark.parametrize(

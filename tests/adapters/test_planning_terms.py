@@ -127,6 +127,10 @@ class TestSizes:
                 "schedule.requested.duration: PT5H asked, ceiling PT4H. Nearest yes: PT4H.",
             ),
             (
+                sized(cores={"min": 0, "max": 0}),
+                "compute.cores.max: nothing runs on none. Nearest yes: 1.",
+            ),
+            (
                 sized(extras=[{"type": kinds.GPU}]),
                 "compute.extras: there is no uri:gpu-1.0 here. Nearest yes: none.",
             ),
@@ -144,10 +148,16 @@ class TestSizes:
         assert choose(sized({"min": 2, "max": 99}), self.BOUNDS, 2) == (Size(2, 1), Size(4, 1))
         assert choose(sized({"min": 2}), self.BOUNDS, 5) == (Size(2, 1),)
         assert choose(sized({"max": 3}), self.BOUNDS, 2) == (Size(1, 1), Size(3, 1))
+        assert choose(sized({"min": 0, "max": 2}), self.BOUNDS, 2) == (Size(1, 1), Size(2, 1))
 
     def test_settings_override_what_the_platform_says(self) -> None:
         bounds = limits(Capacity(cores=8, extras={kinds.GPU: 4}), CapacitySettings(cores=2), Policies().ceilings)
         assert bounds.room == {"cores": 2.0, kinds.GPU: 4.0}
+
+    def test_no_run_is_longer_than_any_calendar(self) -> None:
+        bounds = limits(Capacity(), CapacitySettings(), Policies().ceilings)
+        (reason,) = refuse(request(schedule={"requested": {"duration": "P9000Y"}}), bounds)
+        assert reason.element == "schedule.requested.duration"
 
     @pytest.mark.parametrize("name", ["cores", "memory", "storage"])
     def test_an_extra_cannot_take_the_place_of_cores_in_the_calendar(self, name: str) -> None:
