@@ -70,7 +70,8 @@ class Releasing:
             entry = self._sites.entry(site)
         except NotFound:
             return [item.uuid for item in items]  # registered no more: nobody is left to tell
-        needless = [item.uuid for item in items if _needless(item, now, enforced=entry.site.enforces_expiry)]
+        enforced = entry.site.enforces_expiry or (entry.profile is not None and entry.profile.ours)
+        needless = [item.uuid for item in items if _needless(item, now, enforced=enforced)]
         tell = [item for item in items if item.uuid not in needless]
         if not tell:
             return needless

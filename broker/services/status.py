@@ -32,7 +32,8 @@ class Status:
         """The document of GET /status; safe for the public: it names sites, never users."""
         now = self._clock.now()
         sessions = await self._sessions()
-        window, latencies = self._window.counts(), self._window.latencies()
+        window = self._window.counts()
+        latencies, late = self._window.latencies(), self._window.late_starts()
         entries = sorted(self._sites.entries(), key=lambda entry: entry.name)
         totals: Counter[str] = Counter()
         for counts in sessions.values():
@@ -54,7 +55,7 @@ class Status:
                     for what in ("accepted", "COMPLETED", "FAILED", "CANCELLED")
                 },
             },
-            "sites": [self._site(entry, sessions, window, latencies, now) for entry in entries],
+            "sites": [self._site(entry, sessions, window, latencies, late, now) for entry in entries],
         }
 
     def _site(
@@ -63,6 +64,7 @@ class Status:
         sessions: dict[str, Counter[str]],
         window: Counter[tuple[str, str]],
         latencies: dict[str, list[float]],
+        late: dict[str, list[float]],
         now: float,
     ) -> dict[str, Any]:
         mine = window_of(window, entry.name)
@@ -86,6 +88,7 @@ class Status:
                 **{what: mine[what] for what in (*_OUTCOMES, "accepted", "COMPLETED", "FAILED")},
                 "latency_s": _quantiles(latencies.get(entry.name, [])),
             },
+            "promise": {"start_late_s": _quantiles(late.get(entry.name, []))},
         }
 
     async def _sessions(self) -> dict[str, Counter[str]]:
@@ -120,7 +123,7 @@ class Status:
                 accepted.add_metric([site], n)
             elif what in _OUTCOMES:
                 outcomes.add_metric([site, what], n)
-            else:
+            elif what in _OVER:
                 ended.add_metric([site, what], n)
         return requests, outcomes, accepted, ended
 

@@ -115,11 +115,17 @@ class Watching:
             before, after = await self._records.change(uuid, lambda r: self._forgotten(r, uuid, entry, now))
         else:
             return False
+        self._note_start(entry, before, after)
         phase = after.session(uuid).phase
         if phase in session.TERMINAL and before.session(uuid).phase not in session.TERMINAL:
             self._window.ended(entry.name, phase)
             _log.info("session ended", site=entry.name, session=str(uuid), phase=phase)
         return phase in session.TERMINAL
+
+    def _note_start(self, entry: Entry, before: SetRecord, after: SetRecord) -> None:
+        old, new = before.decision, after.decision
+        if new and new.actual_start is not None and new.start is not None and (old is None or old.actual_start is None):
+            self._window.started(entry.name, new.actual_start - new.start)
 
     def _forgotten(self, record: SetRecord, uuid: UUID, entry: Entry, now: float) -> SetRecord:
         since = record.session(uuid).lost_since

@@ -38,6 +38,10 @@ class Window:
     def ended(self, site: str, phase: str) -> None:
         self._add(site, phase)
 
+    def started(self, site: str, late: float) -> None:
+        """A run began `late` seconds after the start it was promised (before it: below zero)."""
+        self._add(site, "started", late)
+
     def length(self) -> float:
         """Seconds that the window covers at present."""
         now = self._now()
@@ -51,10 +55,17 @@ class Window:
 
     def latencies(self) -> dict[str, list[float]]:
         """site → seconds of its answers, sorted; silent and skipped sites have none."""
+        return self._seconds("Offered", "Declined")
+
+    def late_starts(self) -> dict[str, list[float]]:
+        """site → seconds by which runs began later than promised, sorted."""
+        return self._seconds("started")
+
+    def _seconds(self, *wanted: str) -> dict[str, list[float]]:
         self._forget()
         found: dict[str, list[float]] = {}
         for _, site, what, seconds in self._events:
-            if what in ("Offered", "Declined"):
+            if what in wanted:
                 found.setdefault(site, []).append(seconds)
         return {site: sorted(values) for site, values in found.items()}
 
