@@ -65,8 +65,8 @@ def refuse(request: ExecutionRequest, bounds: Limits) -> tuple[Reason, ...]:
 
 def _refusals(request: ExecutionRequest, bounds: Limits) -> Iterator[Reason]:
     for element, what, asked, unit in (
-        ("compute.cores.min", "cores", request.cores[0], "cores"),
-        ("compute.memory.min", "memory", request.memory[0], "GiB"),
+        ("compute.cores.min", "cores", max(1, request.cores[0]), "cores"),
+        ("compute.memory.min", "memory", max(1, request.memory[0]), "GiB"),
         ("storage", "storage", storage(request), "GiB"),
     ):
         if asked > bounds.most.get(what, asked):

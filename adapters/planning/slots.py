@@ -72,7 +72,7 @@ def earliest(
             break
         if not _fits(segment, need.amounts, room, open_share):
             start = segment.end
-            if start > high:
+            if start > high or start == inf:
                 return None
     return start if start <= high else None
 

@@ -524,6 +524,16 @@ async def test_a_slot_that_nobody_was_there_to_start_is_moved_not_lost(missed: f
     assert site.platform.executed == [item.session]
 
 
+async def test_an_acceptance_is_kept_even_where_the_site_has_shrunk() -> None:
+    site = Site()
+    item = await site.offer(cores=4, schedule=window(site.clock, 2 * HOUR, 0))
+    await site.accept(item)
+    site.settings = site_settings({"capacity": {"cores": 2, "memory": 32}})
+    site.planner = site.restarted()
+    site.clock.advance(3 * HOUR)
+    assert await site.phase(item) == "RUNNING"
+
+
 async def test_a_missed_slot_waits_where_others_have_the_room_now() -> None:
     site = Site(offers={"open_share": 1})
     item = await site.offer(cores=8, schedule=window(site.clock, 1 * HOUR, 0, "PT30M"))

@@ -96,6 +96,11 @@ def test_it_is_held_from_its_start_until_a_run_begun_at_the_last_moment_ends() -
     assert Need({}, 60.0, until=300.0).end(1000.0) == 1060.0
 
 
+def test_what_never_fits_has_no_start_however_far_one_looks() -> None:
+    book = segments([Booking("x", "a", 0, 10, {"cores": 1.0})])
+    assert earliest(book, Need({"cores": 5.0}, 5, 0), {"cores": 4.0}, 0, math.inf, None) is None
+
+
 def test_within_takes_each_kind_of_room_by_itself() -> None:
     room = {"cores": 4.0, "memory": 10.0}
     assert within({"cores": 2.0, "memory": 5.0, "other": 9.0}, room, 0.5)
