@@ -237,6 +237,10 @@ class Store(Protocol):
     async def postpone(self, lease: Lease, due: float) -> bool:
         """Move the timer to `due` and end the lease. False: the lease was lost; nothing changed."""
 
+    async def renew(self, lease: Lease, seconds: float) -> bool:
+        """Let the lease last `seconds` from now. A worker renews while it works, so that leases can be short, and a
+        crash costs no more than one. False: the lease was lost; nothing changed."""
+
     async def next_due(self) -> float | None:
         """When the earliest unleased timer, or the earliest lease's end, comes; None: there is none."""
 

@@ -167,7 +167,7 @@ def decode(data: bytes) -> SetRecord:
 
 # ── timers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-FORWARD_LIMIT = 60.0  # seconds after which a forward whose worker is silent is another's to resolve
+FORWARD_LIMIT = 30.0  # seconds after which a forward whose worker is silent is another's to resolve
 
 
 def timers(record: SetRecord) -> dict[str, float]:

@@ -18,7 +18,8 @@ _log = structlog.get_logger(__name__)
 
 Handler = Callable[[str], Awaitable[float | None]]
 
-LEASE = 90.0  # seconds: longer than any handler's calls, so that a live worker is not overtaken
+LEASE = 10.0  # seconds, renewed while the handler works: what a crash may cost before another takes over
+RENEW_EVERY = 3.0  # seconds
 AT_ONCE = 32  # timers handled side by side
 IDLE = 5.0  # seconds between looks at the store when nothing is known to be due: another replica may have set a timer
 TROUBLE = 5.0  # seconds until a timer whose handler failed comes again
@@ -87,6 +88,7 @@ class Upkeep:
 
     async def _handle(self, lease: Lease) -> None:
         handler = self._handlers.get(lease.key)
+        renewing = asyncio.create_task(self._renew(lease))
         try:
             again = await handler(lease.aggregate) if handler else self._clock.now() + 60
         except BrokerError as error:
@@ -95,8 +97,20 @@ class Upkeep:
         except Exception:
             _log.exception("timer failed", timer=lease.key, aggregate=lease.aggregate)
             again = self._clock.now() + TROUBLE * 6
+        finally:
+            renewing.cancel()
         try:
             await (self._store.done(lease) if again is None else self._store.postpone(lease, again))
         except BrokerError as error:
             _log.warning("timer not settled; it comes again when its lease ends", timer=lease.key, why=error.detail)
         self.nudge()
+
+    async def _renew(self, lease: Lease) -> None:
+        """Until cancelled, or the lease is lost: then another worker has the timer, and both are idempotent."""
+        while True:
+            await self._clock.sleep(RENEW_EVERY)
+            try:
+                if not await self._store.renew(lease, LEASE):
+                    return
+            except BrokerError as error:
+                _log.warning("lease not renewed", timer=lease.key, why=error.detail)

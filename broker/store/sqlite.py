@@ -54,6 +54,7 @@ DONE = "DELETE FROM timers WHERE aggregate = ? AND key = ? AND token = ?"
 POSTPONE = """
     UPDATE timers SET due = ?1, ready = ?1, token = NULL
     WHERE aggregate = ?2 AND key = ?3 AND token = ?4"""
+RENEW = "UPDATE timers SET ready = ? WHERE aggregate = ? AND key = ? AND token = ?"
 NEXT_DUE = "SELECT min(ready) FROM timers"
 
 PAGE = """
@@ -151,6 +152,13 @@ class SqliteStore:
     async def postpone(self, lease: Lease, due: float) -> bool:
         values = (due, lease.aggregate, lease.key, lease.token)
         return await self.database.write(lambda sql: sql.execute(POSTPONE, values).rowcount == 1)
+
+    async def renew(self, lease: Lease, seconds: float) -> bool:
+        def work(sql: sqlite3.Connection) -> bool:
+            values = (self._clock.now() + seconds, lease.aggregate, lease.key, lease.token)
+            return sql.execute(RENEW, values).rowcount == 1
+
+        return await self.database.write(work)
 
     async def next_due(self) -> float | None:
         def work(sql: sqlite3.Connection) -> float | None:

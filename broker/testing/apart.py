@@ -86,6 +86,11 @@ class StoreApart:
             store = await self._existing(lease.aggregate)
             return await store.postpone(lease, due) if store else False
 
+    async def renew(self, lease: Lease, seconds: float) -> bool:
+        async with self._turn:
+            store = await self._existing(lease.aggregate)
+            return await store.renew(lease, seconds) if store else False
+
     async def next_due(self) -> float | None:
         async with self._turn:
             return min(

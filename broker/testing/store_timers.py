@@ -44,6 +44,22 @@ class TimersContract(StoreSuite):
         assert await store.claim(1, 60) == []  # neither call of the late one changed anything
         assert await other.done(second)
 
+    async def test_a_renewed_lease_lasts_from_now(self, store: Store, open_store: OpenStore, clock: FakeClock) -> None:
+        other = await open_store()
+        await store.write("a", 0, b"R", timers={"t": clock.now()})
+        (lease,) = await store.claim(1, 10)
+        clock.advance(9)
+        assert await store.renew(lease, 10)
+        clock.advance(9)
+        assert await other.claim(1, 10) == []
+        clock.advance(1)
+        (taken,) = await other.claim(1, 10)
+        assert not await store.renew(lease, 10)  # lost: it changes nothing
+        clock.advance(9)
+        assert await store.claim(1, 10) == []
+        assert await other.done(taken)
+        assert not await other.renew(taken, 10)
+
     async def test_a_lease_that_ended_is_good_until_another_claims(self, store: Store, clock: FakeClock) -> None:
         await store.write("a", 0, b"R", timers={"t": clock.now()})
         (lease,) = await store.claim(1, 60)
