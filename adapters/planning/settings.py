@@ -12,7 +12,7 @@ from adapters.planning.tariff import Rate, Tariff
 from broker.domain.base import Natural, Number, Text
 from broker.domain.quantities import Duration
 from broker.domain.site import StorageElement
-from broker.errors import SettingsError
+from broker.plugins import settings_fault
 
 Positive = Annotated[Duration, Field(gt=timedelta(0))]
 
@@ -72,6 +72,4 @@ def site_settings(values: Any) -> SiteSettings:
     try:
         return SiteSettings.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"{first['msg'].removeprefix('Value error, ')}.", key=key) from None
+        raise settings_fault(error, SiteSettings) from None

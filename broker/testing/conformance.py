@@ -23,8 +23,13 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
     "MessageItem": ("level", "template", "message"),
 }
 _TYPES: Mapping[str, tuple[type, ...]] = {
-    "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,), "array": (list,), "object": (dict,),
-}  # fmt: skip
+    "string": (str,),
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+}
 _FORMATS = {
     "uuid": re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
     "uri": re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:\S+"),
