@@ -180,7 +180,7 @@ class TestSizes:
         ({"offers": {"lifetime": "PT0S"}}, "offers.lifetime", "greater than"),
         ({"policies": {"deny": [{"element": "executable.kind", "pattern": "("}]}}, "policies.deny.0", "regular"),
         ({"policies": {"deny": [{"element": "exectable.kind"}]}}, "policies.deny.0", 'no "exectable"'),
-        ({"polices": {}}, "polices", "not permitted"),
+        ({"polices": {}}, "polices", "no such key"),
     ],
 )
 def test_settings_that_cannot_hold_are_named(values: dict[str, Any], key: str, words: str) -> None:
