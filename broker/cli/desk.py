@@ -21,6 +21,8 @@ from broker.errors import BadInput
 
 _RANK = re.compile(r"^(?:([^/]+)/)?(\d{1,3}|best)$")
 
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
 
 @dataclass
 class Desk:
@@ -38,7 +40,12 @@ class Desk:
             async with Broker(self.url) as broker:
                 return await work(broker) or 0
 
-        raise typer.Exit(asyncio.run(whole()))
+        try:
+            code = asyncio.run(whole())
+        except KeyboardInterrupt:
+            self.screen.note("Stopped looking. A run that was accepted goes on: broker sessions")
+            code = INTERRUPTED
+        raise typer.Exit(code)
 
     async def offers(self, broker: Broker, handle: str | None) -> Offers:
         """The set that the handle names; None: the set last shown."""

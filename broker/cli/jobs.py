@@ -5,6 +5,7 @@ Imports the client.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,8 @@ from broker.client.sessions import Session
 from broker.client.words import count, plain, short
 from broker.domain.session import taken
 from broker.errors import Conflict, NotFound
+
+_NEAREST = re.compile(r"compute\.(cores|memory)\b.*\bNearest yes: (\d+)")
 
 Handle = Annotated[
     str, typer.Argument(help="rank in the set last shown, SET/RANK, uuid or its beginning, name, or URL")
@@ -90,14 +93,24 @@ def _show(desk: Desk, offers: Offers, *, json: bool, wide: bool) -> None:
 
 
 def _no(offers: Offers) -> str:
-    """`NO from 6 sites: 5 say no, 1 silent.`"""
+    """`NO from 6 sites: 5 say no, 1 silent. --memory 48 may get 2`"""
     words = {"Declined": "say no", "TimedOut": "silent", "Failed": "failed", "Skipped": "not asked",
              "Pending": "pending", "Offered": "with offers left out"}  # fmt: skip
-    kinds = [note.outcome for note in offers.outcomes]
+    kinds = ["Declined" if table.says_no(note) else note.outcome for note in offers.outcomes]
     told = ", ".join(f"{kinds.count(kind)} {word}" for kind, word in words.items() if kind in kinds)
     if not told:
         return f"NO: {plain('; '.join(_said(offers)) or 'the broker gives no reason.')}"
-    return f"NO from {count(len(kinds), 'site')}: {told}."
+    return " ".join((f"NO from {count(len(kinds), 'site')}: {told}.", *_nearest_yes(offers)))
+
+
+def _nearest_yes(offers: Offers) -> list[str]:
+    """The options under which some would offer, by what the sites name as their nearest yes."""
+    near: dict[str, list[int]] = {}
+    for note in offers.outcomes:
+        found = [match for text in note.reasons or () if (match := _NEAREST.search(plain(text)))]
+        if len(found) == len(note.reasons or ()) == 1:
+            near.setdefault(found[0][1], []).append(int(found[0][2]))
+    return [f"--{what} {max(sizes)} may get {sizes.count(max(sizes))}" for what, sizes in near.items()]
 
 
 def _said(offers: Offers) -> list[str]:

@@ -15,14 +15,13 @@ from typer.exceptions import TyperException
 
 from broker.cli import desk as desks
 from broker.cli import jobs, service, sites
-from broker.cli.desk import Desk
+from broker.cli.desk import INTERRUPTED, Desk
 from broker.cli.exits import Exit, code, one_line
 from broker.cli.memory import Memory
 from broker.cli.screen import Screen
 from broker.client.words import plain
 from broker.errors import BrokerError
 
-_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _JOBS: tuple[Callable[..., None], ...] = (
     jobs.submit, jobs.offers, jobs.accept, jobs.reject, jobs.watch, jobs.logs, jobs.fetch, jobs.cancel, jobs.sessions,
 )  # fmt: skip
@@ -44,8 +43,7 @@ def main(argv: Sequence[str] | None = None, desk: Desk | None = None) -> int:
         desk.screen.note(f"broker: {' '.join(plain(error.format_message()).split())} See: broker --help")
         return Exit.BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
-        desk.screen.note("Stopped looking. A run that was accepted goes on: broker sessions")
-        return _INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         # Whoever read us has gone. Python would complain once more at exit, on the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

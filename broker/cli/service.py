@@ -5,8 +5,11 @@ The server's own modules are imported where they are used, so that a user's comm
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +23,8 @@ from broker.cli.jobs import Json
 from broker.client import login as logins
 from broker.client.broker import Broker
 from broker.client.errors import Misanswered
-from broker.client.words import count, plain
-from broker.errors import BadInput, NotFound
+from broker.client.words import plain
+from broker.errors import BadInput, NotFound, SettingsError
 
 Config = Annotated[Path, typer.Argument(help="the broker's configuration, YAML")]
 
@@ -31,16 +34,28 @@ def serve(config: Config) -> None:
     from broker.server import run
     from broker.settings import load_settings
 
-    raise typer.Exit(run(load_settings(config)))
+    with _named(config):
+        raise typer.Exit(run(load_settings(config)))
 
 
 def check_config(context: typer.Context, file: Config) -> None:
     """Say whether a broker would start with this configuration; nothing is started, no site is called."""
     from broker.settings import load_settings
+    from broker.wiring import check
 
-    settings = load_settings(file)
-    sites = getattr(settings, "sites", None) or ()
-    desks.of(context).screen.say(f"ok    {plain(file)}: broker {plain(settings.name)}, {count(len(sites), 'site')}")
+    with _named(file):
+        for line in asyncio.run(check(load_settings(file))):
+            desks.of(context).screen.say(plain(line))
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """What is wrong with a setting is said with the file it was read from."""
+    try:
+        yield
+    except SettingsError as error:
+        error.file = error.file or str(file)
+        raise
 
 
 def status(context: typer.Context, json: Json = False) -> None:

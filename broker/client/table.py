@@ -18,7 +18,9 @@ from broker.domain.request import ExecutionRequest
 from broker.domain.session import Bounds, OfferSetResponse, OutcomeNote, SimpleExecutionSession
 
 WIDE = 120
-_SHORTEST_WHY, _SHORTEST_SITE = 12, 8
+_SHORTEST_WHY, _SHORTEST_SITE, _LONGEST_NAMES = 12, 8, 16
+# What goes first where a line is too short; site names are cut after that.
+_SPARED = ("FROM", "ORIGIN", "(latest)", "CO2e", "GiB", "CPU", "MOVES")
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,8 @@ def offers(response: OfferSetResponse, look: Look, request: ExecutionRequest | N
     """The whole table, without a final line feed."""
     rows = ranked(response)
     everything = all_facts(response)
-    site_room = max(
-        [columns(plain(fact.site)) for fact in rows] + [columns(note.site) for note in _silent(response)] + [4]
-    )
+    names = [fact.site for fact in everything] + [note.site for note in _silent(response)]
+    site_room = max(columns(plain(name)) for name in ("SITE", *names))
     lines = _head(response, look, rows, request)
     if rows:
         lines += _body(rows, look, site_room)
@@ -133,14 +134,22 @@ def _answered(response: OfferSetResponse, look: Look) -> str:
     if not notes:
         return ""
     took = look.took if look.took is not None else max((note.latency or 0.0 for note in notes), default=0.0)
-    return count(len(notes), "site") + (f" in {took:.1f} s" if took else "")
+    return count(len(notes), "site") + (f" in {_brief(took)}" if took else "")
+
+
+def _brief(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 0.1 else f"{seconds * 1000:.0f} ms"
 
 
 # ── rows ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _body(rows: list[Facts], look: Look, site_room: int) -> list[str]:
-    rest = [column.lines() for column in _columns(rows, look)]
+    shown = _columns(rows, look)
+    for spared in _SPARED:
+        if sum(columns(column.lines()[0]) + 1 for column in shown) + site_room + _SHORTEST_WHY + 5 > look.width:
+            shown = [column for column in shown if column.head != spared]
+    rest = [column.lines() for column in shown]
     lead = Column("", [(f"{'*' if row.trade_off else ' '} {row.rank}", "") for row in rows], right=False).lines()
     gap = 1 if look.wide else 2
     fixed = columns(lead[0]) + 1 + gap + sum(columns(lines[0]) + gap for lines in rest)
@@ -158,7 +167,11 @@ def _body(rows: list[Facts], look: Look, site_room: int) -> list[str]:
 def _columns(rows: list[Facts], look: Look) -> list[Column]:
     """The columns between site and why, those left out in which every row would say the same nothing."""
     built = _wide_columns(rows, look) if look.wide else _narrow_columns(rows, look)
-    return [column for column in built if any(text.strip("- ") for text, _ in column.cells)]
+    return [
+        column
+        for column in built
+        if column.head.startswith("PAY") or any(text.strip("-? ") for text, _ in column.cells)
+    ]
 
 
 def _narrow_columns(rows: list[Facts], look: Look) -> list[Column]:
@@ -168,7 +181,7 @@ def _narrow_columns(rows: list[Facts], look: Look) -> list[Column]:
 
 
 def _wide_columns(rows: list[Facts], look: Look) -> list[Column]:
-    origin = [(plain(row.origin) if row.origin != row.site else "", "") for row in rows]
+    origin = [(cut(plain(row.origin), _LONGEST_NAMES) if row.origin != row.site else "", "") for row in rows]
     prices = [] if all(row.free for row in rows) else [
         _money_column("PAY", rows, lambda row: row.pay, free=True),
         _money_column("PRICE", rows, lambda row: row.price, unit=False),
@@ -183,7 +196,7 @@ def _wide_columns(rows: list[Facts], look: Look) -> list[Column]:
         Column("CPU", [(str(row.cores) if row.cores is not None else "-", "") for row in rows]),
         Column("GiB", [(str(row.memory) if row.memory is not None else "-", "") for row in rows]),
         _moves(rows),
-        Column("FROM", [(plain(",".join(row.sources)) or "-", "") for row in rows], right=False),
+        Column("FROM", [(cut(plain(",".join(row.sources)), _LONGEST_NAMES) or "-", "") for row in rows], right=False),
         Column("CO2e", [(_figure(row.carbon), "") for row in rows]),
         _all_in(rows),
         Column("(worst)", [(money(row.all_in.pessimistic) if row.all_in else "-", "") for row in rows]),
@@ -245,7 +258,12 @@ def _figure(bounds: Bounds | None) -> str:
 def _silent(response: OfferSetResponse) -> list[OutcomeNote]:
     """Sites that gave no offer: first those that say no, then those that say nothing."""
     notes = [note for note in response.outcomes or () if note.outcome != "Offered"]
-    return sorted(notes, key=lambda note: (note.outcome != "Declined", note.site))
+    return sorted(notes, key=lambda note: (not says_no(note), note.site))
+
+
+def says_no(note: OutcomeNote) -> bool:
+    """The site, or the broker who knows it, says that this request does not go there: asking again changes nothing."""
+    return note.outcome == "Declined" or (note.outcome == "Skipped" and note.retry_after is None and not note.acts)
 
 
 def _refusals(response: OfferSetResponse, everything: list[Facts], look: Look, site_room: int) -> list[str]:
@@ -254,7 +272,7 @@ def _refusals(response: OfferSetResponse, everything: list[Facts], look: Look, s
         if fact.excluded:
             lines += _refusal("NO", fact.site, f"its offer is left out: {fact.excluded}", look, site_room)
     for note in _silent(response):
-        mark = "NO" if note.outcome == "Declined" else "--"
+        mark = "NO" if says_no(note) else "--"
         lines += _refusal(mark, note.site, _reason(note), look, site_room)
     if not response.outcomes and response.result == "NO":
         for text in (item.message or item.template or "" for item in (response.meta and response.meta.messages) or ()):
@@ -300,10 +318,12 @@ def _billing(response: OfferSetResponse, rows: list[Facts], look: Look) -> list[
     unit = plain(wishes.currency or "")
     terms = [(wishes.value_of_time, "h until result"), (wishes.carbon_price, "kg CO2e"),
              (wishes.distance_price, "GB moved")]  # fmt: skip
-    sums = ["all is free" if all(row.free for row in rows) else "PAY"]
+    free = all(row.free for row in rows)
+    sums = [] if free else ["PAY"]
     sums += [f"{money(price)} {unit}/{what}".replace(" /", "/") for price, what in terms if price]
     risk = f", weighed {wishes.risk:g} towards the worst" if wishes.risk else ""
-    return wrap(f"ALL-IN ranks, isn't billed: {' + '.join(sums)}{risk}", look.width)
+    billed = "nothing is billed" if free else "isn't billed"
+    return wrap(f"ALL-IN ranks, {billed}: {' + '.join(sums)}{risk}", look.width)
 
 
 def _warnings(rows: list[Facts], look: Look) -> list[str]:

@@ -45,6 +45,8 @@ def cut(text: str, room: int) -> str:
     """`text` in at most `room` columns; `…` marks what is missing."""
     if columns(text) <= room:
         return text
+    if room < 1:
+        return ""
     kept = ""
     for char in text:
         if columns(kept) + _columns(char) > room - 1:

@@ -213,15 +213,6 @@ async def test_a_lost_answer_to_an_acceptance_is_read_back_and_never_sent_twice(
     assert len(fake.sent("POST", "/sessions")) == 1
 
 
-async def test_following_sits_out_a_restart_of_the_broker(run: Any, fake: FakeBroker) -> None:
-    await run("accept", "91c2")
-    # The look-up of the handle lists and reads; only following meets the failure.
-    reads = len(fake.sent("GET", f"/sessions/{ALBA}"))
-    fake.refuse("GET", f"/sessions/{ALBA}", 503, {"detail": "starting"}, times=0)
-    ran = await run("watch", str(ALBA), tty=True)
-    assert (ran.code, len(fake.sent("GET", f"/sessions/{ALBA}")) > reads) == (0, True)
-
-
 async def test_fetch_writes_the_files_and_says_where(run: Any, fake: FakeBroker, home: Path) -> None:
     await run("accept", "91c2")
     ran = await run("fetch", "91c2")
@@ -317,6 +308,17 @@ async def test_status_says_who_acts(run: Any, fake: FakeBroker, golden: Any) -> 
     }
     golden("status.txt", (await run("status", tty=True)).out)
     assert json.loads((await run("status", "--json")).out) == fake.status
+
+
+async def test_a_no_names_the_nearest_yes(run: Any, fake: FakeBroker) -> None:
+    small = [
+        OutcomeNote(site=site, outcome="Skipped", reasons=(f"compute.memory.min: 64 asked. Nearest yes: {n}.",))
+        for site, n in (("alba", 48), ("delta", 48), ("echo", 8))
+    ]
+    fake.sets = [drawn_set([], outcomes=small)]
+    ran = await run("submit", "fit.py", tty=True)
+    assert (ran.code, ran.err) == (3, "NO from 3 sites: 3 say no. --memory 48 may get 2\n")
+    assert "NO  alba   compute.memory.min: 64 asked" in ran.out
 
 
 async def test_kinds_are_listed(run: Any) -> None:

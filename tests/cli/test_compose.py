@@ -1,0 +1,124 @@
+"""What a person writes becomes a whole request, and every slip one line that names its place."""
+
+from __future__ import annotations
+
+import base64
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from broker.client.compose import Options, compose, parse_span
+from broker.client.errors import BadRequestFile
+from broker.domain import kinds
+from broker.domain.executables import JupyterNotebook, PythonProgram
+from broker.errors import BadInput
+
+PROGRAM = "executable:\n  kind: python-program\n  source: x\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "executable:\n  kind: docker\n",
+            'r.yaml:2 executable.kind "docker": unknown. Nearest: docker-container. All: broker kinds',
+        ),
+        (
+            PROGRAM + "compute:\n  cores: 4\n  memory:\n    min: 16GB\n",
+            'r.yaml:7 compute.memory.min "16GB": whole GiB wanted; write 16',
+        ),
+        (
+            PROGRAM + "compute:\n  volumes:\n    - resource: cub\n"
+            "data:\n  - location: https://x\n    meta: {name: cube}\n",
+            'r.yaml:6 compute.volumes[0].resource: "cub": no such data or storage. There are: cube.',
+        ),
+        (
+            "executable: {kind: python-program, location: nix.py}",
+            'r.yaml:1 executable.location "nix.py": no such file.',
+        ),
+        (PROGRAM + "preferences:\n  presett: fastest\n", "r.yaml:5 preferences.presett: no such property."),
+        (PROGRAM + "data:\n  - location: cube.fits\n",
+         'r.yaml:5 data[0].location "cube.fits": a URL is wanted. Sites cannot read this machine\'s files.'),
+        (PROGRAM + "schedule:\n  requested:\n    duration: 1h\n",
+         'r.yaml:6 schedule.requested.duration "1h": an ISO 8601 duration is wanted, such as PT1H or P1D.'),
+        (PROGRAM + "executable: 1\n", "r.yaml:4 executable: stands twice."),
+        (PROGRAM + "data: &a [*a]\n", "r.yaml:4 data[0]: anchors and aliases are not read; write it out."),
+        ("a: [", "r.yaml:1: not YAML: expected the node content, but found '<stream end>'."),
+        ("- 1\n", "r.yaml: an object with the key executable is wanted."),
+        ("[" * 5000, "r.yaml: nested too deeply."),
+    ],
+)  # fmt: skip
+def test_a_slip_is_one_line(home: Path, text: str, line: str) -> None:
+    (home / "r.yaml").write_text(text)
+    with pytest.raises(BadRequestFile) as caught:
+        compose("r.yaml", Options())
+    assert str(caught.value) == line
+
+
+def test_yaml_is_read_as_json_is_meant(home: Path) -> None:
+    (home / "r.yaml").write_text(
+        "executable:\n  kind: python-program\n  source: x\n  environment: {A: no, B: 12:30:00, C: 1, D: '2', E: true}\n"
+    )
+    executable = compose("r.yaml", Options()).request.executable
+    assert isinstance(executable, PythonProgram)
+    assert executable.environment == {"A": "no", "B": "12:30:00", "C": "1", "D": "2", "E": "true"}
+
+
+def test_a_short_json_file_is_expanded_too(home: Path) -> None:
+    (home / "r.json").write_text('{"executable": {"kind": "jupyter-notebook", "location": "https://x/a.ipynb"}}')
+    request = compose("r.json", Options()).request
+    assert (request.executable.kind, request.name) == (kinds.JUPYTER_NOTEBOOK, "a")
+
+
+def test_a_local_notebook_travels_as_a_data_url(home: Path) -> None:
+    (home / "n.ipynb").write_text("{}")
+    executable = compose("n.ipynb", Options()).request.executable
+    assert isinstance(executable, JupyterNotebook)
+    head, _, text = (executable.location or "").partition(",")
+    assert (head, base64.b64decode(text)) == ("data:application/x-ipynb+json;base64", b"{}")
+
+
+def test_a_program_is_found_beside_its_request_file(home: Path) -> None:
+    (home / "sub").mkdir()
+    (home / "sub" / "fit.py").write_text("1")
+    (home / "sub" / "r.yaml").write_text("executable: {kind: python-program, location: fit.py}")
+    executable = compose("sub/r.yaml", Options()).request.executable
+    assert isinstance(executable, PythonProgram)
+    assert (executable.source, executable.name, executable.location) == ("1", "fit", None)
+
+
+def test_a_foreign_kind_goes_out_as_it_is() -> None:
+    foreign = {"executable": {"kind": "https://example.org/kinds/fortran.yaml", "deck": 1}}
+    assert compose(foreign, Options()).request.to_wire()["executable"]["deck"] == 1
+
+
+def test_options_win_over_the_file_and_the_callers_own_object_stays(home: Path) -> None:
+    given = {"executable": {"kind": "python-program", "source": "x"}, "costs": [{"type": "monetary", "max": 9}],
+             "compute": {"cores": {"min": 1}}}  # fmt: skip
+    draft = compose(given, Options(cores=4, max_price=2.0, duration="90m", name="n"))
+    assert (draft.request.cores, draft.ceiling, draft.request.duration) == ((4, None), 2.0, timedelta(minutes=90))
+    assert given["executable"] == {"kind": "python-program", "source": "x"}
+
+
+def test_options_beside_a_file_of_the_wrong_shape_still_name_the_fault() -> None:
+    with pytest.raises(BadRequestFile, match="compute"):
+        compose({"executable": {"kind": "python-program", "source": "x"}, "compute": "big"}, Options(cores=4))
+
+
+@pytest.mark.parametrize(
+    ("text", "minutes"), [("1h", 60), ("1h30m", 90), ("2d", 2880), ("45min", 45), ("PT1H30M", 90), ("90s", 1.5)]
+)
+def test_spans(text: str, minutes: float) -> None:
+    assert parse_span(text) == timedelta(minutes=minutes)
+
+
+@pytest.mark.parametrize("text", ["", "h", "1x", "one hour"])
+def test_what_is_no_span(text: str) -> None:
+    with pytest.raises(BadInput):
+        parse_span(text)
+
+
+def test_a_preset_is_named_by_its_nearest() -> None:
+    with pytest.raises(BadInput, match="Nearest: fastest"):
+        compose({"executable": {"kind": "python-program", "source": "x"}}, Options(prefer="fastst"))

@@ -1,0 +1,135 @@
+"""The table of offers: its words at 80 and 120 columns and in a pipe, and what no site may do to it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.client import table
+from broker.client.table import Look
+from broker.client.words import clock, columns, cut, money, plain, size, span, wrap
+from broker.domain import kinds
+from broker.domain.components import ComponentMetadata, SimpleMinMaxFloatCost
+from broker.domain.session import OfferSetResponse, OutcomeNote, SessionPhase
+from broker.testing.broker import ALBA, NOW, SET, bounds, drawn_offers, drawn_set
+
+ZONE = ZoneInfo("Europe/Berlin")
+
+
+def look(width: int) -> Look:
+    return Look(width, NOW, ZONE)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_drawn_table(width: int, golden: Any) -> None:
+    text = table.offers(drawn_set(), look(width))
+    assert max(map(columns, text.splitlines())) <= width
+    golden(f"offers-{width}.txt", text + "\n")
+
+
+def test_the_pipe(golden: Any) -> None:
+    golden("offers.tsv", table.tsv(drawn_set()) + "\n")
+
+
+def test_the_pay_column_goes_when_all_is_free() -> None:
+    free = [o.with_(ranking=o.ranking.with_(pay=bounds(0.0))) for o in drawn_offers() if o.ranking]
+    text = table.offers(drawn_set(free), look(80))
+    assert "PAY" not in text
+    assert "ALL-IN ranks, nothing is billed: 2.00 EUR/h until result + 0.10 EUR/kg CO2e" in text
+
+
+def test_a_plain_service_without_ranking_is_shown_in_its_own_order() -> None:
+    first, second, *_ = drawn_offers()
+    cost = SimpleMinMaxFloatCost(kind=kinds.MINMAX_COST, type=kinds.MONETARY, min=1.0, max=3.0)
+    bare = [
+        o.with_(ranking=None, site=None, origin=None, reserved=None, results=None, locality=None, costs=(cost,))
+        for o in (second, first)
+    ]
+    response = OfferSetResponse(kind=kinds.OFFERSET, meta=ComponentMetadata(uuid=SET), result="YES", offers=tuple(bare))
+    text = table.offers(response, look(80))
+    assert text.splitlines()[2].split() == ["1", "?", "2.00", "14:10~", "15:10~"]
+    assert "ALL-IN" not in text, "nobody ranked it"
+    assert "no result files: everywhere" in text
+    assert "~ estimate, nothing is reserved" in text
+
+
+def test_no_result_files_and_nothing_real_are_said_before_acceptance() -> None:
+    first, second, *rest = drawn_offers()
+    response = drawn_set([first.with_(results=False), second.with_(simulated=True), *rest])
+    text = table.offers(response, look(80))
+    assert "\nno result files: alba\nnothing really runs: borealis\n" in text
+
+
+def test_an_excluded_offer_says_why_and_has_no_rank() -> None:
+    first, second, *_ = drawn_offers()
+    assert second.ranking
+    out = second.with_(ranking=second.ranking.with_(rank=None, excluded="after your deadline"))
+    text = table.offers(drawn_set([first, out]), look(80))
+    assert "NO  borealis  its offer is left out: after your deadline" in text
+    assert "* 2" not in text
+    assert "\n\tborealis\texcluded\t" in table.tsv(drawn_set([first, out]))
+
+
+def test_what_became_of_an_offer_is_shown() -> None:
+    first, *rest = drawn_offers()
+    text = table.offers(drawn_set([first.with_(phase=SessionPhase.EXPIRED), *rest], taken=str(ALBA)), look(80))
+    assert "EXPIRED" in text.splitlines()[2]
+    assert text.endswith("taken: session 91c2   broker watch 91c2")
+
+
+def test_a_stand_in_for_the_price_is_marked_and_never_free() -> None:
+    first, *rest = drawn_offers()
+    assert first.ranking
+    unknown = first.with_(ranking=first.ranking.with_(pay=bounds(0.0, stand_in=True)))
+    assert "0.00?" in table.offers(drawn_set([unknown, *rest]), look(80)).splitlines()[2]
+
+
+def test_site_names_are_cut_last() -> None:
+    first, *_ = drawn_offers()
+    long = first.with_(site="a-very-long-name-of-a-site.of.some.university.example")
+    text = table.offers(drawn_set([long]), look(80))
+    assert max(map(columns, text.splitlines())) <= 80
+    assert "a-very-long-name-of-a-s" in text
+
+
+@given(st.text(max_size=60), st.text(max_size=200), st.integers(40, 160))
+def test_no_text_of_a_site_breaks_a_line_or_reaches_the_terminal(site: str, words: str, width: int) -> None:
+    first, *rest = drawn_offers()
+    assert first.ranking
+    evil = first.with_(site=site or "x", origin=words, ranking=first.ranking.with_(why=words, behind=words))
+    note = OutcomeNote(site=site or "x", outcome="Declined", reasons=(words,))
+    response = drawn_set([evil, *rest])
+    response = response.with_(outcomes=(*(response.outcomes or ()), note))
+    drawn, piped = table.offers(response, look(width)), table.tsv(response)
+    for text in (drawn, piped, table.explain(response, look(width))):
+        assert plain(text, lines=True) == text
+    assert {line.count("\t") for line in piped.split("\n")} == {piped.split("\n")[0].count("\t")}
+    if width >= 70:
+        assert max(map(columns, drawn.split("\n"))) <= width
+
+
+def test_control_and_direction_characters_are_defused() -> None:
+    assert plain("a\x1b[2Jb\x9bc\u202ed\u200be\r\nf\tg") == "a?[2Jb?c?d?e  f g"
+    assert plain("a\x07\r\n\tb", lines=True) == "a?\n\tb"
+
+
+def test_figures_are_written_for_people() -> None:
+    assert [money(x) for x in (0, 1.2, 0.004, 0.00001, 1234.5)] == ["0.00", "1.20", "0.004", "1e-05", "1234.50"]
+    assert [size(x) for x in (0, 999, 84.2e9, 1.2e6, 999.99e6, 3e15)] == [
+        "0", "999 B", "84.2 GB", "1.2 MB", "1.0 GB", "3.0 PB",
+    ]  # fmt: skip
+    assert [span(x) for x in (0, 45, 3600, 5400, 90061)] == ["0 s", "45 s", "1 h", "1 h 30 min", "1 d 1 h"]
+    days = [clock(NOW + timedelta(days=d), ZONE, NOW) for d in (0, 1, 7, 60)]
+    assert days == ["14:03", "Mon 14:03", "29 Nov", "2027-01-21"]
+
+
+@given(st.text(max_size=80), st.integers(2, 40))
+def test_cutting_keeps_the_room(text: str, room: int) -> None:
+    clean = plain(text)
+    assert columns(cut(clean, room)) <= room
+    assert all(columns(line) <= room for line in wrap(clean, room))
