@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+CONTRACTS = ("stores", "store_timers", "store_lists", "calendars", "limits")
+pytest.register_assert_rewrite(*(f"broker.testing.{suite}" for suite in CONTRACTS))
+
 STANDARD = "ivoa/execution-broker-1.0.openapi.json"
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.domain import components, data, executables, forms, kinds, resources, session
+from broker.domain import components, data, executables, forms, kinds, measures, resources, schedule, session
 from broker.domain.base import Family, Model
 from broker.domain.offer import Needs, Offer, Reading, read, unfit
 from broker.domain.outcome import Quote
@@ -501,10 +501,10 @@ def test_every_kind_of_the_models_has_its_form_with_the_same_properties(family: 
 PAIRS: list[tuple[type[Model], type[msgspec.Struct]]] = [
     (components.ComponentMetadata, forms.Metadata),
     (components.MessageItem, forms.Message),
-    (components.StartInstant, forms.Starting),
-    (components.StartInterval, forms.Available),
-    (components.Schedule, forms.Schedule),
-    (components.MinMax, forms.MinMax),
+    (schedule.LifecycleStartDurationInstant, forms.Starting),
+    (schedule.LifecycleStartDurationInterval, forms.Available),
+    (schedule.LifecycleSchedule, forms.Schedule),
+    (measures.MinMaxLong, forms.MinMax),
     (executables.DockerImageSpec, forms.Image),
     (executables.DockerPlatformSpec, forms.Platform),
     (executables.DockerNetworkSpec, forms.Network),
