@@ -1,0 +1,67 @@
+# What people do with this project. A fresh machine needs Python 3.11 or newer, git and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo demo-stop check test bench servers schema clean
+
+help:
+	@echo "make demo       a whole federation on this machine: ask, compare, accept, run, fetch (KEEP=1 leaves it up)"
+	@echo "make demo-stop  stop what KEEP=1 left"
+	@echo "make check      style, types, imports, generated files"
+	@echo "make test       all tests (PYTEST_ARGS=... for some)"
+	@echo "make bench      the broker beside bare calls to the same sites"
+	@echo "make servers    the system's packages that tests use"
+	@echo "make schema     write config/settings.schema.json anew"
+	@echo "make install    the environment in $(VENV) alone"
+	@echo "make clean      remove what was generated, the environment too"
+	@echo "PYTHON=python3.12 names another interpreter for the environment."
+
+# Each stamp is as old as the project's dependencies were when they were installed.
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=…" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.runs: pyproject.toml | $(VENV)/.made
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.develops: pyproject.toml | $(VENV)/.made
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@touch $(VENV)/.runs $@
+
+install: $(VENV)/.develops
+
+demo: $(VENV)/.runs
+	@$(BIN)/python deploy/demo/demo.py $(if $(filter-out 0,$(KEEP)),--keep)
+
+demo-stop: $(VENV)/.runs
+	@$(BIN)/python deploy/demo/demo.py --stop
+
+check: $(VENV)/.develops
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy -p broker -p adapters
+	$(BIN)/mypy deploy/demo/demo.py deploy/demo/sky.py
+	$(BIN)/lint-imports
+	$(BIN)/python config/schema.py --check
+
+test: $(VENV)/.develops servers
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.develops
+	$(BIN)/python tests/benchmarks/bench.py $(BENCH_ARGS)
+
+servers:
+	@deploy/servers
+
+schema: $(VENV)/.develops
+	$(BIN)/python config/schema.py
+
+clean:
+	@if [ -e $(VENV)/.runs ]; then $(BIN)/python deploy/demo/demo.py --stop; fi
+	rm -rf $(VENV) demo-data build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

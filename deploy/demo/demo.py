@@ -1,0 +1,340 @@
+"""One request to a whole federation, on this machine: `make demo`. Imports the client, the command line and sky.
+
+    python demo.py [--keep] [--folder DIR]     start, show, stop; `--keep` leaves all running
+    python demo.py --stop [--folder DIR]       stop what was kept
+
+Starts a data server, three site brokers and a federation broker as processes of their own, each on a free port of
+127.0.0.1. Everything they write lies in the folder, which is made anew each time: configurations, logs, databases,
+jobs. Whatever happens, what was started is stopped: at the end, on Ctrl-C, on a fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
+from pathlib import Path
+from string import Template
+
+import sky
+
+from broker.cli.desk import Desk
+from broker.cli.main import main as broker
+from broker.cli.memory import Memory
+from broker.cli.screen import Screen
+from broker.client.broker import Broker
+from broker.client.offers import Offer
+from broker.client.sessions import Session
+from broker.client.words import money, size, span
+from broker.domain.session import Promise
+from broker.errors import BrokerError
+
+HERE = Path(__file__).resolve().parent
+SITES = {
+    "alba": "the archive: the data is here, 0.60 EUR a core hour",
+    "borealis": "twice as fast, a good line, 2.00 EUR a core hour",
+    "cumulus": "half as fast, far away, 0.12 EUR a core hour",
+}
+PREFER = ("balanced", "cheapest", "fastest", "closest")
+START = 30.0  # seconds a process has to say that it listens
+STOP = 15.0  # seconds it has to end
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+MARK = "FEDERATION_DEMO"  # in the environment of every process started here; its value is the folder
+
+
+class DemoError(Exception):
+    """What went wrong, in a sentence."""
+
+
+class Federation:
+    """The processes, and the folder that they write to. `stop` may be called at any moment, and twice."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self.urls: dict[str, str] = {}
+
+    def prepare(self) -> tuple[int, str]:
+        """An empty folder, and the data in it. Returns the catalogue's bytes and checksum."""
+        stop_all(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        (self._folder / "archive").mkdir(parents=True)
+        shutil.copy(HERE / "fit.py", self._folder / "fit.py")
+        return sky.write_catalogue(self._folder / "archive" / "galaxies.fits")
+
+    def start(self) -> None:
+        """Sites side by side, then the federation above them. Raises DemoError."""
+        self._launch("data", str(HERE / "sky.py"), "serve", str(self._folder / "archive"))
+        for site in SITES:
+            self._serve(site)
+        self._wait("data", *SITES)
+        self._serve("federation")
+        self._wait("federation")
+
+    def fill(self, name: str, **values: object) -> Path:
+        """The file of that name, made from its template."""
+        template = Template((HERE / "configs" / name).read_text())
+        path = self._folder / name
+        path.write_text(template.substitute(self.urls, folder=self._folder, **values))
+        return path
+
+    def _serve(self, name: str) -> None:
+        config = self.fill(f"{name}.yaml")
+        self._launch(name, "-m", "broker.cli.main", "serve", str(config))
+
+    def _launch(self, name: str, *arguments: str) -> None:
+        # A session of its own: Ctrl-C is ours to handle, and what is kept outlives this terminal.
+        with (self._folder / f"{name}.out").open("wb") as out, (self._folder / f"{name}.log").open("wb") as log:
+            self._started[name] = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=log, cwd=self._folder, start_new_session=True,
+                env={**os.environ, MARK: str(self._folder)},
+            )  # fmt: skip
+
+    def _wait(self, *names: str) -> None:
+        """Until each has said where it listens."""
+        end = time.monotonic() + START
+        for name in names:
+            while not (said := (self._folder / f"{name}.out").read_text().strip()):
+                if self._started[name].poll() is not None or time.monotonic() > end:
+                    log = (self._folder / f"{name}.log").read_text().strip().splitlines()
+                    raise DemoError(f"{name} does not start: {log[-1] if log else 'it says nothing'}")
+                time.sleep(0.02)
+            self.urls[name] = said.split()[-1]
+
+    def stop(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it behind
+        stop_all(self._folder)
+        for process in self._started.values():
+            process.wait(STOP)
+        self._started.clear()
+
+
+def stop_all(folder: Path) -> int:
+    """End the brokers of any demo in `folder`, then the jobs they started. Returns how many processes there were."""
+    brokers = set(_marked(folder))
+    _end(brokers, lambda: _marked(folder))
+    jobs = set(_supervisors(folder))  # nobody is left who could start another; each ends all that its job forked
+    _end(jobs, lambda: _supervisors(folder))
+    return len(brokers | jobs)
+
+
+def _end(pids: set[int], left: Callable[[], Iterator[int]]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+        end = time.monotonic() + STOP
+        while (pids := set(left())) and time.monotonic() < end:
+            time.sleep(0.02)
+        if not pids:
+            return
+    raise DemoError(f"processes {', '.join(map(str, sorted(pids)))} do not end")
+
+
+def _marked(folder: Path) -> Iterator[int]:
+    mark = f"{MARK}={folder}".encode()
+    return (pid for pid in _pids() if mark in _read(pid, "environ").split(b"\0"))
+
+
+def _supervisors(folder: Path) -> Iterator[int]:
+    jobs = f"{folder}/jobs/".encode()
+    for pid in _pids():
+        words = _read(pid, "cmdline").split(b"\0")
+        if b"adapters.local.supervisor" in words and any(word.startswith(jobs) for word in words):
+            yield pid
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid())
+
+
+def _read(pid: int, what: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{what}").read_bytes()
+    except OSError:
+        return b""
+
+
+# ── what is shown ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Show:
+    """Does what a person would, with the same commands, and says what comes of it."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        width = min(100, shutil.get_terminal_size((80, 24)).columns)
+        self._folder, self._url = folder, url
+        drawn = sys.stderr.isatty()
+        self._desk = Desk(Screen(sys.stdout, sys.stderr, True, width, drawn), Memory(folder / "memory.json"))
+
+    def command(self, *arguments: str) -> None:
+        """Run it, and show it as it would be typed. Raises DemoError when it fails."""
+        say(f"$ broker {' '.join(arguments)}")
+        words = [str(self._folder / word) if word == "hubble.yaml" else word for word in arguments]
+        code = broker(words, self._desk)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        if code:
+            raise DemoError(f"`broker {arguments[0]}` ended with {code}")
+        say()
+
+    async def run(self) -> Session:
+        """The one run that was accepted."""
+        async with Broker(self._url) as client:
+            return await client.session((await client.sessions())[0].uuid)
+
+    async def orders(self) -> dict[str, list[Offer]]:
+        """What each preference makes of the same request."""
+        async with Broker(self._url) as client:
+            asked = (client.submit(self._folder / "hubble.yaml", prefer=word) for word in PREFER)
+            return {word: list(offers) for word, offers in zip(PREFER, await asyncio.gather(*asked), strict=True)}
+
+
+def say(text: str = "") -> None:
+    print(text, flush=True)
+
+
+def judge(folder: Path) -> str:
+    """The fitted universe beside the one that the catalogue was drawn from. Raises DemoError where they differ."""
+    found = json.loads((folder / "results" / "fit.json").read_text())
+    for name, truth in (("H0", sky.HUBBLE), ("matter", sky.MATTER)):
+        if not abs(found[name] - truth) < 5 * found[f"{name}_error"]:
+            raise DemoError(f"the program found {name} = {found[name]:g}, the catalogue was drawn with {truth:g}")
+    if found["galaxies"] != sky.GALAXIES:
+        raise DemoError(f"the program saw {found['galaxies']} galaxies of {sky.GALAXIES}")
+    return f"right: the catalogue was drawn from a universe with H0 = {sky.HUBBLE:g} and matter = {sky.MATTER:g}"
+
+
+def compare(orders: dict[str, list[Offer]]) -> Iterator[str]:
+    yield f"{'--prefer':<10}  {'1':<20}  {'2':<20}  {'3':<20}".rstrip()
+    for word, offers in orders.items():
+        cells = [f"{offer.site:<9}{_all_in(offer):>8}" for offer in offers]
+        yield f"{word:<10}  {'  '.join(f'{cell:<20}' for cell in cells)}".rstrip()
+
+
+def _all_in(offer: Offer) -> str:
+    bounds = offer.facts.all_in
+    return money(bounds.expected) if bounds else "?"
+
+
+def promised(session: Session) -> Iterator[str]:
+    """Actual against promised."""
+    kept = session.document.promise or Promise()
+    yield f"{'':<10}{'promised':>16}{'actual':>16}"
+    for name, first, second in (
+        ("start", _moment(kept.start), _moment(kept.actual_start)),
+        ("runs for", _length(kept.duration), _length(kept.actual_duration)),
+        ("costs", _money(kept.cost, kept.unit), _money(kept.actual_cost, kept.unit)),
+    ):
+        yield f"{name:<10}{first:>16}{second:>16}"
+
+
+def _moment(when: datetime | None) -> str:
+    return f"{when.astimezone():%H:%M:%S}" if when else "not known"
+
+
+def _length(length: timedelta | None) -> str:
+    return span(length) if length else "not known"
+
+
+def _money(amount: float | None, unit: str | None) -> str:
+    return "not known" if amount is None else f"{money(amount)} {unit or ''}".rstrip()
+
+
+# ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def demo(folder: Path, *, keep: bool) -> None:
+    """Start, show, and stop again unless it is to be kept and all went well."""
+    began = time.monotonic()
+    federation = Federation(folder)
+    done = False
+    try:
+        count, checksum = federation.prepare()
+        federation.start()
+        federation.fill("hubble.yaml", bytes=count, checksum=checksum)
+        introduce(federation, count, time.monotonic() - began)
+        show(folder, federation.urls["federation"])
+        done = True
+    finally:
+        if not (keep and done):
+            federation.stop()
+    if keep:
+        say("\n".join(farewell(folder, federation)))
+    else:
+        say(f"\nStopped again, after {span(time.monotonic() - began)}. To look around yourself: KEEP=1 make demo")
+
+
+def introduce(federation: Federation, count: int, took: float) -> None:
+    say(f"Three sites, and radio-net, the broker above them, are up after {took:.1f} s:")
+    for site, what in SITES.items():
+        say(f"  {site:<9} {federation.urls[site]:<23} {what}")
+    say(f"  radio-net {federation.urls['federation']}")
+    say(f"The catalogue: {sky.GALAXIES} galaxies, {size(count)} of FITS, drawn by seed {sky.SEED}.")
+    say()
+
+
+def show(folder: Path, url: str) -> None:
+    """From the question to the result. Raises DemoError."""
+    os.environ["BROKER_URL"] = url
+    screen = Show(folder, url)
+    screen.command("submit", "hubble.yaml")
+    screen.command("accept", "1", "--watch")
+    screen.command("logs", "1")
+    screen.command("fetch", "1", "--to", str(folder / "results"))
+    say(judge(folder))
+    say("\n".join(promised(asyncio.run(screen.run()))))
+    say("\nThe same question, asked with other wishes; each site's all-in cost in EUR:")
+    say("\n".join(compare(asyncio.run(screen.orders()))))
+
+
+def farewell(folder: Path, federation: Federation) -> Iterator[str]:
+    yield "\nAll is left running. Logs, configurations and jobs: " + str(folder)
+    yield "To go on:"
+    yield f"  export BROKER_URL={federation.urls['federation']} PATH={Path(sys.executable).parent}:$PATH"
+    yield f"  broker submit {folder / 'hubble.yaml'} --prefer fastest"
+    yield "  broker offers --explain      broker accept 1 --watch      broker status      broker sites"
+    yield f"  curl {federation.urls['federation']}/status"
+    yield "To end it:  make demo-stop"
+
+
+def _interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="One request to a whole federation, on this machine.")
+    parser.add_argument("--keep", action="store_true", help="leave all running")
+    parser.add_argument("--stop", action="store_true", help="stop what was kept")
+    parser.add_argument("--folder", type=Path, default=HERE.parents[1] / "demo-data", help="made anew each time")
+    given = parser.parse_args()
+    folder = given.folder.resolve()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
+    try:
+        if given.stop:
+            say(f"{stop_all(folder)} processes ended")
+        else:
+            demo(folder, keep=given.keep)
+    except KeyboardInterrupt:
+        say("\nInterrupted; all that was started is stopped.")
+        return INTERRUPTED
+    except (DemoError, BrokerError, OSError) as error:
+        sys.stderr.write(f"demo: {error} What was written is in {folder}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
