@@ -19,9 +19,9 @@ import structlog
 from aiohttp import hdrs, web
 from pydantic import BaseModel
 
-from broker.api.faults import parse
 from broker.api.jsontext import decode_json
 from broker.api.yamltext import decode_yaml, encode_yaml
+from broker.domain.faults import parse
 from broker.errors import BadInput, BrokerError, NotAcceptable, TooLarge, UnsupportedMediaType
 
 _log = structlog.get_logger(__name__)

@@ -17,12 +17,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import ValidationError
-
 from broker.client.documents import Document, read, read_text
 from broker.client.errors import BadRequestFile
 from broker.domain import kinds
 from broker.domain.components import SimpleMinMaxFloatCost
+from broker.domain.faults import parse
 from broker.domain.preferences import Preset
 from broker.domain.quantities import format_duration, parse_duration
 from broker.domain.request import ExecutionRequest, check
@@ -276,12 +275,12 @@ def _inline(executable: dict[str, Any], path: Path, document: Document) -> None:
 
 def _validated(content: dict[str, Any], document: Document) -> ExecutionRequest:
     try:
-        request = ExecutionRequest.model_validate(content)
+        request = parse(ExecutionRequest, content)
         check(request)
-    except ValidationError as error:
-        raise _first(error, document) from None
     except BadInput as error:
-        raise _wrong(document, error.element, error.detail, error.remedy) from None
+        quoted = re.match(r'"([^"]*)": (.*)', error.detail)  # the value goes with the element, as users write it
+        value, detail = (quoted[1], quoted[2]) if quoted else (None, error.detail)
+        raise _wrong(document, error.element, detail, error.remedy, value) from None
     return request
 
 
@@ -289,35 +288,3 @@ def _wrong(document: Document, element: str, detail: str, remedy: str = "", valu
     return BadRequestFile(
         detail, element=element, remedy=remedy, value=value, file=document.file, line=document.line(element)
     )  # fmt: skip
-
-
-def _first(error: ValidationError, document: Document) -> BadRequestFile:
-    """The first fault, in the caller's words: path in their document, what stands there, what is wanted."""
-    path, fault = _innermost(error)
-    value = fault.get("input")
-    shown = value if isinstance(value, str | int | float | bool) else None
-    if fault["type"] == "missing":
-        return _wrong(document, path, "missing.")
-    if fault["type"] == "extra_forbidden":
-        return _wrong(document, path, "no such property.")
-    if fault["type"].startswith("int") or fault["type"].startswith("greater"):
-        return _wrong(document, path, *_whole(path, value), value=shown)
-    message = str(fault.get("ctx", {}).get("error") or fault["msg"]).removesuffix(".")
-    wanted = re.sub(r"^Input should be (.*)", r"\1 is wanted", message)
-    return _wrong(document, path, f"{wanted}.", value=shown)
-
-
-def _whole(path: str, value: object) -> tuple[str, str]:
-    unit = "GiB" if re.search(r"\b(memory|size)\b", path) else "cores" if "cores" in path else "numbers"
-    digits = re.match(r"\s*(\d+)", str(value))
-    wanted = f"whole {unit} wanted" + ("; " if digits and isinstance(value, str) else ".")
-    return (f"{wanted}write {digits[1]}", "") if digits and isinstance(value, str) else (wanted, "")
-
-
-def _innermost(error: ValidationError, path: str = "") -> tuple[str, Any]:
-    """The path and the fault. A family's member fails inside the family's own failure."""
-    fault: Any = error.errors()[0]
-    for step in fault["loc"]:
-        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
-    inner = fault.get("ctx", {}).get("error")
-    return _innermost(inner, path) if isinstance(inner, ValidationError) else (path, fault)

@@ -26,18 +26,20 @@ PROGRAM = "executable:\n  kind: python-program\n  source: x\n"
         ),
         (
             PROGRAM + "compute:\n  cores: 4\n  memory:\n    min: 16GB\n",
-            'r.yaml:7 compute.memory.min "16GB": whole GiB wanted; write 16',
+            'r.yaml:7 compute.memory.min "16GB": a whole number of GiB is wanted. Write 16.',
         ),
         (
             PROGRAM + "compute:\n  volumes:\n    - resource: cub\n"
             "data:\n  - location: https://x\n    meta: {name: cube}\n",
-            'r.yaml:6 compute.volumes[0].resource: "cub": no such data or storage. There are: cube.',
+            'r.yaml:6 compute.volumes[0].resource "cub": no such data or storage. There are: cube.',
         ),
         (
             "executable: {kind: python-program, location: nix.py}",
             'r.yaml:1 executable.location "nix.py": no such file.',
         ),
-        (PROGRAM + "preferences:\n  presett: fastest\n", "r.yaml:5 preferences.presett: no such property."),
+        (PROGRAM + "schedule:\n  requested: {start: soon}\n",
+             'r.yaml:5 schedule.requested.start "soon": an ISO 8601 interval is wanted, '
+             "such as 2026-11-22T14:00:00Z/PT2H."),
         (PROGRAM + "data:\n  - location: cube.fits\n",
          'r.yaml:5 data[0].location "cube.fits": a URL is wanted. Sites cannot read this machine\'s files.'),
         (PROGRAM + "schedule:\n  requested:\n    duration: 1h\n",

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from broker.api.faults import parse
 from broker.domain import kinds
+from broker.domain.faults import parse
 from broker.domain.request import ExecutionRequest
 from broker.domain.site import Registration
 from broker.domain.updates import AbstractUpdate, EnumValueUpdate
