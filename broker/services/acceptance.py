@@ -20,7 +20,17 @@ from broker.domain.identity import Caller, Hop
 from broker.domain.offerset import SessionRecord, SetRecord
 from broker.domain.request import ExecutionRequest
 from broker.domain.updates import AbstractUpdate, EnumValueUpdate
-from broker.errors import BadInput, BrokerError, Conflict, NotFound, SiteError, SiteForgot, Unavailable
+from broker.errors import (
+    BadInput,
+    BrokerError,
+    Conflict,
+    NotAsked,
+    NotFound,
+    SiteError,
+    SiteForgot,
+    SiteUnreachable,
+    Unavailable,
+)
 from broker.ports import Clock, Planner, Sighting
 from broker.services.offers import Offers
 from broker.services.orders import order, seen
@@ -33,10 +43,16 @@ from broker.services.window import Window
 _log = structlog.get_logger(__name__)
 
 RETRY_MOST = 30.0  # seconds between two looks at a doubtful acceptance, at most
+CANCEL_LIMIT = 60.0  # seconds for a cancellation; a site's own limit, where lower, is kept by its guard
+
+
+class _HeldBack(Unavailable):
+    """Our own guard let nothing out: the offer stands as it stood."""
 
 
 class Acceptance:
-    """`forward`: seconds one acceptance may take before it is in doubt. `patience`: seconds a plain site may go on
+    """`forward`: seconds one acceptance may take before it is in doubt, capped so that it has ended, and was read
+    back, before another worker may take it for abandoned. `patience`: seconds a plain site may go on
     reading OFFERED before the acceptance is withdrawn. `guarded`: whether /direct wants a known or bounded price."""
 
     def __init__(
@@ -55,7 +71,8 @@ class Acceptance:
     ) -> None:
         self._records, self._offers, self._sessions, self._sites = records, offers, sessions, sites
         self._window, self._clock, self._readers = window, clock, readers
-        self._forward_limit, self._patience, self._guarded = forward, patience, guarded
+        self._forward_limit = min(forward, offerset.FORWARD_LIMIT - 10.0)
+        self._patience, self._guarded = patience, guarded
 
     # ── what callers do ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -80,12 +97,11 @@ class Acceptance:
         """Ask, and accept the best offer; on proof of refusal, the next. Where none is left the state is `refused`:
         a session FAILED, with the reasons as its messages."""
         gathered = await self._offers.ask(request, caller, hop, direct=True)
-        record = gathered.record
-        while (best := await self._offers.best(record, guarded=self._guarded)) is not None:
-            record = await self._accept(record, best, failover=False)
-            if record.claim is not None:
-                return await self._sessions.state(record, record.claim.session)
-        failed = await self._offers.give_up(record)
+        held: dict[UUID, str] = {}
+        record = await self._next(gathered.record, held)
+        if record.claim is not None:
+            return await self._sessions.state(record, record.claim.session)
+        failed = await self._offers.give_up(record, held)
         return await self._sessions.state(failed, failed.sessions[-1].uuid, refused=True)
 
     async def release(self, uuids: Sequence[UUID], caller: Caller) -> None:
@@ -115,19 +131,34 @@ class Acceptance:
         before, after = await self._records.change(uuid, lambda r: offerset.claim(r, uuid, offer, self._clock.now()))
         if after is before:
             return after  # taken already, or another worker is at it
-        after = await self._forward(after)
+        after = await self._forward(after, only=True)
         if after.claim is None and failover and after.failover:
-            return await self._next(after)
+            return await self._next(after, {})
         return after
 
-    async def _next(self, record: SetRecord) -> SetRecord:
-        """After proof of refusal: the next-ranked offer, where the request asked for that."""
-        while record.claim is None and (best := await self._offers.best(record, guarded=False)) is not None:
-            record = await self._accept(record, best, failover=False)
+    async def _next(self, record: SetRecord, held: dict[UUID, str]) -> SetRecord:
+        """The best offers in turn, until one is taken or in doubt, or none is left. What our own guard holds back is
+        passed over and noted in `held` (session → why); it stays open."""
+        tried: set[UUID] = set()
+        guarded = record.direct and self._guarded
+        while record.claim is None:
+            best = await self._offers.best(record, guarded=guarded, without=tried)
+            if best is None:
+                break
+            tried.add(best)
+            try:
+                record = await self._accept(record, best, failover=False)
+            except _HeldBack as error:
+                held[best] = error.detail
+            except Conflict:  # it expired meanwhile, or somebody else took one
+                record = await self._records.load(best)
         return record
 
-    async def _forward(self, record: SetRecord) -> SetRecord:
-        """Send the acceptance once. The record comes back taken, refused, or in doubt."""
+    async def _forward(self, record: SetRecord, *, only: bool) -> SetRecord:
+        """Send the acceptance once. The record comes back taken, refused, or in doubt.
+
+        `only`: nothing was sent before. Then what surely did not reach the site, and a refusal, are proof; of a
+        repetition they prove nothing of what was sent first. Raises _HeldBack: then the claim is undone."""
         item = _claimed(record)
         try:
             sighting = await self._planner(item.site).accept(order(record, item), self._deadline(self._forward_limit))
@@ -135,7 +166,11 @@ class Acceptance:
             _log.warning(
                 "acceptance failed", site=item.site, session=str(item.uuid), proof=error.proof, why=error.detail
             )
-            if error.proof:
+            if only and isinstance(error, NotAsked):
+                await self._resolve_to(record, lambda r: offerset.unclaim(r, self._clock.now()))
+                remedy = "Nothing was sent, and the offer still stands: accept it again."
+                raise _HeldBack(error.detail, remedy=remedy, retry_after=error.retry_after) from error
+            if only and error.proof:
                 return await self._refuse(record, "REJECTED", error.detail)
             return await self._read(record, error.detail)
         return await self._judge(record, sighting, f"its answer shows the phase {sighting.phase}")
@@ -168,8 +203,8 @@ class Acceptance:
         now = self._clock.now()
 
         def step(r: SetRecord) -> SetRecord:
-            if r.taken == item.uuid:
-                return r
+            if r.claim is None or r.claim.session != item.uuid or r.taken:
+                return r  # another worker resolved it; what it found stands
             taken = offerset.accepted(r, "ACCEPTED", decision, now)
             return offerset.see(taken, item.uuid, seen(sighting), now)
 
@@ -209,7 +244,7 @@ class Acceptance:
         if record.claim is not None and record.claim.state != "taken":
             record = await self._press(record)
         if record.claim is None and (record.failover or record.direct):
-            record = await self._next(record)
+            record = await self._next(record, {})
         if record.claim is None or record.claim.state == "taken":
             return None
         return self._clock.now() + min(RETRY_MOST, 0.5 * 2.0 ** min(record.claim.tries, 10))
@@ -217,9 +252,12 @@ class Acceptance:
     async def _press(self, record: SetRecord) -> SetRecord:
         """The site reads OFFERED, or nothing. Send again where that is safe; withdraw where patience is over."""
         item = _claimed(record)
-        entry = self._sites.entry(item.site)
+        try:
+            entry = self._sites.entry(item.site)
+        except NotFound:
+            return record  # registered no more: nobody can be asked, until it is again
         if entry.profile is not None and entry.profile.repeatable:
-            return await self._forward(record)
+            return await self._forward(record, only=False)
         if record.claim is None or self._clock.now() - record.claim.at < self._patience:
             return record
         record = await self._doubt(record, record.claim.reason, fencing=True)
@@ -241,9 +279,9 @@ class Acceptance:
             raise Conflict(f"the session is over ({item.phase}).", remedy="Nothing is left to cancel.")
         if record.taken != uuid:
             raise Conflict(f"the session is {item.phase}, not accepted.", remedy="Send REJECTED for an offer.")
-        entry = self._sites.entry(item.site)
         try:
-            sighting = await entry.planner.update(order(record, item), "CANCELLED", self._deadline(entry.site.timeout))
+            deadline = self._deadline(CANCEL_LIMIT)
+            sighting = await self._planner(item.site).update(order(record, item), "CANCELLED", deadline)
         except SiteError as error:
             text = f"{item.site} could not be told to cancel: {error.detail}"
             raise Unavailable(text, remedy="Cancel again; repeating it is safe.") from error
@@ -253,7 +291,7 @@ class Acceptance:
         try:
             return self._sites.entry(site).planner
         except NotFound as error:
-            raise SiteForgot(f"{site} is registered no more") from error
+            raise SiteUnreachable(f"{site} is registered no more") from error
 
     def _deadline(self, seconds: float) -> Deadline:
         return Deadline.after(seconds, self._clock.monotonic())

@@ -5,8 +5,9 @@ The answer goes out at the deadline; what is late joins the set while it is open
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 import msgspec
@@ -161,7 +162,8 @@ class Offers:
         record = offerset.join(blank, gathering.sessions(answers, ranking), gathering.now)
         if not record.closed:
             record = msgspec.structs.replace(record, closes=self._clock.now() + self._timing.grace)
-        await self._records.create(record, setbody.encode(body))
+        # Shielded: the offers are in, and a caller that goes away now must not leave them known to nobody.
+        await asyncio.shield(self._records.create(record, setbody.encode(body)))
         gathering.saved.set()
         return SetState(record, body, self._clock.now(), ranking)
 
@@ -198,10 +200,11 @@ class Offers:
 
     # ── for acceptance ───────────────────────────────────────────────────────────────────────────────────────
 
-    async def best(self, record: SetRecord, *, guarded: bool) -> UUID | None:
-        """The first-ranked offer that can still be claimed. `guarded`: only with a known price, and one that is
-        either nothing or bounded by a ceiling of the caller's."""
-        open_ = {str(item.uuid): item.uuid for item in record.open_sessions(self._clock.now())}
+    async def best(self, record: SetRecord, *, guarded: bool, without: Collection[UUID] = ()) -> UUID | None:
+        """The first-ranked offer that can still be claimed, but for those in `without`. `guarded`: only with a known
+        price, and one that is either nothing or bounded by a ceiling of the caller's."""
+        free = (item.uuid for item in record.open_sessions(self._clock.now()) if item.uuid not in without)
+        open_ = {str(uuid): uuid for uuid in free}
         body = await self.body(record) if open_ else None
         if body is None:
             return None
@@ -239,11 +242,13 @@ class Offers:
             mean=sum(paid) / len(paid) if paid else None,
         )
 
-    async def give_up(self, record: SetRecord) -> SetRecord:
-        """Close a direct request that nobody took; the last session of the record says why."""
+    async def give_up(self, record: SetRecord, held: Mapping[UUID, str]) -> SetRecord:
+        """Close a direct request that nobody took; the last session of the record says why. `held`: the offers that
+        our own guard did not let us accept, and why."""
         reasons = [f"{site}: {'; '.join(entry.reasons) or entry.outcome}" for site, entry in record.outcomes.items()]
         refused = [f"{item.site}: {item.notes[-1].values.get('reason', '')}" for item in record.sessions if item.notes]
-        left = [item.site for item in record.open_sessions(self._clock.now())]
+        refused += [f"{record.session(uuid).site}: {why}" for uuid, why in held.items()]
+        left = [item.site for item in record.open_sessions(self._clock.now()) if item.uuid not in held]
         if left:
             refused.append(f"{', '.join(left)}: the price is unknown or has no ceiling, and this broker wants one")
         taken = {item.uuid for item in record.sessions}

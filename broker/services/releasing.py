@@ -85,6 +85,5 @@ class Releasing:
 
 
 def _needless(item: SessionRecord, now: float, *, enforced: bool) -> bool:
-    if item.expires is None:
-        return False
-    return item.expires - now < NOT_WORTH_A_CALL if enforced else now - item.expires > GIVE_UP
+    ends = item.modified if item.expires is None else item.expires  # None: it could not even be read
+    return ends - now < NOT_WORTH_A_CALL if enforced and item.expires is not None else now - ends > GIVE_UP
