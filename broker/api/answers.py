@@ -31,23 +31,20 @@ _LEVELS = {"Declined": "INFO", "Skipped": "INFO", "TimedOut": "WARN", "Failed": 
 
 def offerset(state: SetState, base: str, caller: Caller) -> bytes:
     """The OfferSetResponse. `base` is our own address without a slash at its end."""
-    record, now = state.record, state.now
-    rights = may_change(record, caller)
-    items = {str(item.uuid): item for item in record.sessions}
-    kept = state.body.by_session() if state.body else {}
-    wishes = state.body.wishes if state.body else None
-    shown = [ranked for ranked in state.ranking if ranked.session in items and not items[ranked.session].excluded]
-    offers = [
-        _session(record, items[r.session], kept.get(items[r.session].uuid), r, wishes, base, rights, now) for r in shown
-    ]
-    standing = [items[r.session] for r in shown if items[r.session].phase not in ("REJECTED", "EXPIRED")]
+    record = state.record
+    page = _Page.of(record, state.body.wishes if state.body else None, base, may_change(record, caller), state.now)
+    items = {str(item.uuid): item for item in record.sessions if not item.excluded}
+    kept = {str(uuid): kept for uuid, kept in state.body.by_session().items()} if state.body else {}
+    shown = [(items[ranked.session], ranked) for ranked in state.ranking if ranked.session in items]
+    offers = [_session(page, item, kept.get(ranked.session), ranked) for item, ranked in shown]
+    standing = [item for item, _ in shown if item.phase not in ("REJECTED", "EXPIRED")]
     expiries = [item.expires for item in standing if item.phase == "OFFERED" and item.expires]
     answer: dict[str, Any] = {
         "kind": kinds.OFFERSET,
         "meta": _drop(
-            uuid=str(record.uuid),
+            uuid=page.uuid,
             name=record.name or None,
-            url=f"{base}/offersets/{record.uuid}",
+            url=f"{base}/offersets/{page.uuid}",
             created=format_instant(record.created),
             messages=[_message(note) for note in _set_notes(record, bool(standing))] or None,
         ),
@@ -62,51 +59,84 @@ def offerset(state: SetState, base: str, caller: Caller) -> bytes:
         answer["expires"] = format_instant(max(expiries))
     if record.taken:
         answer["taken"] = str(record.taken)
-    if wishes is not None:
-        answer["preferences"] = wishes.preferences().to_wire()
+    if page.wishes is not None:
+        answer["preferences"] = page.wishes.preferences().to_wire()
     return msgspec.json.encode(answer)
 
 
 def session(state: SessionState, base: str, caller: Caller) -> bytes:
     """The ScheduledExecutionSession."""
-    wishes = state.body.wishes if state.body else None
-    rights = may_change(state.record, caller)
-    return _session(state.record, state.item, state.kept, state.ranked, wishes, base, rights, state.now)
+    wishes, rights = state.body.wishes if state.body else None, may_change(state.record, caller)
+    page = _Page.of(state.record, wishes, base, rights, state.now)
+    return _session(page, state.item, state.kept, state.ranked)
 
 
-def _session(
-    record: SetRecord,
-    item: SessionRecord,
-    kept: Kept | None,
-    ranked: Ranked | None,
-    wishes: Wishes | None,
-    base: str,
-    rights: bool,
-    now: float,
-) -> bytes:
+class _Page(msgspec.Struct, frozen=True):
+    """What all sessions of one answer share."""
+
+    record: SetRecord
+    uuid: str
+    wishes: Wishes | None
+    base: str
+    rights: bool
+    now: float
+
+    @classmethod
+    def of(cls, record: SetRecord, wishes: Wishes | None, base: str, rights: bool, now: float) -> _Page:
+        return cls(record, str(record.uuid), wishes, base, rights, now)
+
+
+# An answer holds hundreds of offers: structs, which leave out what has its default, are written several times as fast
+# as dictionaries from which somebody has to drop the absent first.
+
+
+class _Meta(msgspec.Struct, omit_defaults=True):
+    uuid: str
+    url: str
+    options: list[dict[str, Any]]
+    name: str = ""
+    messages: list[Any] | None = None
+    modified: str = ""
+
+
+class _Session(msgspec.Struct, omit_defaults=True):
+    """What the broker writes of a session; see domain/session for what it means."""
+
+    kind: str
+    meta: msgspec.Raw
+    phase: str
+    offerset: str
+    expires: str = ""
+    site: str = ""
+    origin: str = ""
+    reserved: bool | None = None
+    simulated: bool = False
+    results: bool | None = None
+    native: str = ""
+    promise: dict[str, Any] | None = None
+    locality: dict[str, object] | None = None
+    ranking: dict[str, object] | None = None
+
+
+def _session(page: _Page, item: SessionRecord, kept: Kept | None, ranked: Ranked | None) -> bytes:
     rest, meta = _said(item, kept)
-    written: dict[str, Any] = {
-        "kind": kinds.SCHEDULED_SESSION,
-        "meta": _meta(record, item, kept, meta, base, rights, now),
-        "phase": item.phase,
-    }
-    if item.expires is not None:
-        written["expires"] = format_instant(item.expires)
-    written |= _drop(
-        site=item.site or None,
-        origin=item.origin or None,
-        reserved=kept.reserved if kept else None,
-        simulated=True if kept and kept.simulated else None,
-        results=kept.results if kept else None,
-        native=item.native or None,
-        offerset=str(record.uuid),
-        promise=_promise(record.decision, item.uuid),
+    wishes = page.wishes
+    written = _Session(
+        kind=kinds.SCHEDULED_SESSION,
+        meta=msgspec.Raw(_meta(page, item, kept, meta)),
+        phase=item.phase,
+        offerset=page.uuid,
+        expires=format_instant(item.expires) if item.expires is not None else "",
+        site=item.site,
+        origin=item.origin,
+        native=item.native,
+        promise=_promise(page.record.decision, item.uuid),
     )
-    if kept and wishes:
-        base_currency = wishes.exchange.base
-        written["locality"] = locality.note(kept.locality, base_currency).to_wire()
+    if kept:
+        written.reserved, written.simulated, written.results = kept.reserved, kept.simulated, kept.results
+        written.locality = locality.wire(kept.locality, wishes.exchange.base) if wishes else None
     if ranked and wishes:
-        written["ranking"] = ranking.note(ranked, wishes).to_wire()
+        written.ranking = ranking.wire(ranked, wishes)
     return _splice(written, rest)
 
 
@@ -119,47 +149,46 @@ def _said(item: SessionRecord, kept: Kept | None) -> tuple[bytes, bytes]:
     return msgspec.json.encode(rest), msgspec.json.encode(meta)
 
 
-def _splice(written: Mapping[str, Any], rest: bytes) -> bytes:
+def _splice(written: object, rest: bytes) -> bytes:
     head = msgspec.json.encode(written)
     return head if rest == b"{}" else head[:-1] + b"," + rest[1:]
 
 
-def _meta(
-    record: SetRecord, item: SessionRecord, kept: Kept | None, site_meta: bytes, base: str, rights: bool, now: float
-) -> msgspec.Raw:
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_LIST = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def _meta(page: _Page, item: SessionRecord, kept: Kept | None, site_meta: bytes) -> bytes:
+    record = page.record
+    uuid = str(item.uuid)
     notes = [_message(note) for note in item.notes]
     if kept:
         notes += [_warning(text, record.created) for text in kept.warnings]
     if item.excluded:
         notes.append(_warning(f"Excluded: {item.excluded}", record.created))
-    written: dict[str, Any] = {
-        "uuid": str(item.uuid),
-        "url": f"{base}/sessions/{item.uuid}",
-        "options": _options(record, item, rights, now),
-    }
-    theirs = msgspec.json.decode(site_meta, type=dict[str, msgspec.Raw])
+    written = _Meta(uuid, f"{page.base}/sessions/{uuid}", _options(page, item), record.name)
+    theirs = _OBJECT.decode(site_meta)
     if record.name:
         theirs.pop("name", None)
-        written["name"] = record.name
     if notes:
         said = theirs.pop("messages", None)
-        written["messages"] = [*(msgspec.json.decode(said, type=list[msgspec.Raw]) if said else ()), *notes]
+        written.messages = [*(_LIST.decode(said) if said else ()), *notes]
     if item.modified > record.created:
         theirs.pop("modified", None)
-        written["modified"] = format_instant(item.modified)
-    return msgspec.Raw(_splice(written, msgspec.json.encode(theirs)))
+        written.modified = format_instant(item.modified)
+    return _splice(written, msgspec.json.encode(theirs))
 
 
-def _options(record: SetRecord, item: SessionRecord, rights: bool, now: float) -> list[dict[str, Any]]:
+def _options(page: _Page, item: SessionRecord) -> list[dict[str, Any]]:
     """Exactly what this caller may do now."""
-    values: list[str] = []
-    if item.phase == "OFFERED" and record.claim is None and acceptable(item, now):
+    record, values = page.record, []
+    if item.phase == "OFFERED" and record.claim is None and acceptable(item, page.now):
         values = ["ACCEPTED", "REJECTED"]
     elif item.phase == "OFFERED" and record.claim and record.claim.session != item.uuid:
         values = ["REJECTED"]
     elif phases.taken(item.phase) and item.phase not in phases.TERMINAL:
         values = ["CANCELLED"]
-    return [{"kind": kinds.ENUM_OPTION, "path": "/phase", "values": values}] if values and rights else []
+    return [{"kind": kinds.ENUM_OPTION, "path": "/phase", "values": values}] if values and page.rights else []
 
 
 def _promise(decision: Decision | None, uuid: UUID) -> dict[str, Any] | None:

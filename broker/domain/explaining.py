@@ -9,7 +9,7 @@ import msgspec
 
 from broker.domain.locality import GB
 from broker.domain.scoring import HOUR, Estimate, Score
-from broker.domain.wishes import Weights, Wishes, tidy
+from broker.domain.wishes import Wishes, tidy
 from broker.domain.words import amount, length, money, size
 
 _NOTICED = 0.005  # of money: what two decimals show
@@ -17,11 +17,38 @@ _TERMS = ("price", "egress", "time", "CO2e", "distance")
 _TIES = ("worst case", "result time", "pay", "bytes", "CO2e")  # the parts of Score.order after the value
 
 
+class Scale(msgspec.Struct, frozen=True):
+    """What one of each term costs in the wishes' currency, by _TERMS, and the words for the last three. One for all
+    offers of a set."""
+
+    currency: str
+    prices: tuple[float, ...]
+    risk: float
+    an_hour: str
+    a_kilogram: str
+    a_gigabyte: str
+
+    @classmethod
+    def of(cls, wishes: Wishes) -> Scale:
+        given, currency = wishes.weights, wishes.currency
+        hour, kilogram, gigabyte = (
+            wishes.shown(price) for price in (given.value_of_time, given.carbon_price, given.distance_price)
+        )
+        return cls(
+            currency,
+            (1.0, 1.0, hour / HOUR, kilogram, gigabyte / GB),
+            given.risk,
+            f"{money(hour, currency)} an hour",
+            f"{money(kilogram, currency)} a kg",
+            f"{money(gigabyte, currency)} a GB",
+        )
+
+
 class Field(msgspec.Struct, frozen=True):
     """The set that an offer stands in, in the wishes' currency. `least_…`: the lowest expected value that any ranked
     offer has. `weighed`: the terms of the first, each by the wishes' risk."""
 
-    weights: Weights
+    scale: Scale
     first: Score
     weighed: tuple[float, ...]
     least_pay: float
@@ -32,11 +59,11 @@ class Field(msgspec.Struct, frozen=True):
 
 def field(scores: list[Score], wishes: Wishes) -> Field:
     """`scores`: ranked, best first, at least one."""
-    weights = _shown(wishes)
+    scale = Scale.of(wishes)
     return Field(
-        weights,
+        scale,
         scores[0],
-        _weighed(scores[0], weights),
+        _weighed(scores[0], scale),
         min(score.pay.expected for score in scores),
         min(score.until.expected for score in scores),
         min(score.carbon.expected for score in scores),
@@ -47,10 +74,9 @@ def field(scores: list[Score], wishes: Wishes) -> Field:
 # ── terms ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def terms(score: Score, wishes: Wishes) -> list[dict[str, object]]:
+def terms(score: Score, scale: Scale) -> list[dict[str, object]]:
     """Every term of the all-in, in the wishes' currency, as the wire has them (session.Term). They add up to it."""
-    weights = _shown(wishes)
-    rows = zip(_TERMS, _parts(score, weights), _bases(score, weights, wishes.currency), strict=True)
+    rows = zip(_TERMS, _parts(score, scale), _bases(score, scale), strict=True)
     return [{"name": name, **bounds(part), "basis": basis} for name, part, basis in rows]
 
 
@@ -64,14 +90,15 @@ def bounds(part: Estimate, unit: str | None = None) -> dict[str, object]:
     return wire
 
 
-def _parts(score: Score, weights: Weights) -> tuple[Estimate, ...]:
-    """By _TERMS; `weights` in the currency of the score."""
+def _parts(score: Score, scale: Scale) -> tuple[Estimate, ...]:
+    """By _TERMS; `scale` in the currency of the score."""
+    _, _, second, kilogram, byte = scale.prices
     return (
         score.price,
         score.egress,
-        _times(score.until, weights.value_of_time / HOUR),
-        _times(score.carbon, weights.carbon_price),
-        _times(score.bytes, weights.distance_price / GB),
+        _times(score.until, second),
+        _times(score.carbon, kilogram),
+        _times(score.bytes, byte),
     )
 
 
@@ -79,41 +106,39 @@ def _times(part: Estimate, price: float) -> Estimate:
     return Estimate(tidy(part.expected * price), tidy(part.pessimistic * price), part.stand_in)
 
 
-def _shown(wishes: Wishes) -> Weights:
-    given, shown = wishes.weights, wishes.shown
-    return Weights(shown(given.value_of_time), shown(given.carbon_price), shown(given.distance_price), given.risk)
-
-
-def _bases(score: Score, weights: Weights, currency: str) -> tuple[str, ...]:
+def _bases(score: Score, scale: Scale) -> tuple[str, ...]:
     """By _TERMS: what each was worked out from."""
-    moved = size(score.bytes.expected) + (f" from {', '.join(score.sources)}" if score.bytes.pessimistic else "")
-    spans = (("waiting", score.waiting), ("staging", score.staging), ("run", score.run))
-    time = ", ".join(f"{name} {length(part.expected)}" for name, part in spans)
+    moved = size(score.bytes.expected)
+    if score.bytes.pessimistic:
+        moved += f" from {', '.join(score.sources)}"
+    waiting, staging, run = (length(part.expected) for part in (score.waiting, score.staging, score.run))
     return (
         "not stated in money that can be converted; a stand-in" if score.price.stand_in else "as offered",
         f"{moved}; a stand-in" if score.egress.stand_in else moved,
-        f"{time}; {money(weights.value_of_time, currency)} an hour",
-        f"{amount(score.carbon.expected)} kg; {money(weights.carbon_price, currency)} a kg",
-        f"{moved}; {money(weights.distance_price, currency)} a GB",
+        f"waiting {waiting}, staging {staging}, run {run}; {scale.an_hour}",
+        f"{amount(score.carbon.expected)} kg; {scale.a_kilogram}",
+        f"{moved}; {scale.a_gigabyte}",
     )
 
 
 # ── against the first ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _weighed(score: Score, weights: Weights) -> tuple[float, ...]:
+def _weighed(score: Score, scale: Scale) -> tuple[float, ...]:
     """The terms in their order, each between expected and pessimistic by risk."""
-    risk, sure = weights.risk, 1.0 - weights.risk
-    prices = (1.0, 1.0, weights.value_of_time / HOUR, weights.carbon_price, weights.distance_price / GB)
+    risk, sure = scale.risk, 1.0 - scale.risk
     parts = (score.price, score.egress, score.until, score.carbon, score.bytes)
     return tuple(
-        (sure * part.expected + risk * part.pessimistic) * price for part, price in zip(parts, prices, strict=True)
+        [
+            (sure * part.expected + risk * part.pessimistic) * price
+            for part, price in zip(parts, scale.prices, strict=True)
+        ]
     )
 
 
 def excess(score: Score, field: Field) -> dict[str, float]:
     """What each term costs more than the first's."""
-    mine = _weighed(score, field.weights)
+    mine = _weighed(score, field.scale)
     return {name: here - there for name, here, there in zip(_TERMS, mine, field.weighed, strict=True)}
 
 

@@ -50,10 +50,11 @@ def _moment(text: str) -> datetime:
 
 def format_instant(moment: datetime | float) -> str:
     """With seconds and `Z`, as the standard's pattern and strict Java clients want; no needless fraction."""
-    if isinstance(moment, int | float):
+    if isinstance(moment, datetime):
+        moment = moment.astimezone(UTC)
+    else:
         moment = datetime.fromtimestamp(moment, UTC)
-    text = moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="auto")
-    return text + "Z"
+    return moment.isoformat().removesuffix("+00:00") + "Z"
 
 
 def parse_duration(text: object) -> timedelta:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from broker.domain.explaining import Field, behind, bounds, excess, field, terms, why_first, why_not_first
+from broker.domain.explaining import Field, Scale, behind, bounds, excess, field, terms, why_first, why_not_first
 from broker.domain.limits import judge
 from broker.domain.quantities import format_instant
 from broker.domain.scoring import Candidate, Estimate, Score, score
@@ -157,7 +157,7 @@ def wire(ranked: Ranked, wishes: Wishes) -> dict[str, object]:
         "ready": _instant(result.ready.expected),
         "result": _instant(result.result.expected),
         "result_latest": _instant(result.result.pessimistic),
-        "terms": terms(result, wishes),
+        "terms": terms(result, ranked.field.scale if ranked.field else Scale.of(wishes)),
         "why": why,
     }
     if ranked.excluded is not None:
