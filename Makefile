@@ -47,6 +47,7 @@ check: $(VENV)/.develops
 	$(BIN)/mypy -p broker -p adapters
 	$(BIN)/mypy deploy/demo/demo.py deploy/demo/sky.py
 	$(BIN)/lint-imports
+	$(BIN)/mypy config/schema.py
 	$(BIN)/python config/schema.py --check
 
 test: $(VENV)/.develops servers

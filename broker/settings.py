@@ -251,7 +251,7 @@ class Settings(BaseSettings):
 def load_settings(path: str | Path) -> Settings:
     """Read and validate. Raises SettingsError naming file, key and what is allowed: one line, the first fault.
 
-    Relative paths in the file are taken from its own folder."""
+    Relative paths of the store, of secrets and of a platform's `folder` are taken from the file's own folder."""
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
@@ -267,5 +267,21 @@ def load_settings(path: str | Path) -> Settings:
         settings = Settings(**{str(key): value for key, value in values.items()})
     except ValidationError as error:
         raise settings_fault(error, Settings, file=str(file)) from None
-    store = Path(settings.store)
-    return settings if store.is_absolute() else settings.model_copy(update={"store": str(file.parent / store)})
+    return _anchored(settings, file.parent)
+
+
+def _anchored(settings: Settings, folder: Path) -> Settings:
+    """With relative paths taken from `folder`: a broker started from elsewhere must find its store and jobs again."""
+    changes: dict[str, Any] = {"store": str(folder / settings.store)}
+    if settings.platform and isinstance(settings.platform.get("folder"), str):
+        changes["platform"] = {**settings.platform, "folder": str(folder / settings.platform["folder"])}
+    changes["credentials"] = {
+        name: given.model_copy(update={key: folder / path for key, path in _files(given)})
+        for name, given in settings.credentials.items()
+    }
+    return settings.model_copy(update=changes)
+
+
+def _files(given: CredentialSettings) -> list[tuple[str, Path]]:
+    named = (("password_file", given.password_file), ("token_file", given.token_file))
+    return [(key, path) for key, path in named if path is not None]
