@@ -49,7 +49,7 @@ _ORDER = {
 
 REFUSED = frozenset({"REJECTED", "EXPIRED"})
 TERMINAL = frozenset({"REJECTED", "EXPIRED", "COMPLETED", "FAILED", "CANCELLED"})
-# The same phase by the names of older dialects (drafts.md).
+# The same phase by the names of older dialects (protocol.md 1.7).
 SYNONYMS = {"READY": "AVAILABLE", "PROPOSED": "INITIAL", "TEARDOWN": "RELEASING", "EXECUTING": "RUNNING"}
 
 
@@ -177,7 +177,7 @@ class OutcomeNote(Model):
 
 
 class OfferSetResponse(AbstractComponent, kind=kinds.OFFERSET):
-    """Ranked, best first; excluded offers follow with their reason. From `expires` on *ours*."""
+    """Ranked, best first. Excluded offers are not among them; `outcomes` says why. From `expires` on *ours*."""
 
     result: Literal["YES", "NO"] | None = None
     description: Text | None = None
