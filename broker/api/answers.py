@@ -6,7 +6,7 @@ expires, options and rank are the broker's own word (design, section 4). Other f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +16,7 @@ from broker.domain import kinds, locality, ranking
 from broker.domain import session as phases
 from broker.domain.components import fill_in
 from broker.domain.identity import Caller
-from broker.domain.offer import cut
+from broker.domain.offer import Raws, cut
 from broker.domain.offerset import Decision, Line, Note, SessionRecord, SetRecord, acceptable
 from broker.domain.quantities import format_duration, format_instant
 from broker.domain.ranking import Ranked
@@ -140,25 +140,24 @@ def _session(page: _Page, item: SessionRecord, kept: Kept | None, ranked: Ranked
     return _splice(written, rest)
 
 
-def _said(item: SessionRecord, kept: Kept | None) -> tuple[bytes, bytes]:
-    """What the site wrote, latest first: `rest` and `meta` as JSON objects."""
+def _said(item: SessionRecord, kept: Kept | None) -> tuple[Raws, Raws]:
+    """What the site wrote, latest first: of the session, and of its `meta`."""
     if item.body is None and kept is not None:
-        return kept.rest, kept.meta
+        return cut(kept.said)
     source = item.body or item.offer
-    rest, meta = cut(source) if source else ({}, {})
-    return msgspec.json.encode(rest), msgspec.json.encode(meta)
+    return cut(source) if source else ({}, {})
 
 
-def _splice(written: object, rest: bytes) -> bytes:
+def _splice(written: object, rest: Raws) -> bytes:
     head = msgspec.json.encode(written)
-    return head if rest == b"{}" else head[:-1] + b"," + rest[1:]
+    return head[:-1] + b"," + msgspec.json.encode(rest)[1:] if rest else head
 
 
-_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def _meta(page: _Page, item: SessionRecord, kept: Kept | None, site_meta: bytes) -> bytes:
+def _meta(page: _Page, item: SessionRecord, kept: Kept | None, theirs: Raws) -> bytes:
+    """`theirs` is used up."""
     record = page.record
     uuid = str(item.uuid)
     notes = [_message(note) for note in item.notes]
@@ -167,7 +166,6 @@ def _meta(page: _Page, item: SessionRecord, kept: Kept | None, site_meta: bytes)
     if item.excluded:
         notes.append(_warning(f"Excluded: {item.excluded}", record.created))
     written = _Meta(uuid, f"{page.base}/sessions/{uuid}", _options(page, item), record.name)
-    theirs = _OBJECT.decode(site_meta)
     if record.name:
         theirs.pop("name", None)
     if notes:
@@ -176,7 +174,7 @@ def _meta(page: _Page, item: SessionRecord, kept: Kept | None, site_meta: bytes)
     if item.modified > record.created:
         theirs.pop("modified", None)
         written.modified = format_instant(item.modified)
-    return _splice(written, msgspec.json.encode(theirs))
+    return _splice(written, theirs)
 
 
 def _options(page: _Page, item: SessionRecord) -> list[dict[str, Any]]:

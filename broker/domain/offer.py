@@ -1,8 +1,8 @@
 """Reading one site's offer on the hot path: conforming bytes kept, what ranks taken out. Imports msgspec, the domain.
 
-An offer is decoded twice in C: once by 1.0's forms, which checks all of it, once into slices of its bytes, which
-are passed on as they came. What the broker itself writes is cut out of the slices (design, section 4). A few
-microseconds an offer; a large fan-out reads thousands in a second.
+An offer is decoded twice in C: once by 1.0's forms, which checks all of it, and, when it is shown, into slices of its
+bytes, which are passed on as they came. What the broker itself writes is cut out of the slices (design, section 4). A
+few microseconds an offer; a large fan-out reads thousands in a second.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ Raws = dict[str, Raw]
 _PLAIN: msgspec.json.Decoder[forms.Session] = msgspec.json.Decoder(forms.Session)
 _OURS: msgspec.json.Decoder[forms.Session] = msgspec.json.Decoder(forms.OurSession)
 _ENVELOPE = msgspec.json.Decoder(dict[str, Raw])
+_META = msgspec.json.Decoder(dict[str, Raw] | None)
 
 # What the broker writes of a session and of its metadata; nobody else's word on these goes out.
 _WRITTEN = frozenset({
@@ -98,11 +99,11 @@ class Stated(Struct, frozen=True):
 class Offer(Struct, frozen=True):
     """One usable offer. Times are epoch seconds by *our* clock; None is unknown, never zero.
 
-    `rest` and `meta_rest` are the top-level properties and those of `meta` that the site wrote and the broker does
-    not, as slices of bytes that conform to 1.0. `price` is the session's own total: what components state beside it
-    is not added (protocol.md 1.4). `cores` count, `memory` and `storage` are in GiB, `energy` in kWh, `carbon` in kg,
-    `run` is the length of the slot in seconds. `start` is None where the site states none: it could be at once.
-    `prepares`: the site states its own preparing, so `start` has it. `repairs` are warnings: what was left out.
+    `body` is what the site wrote, mended where it had to be; `cut` takes out what is passed on. `price` is the
+    session's own total: what components state beside it is not added (protocol.md 1.4). `cores` count, `memory` and
+    `storage` are in GiB, `energy` in kWh, `carbon` in kg, `run` is the length of the slot in seconds. `start` is None
+    where the site states none: it could be at once. `prepares`: the site states its own preparing, so `start` has it.
+    `repairs` are warnings: what was left out.
     """
 
     handle: str
@@ -128,8 +129,7 @@ class Offer(Struct, frozen=True):
     results: bool
     locality: Stated | None
     countries: tuple[str, ...]
-    rest: Raws
-    meta_rest: Raws
+    body: bytes
     repairs: tuple[str, ...] = ()
 
 
@@ -169,8 +169,6 @@ def _take(
         start, run, prepares = _times(said, site.clock_offset)
         costs = _costs(said.costs, site, notes)
         extras = _extras(said.compute, notes)
-        raws = _ENVELOPE.decode(body)
-        meta_rest = _ENVELOPE.decode(raws["meta"]) if said.meta else {}
     except (ValueError, OverflowError) as error:
         return f"its offer states a time that is none ({error})"
     compute = said.compute
@@ -200,8 +198,7 @@ def _take(
         results=ours.results or site.results,
         locality=_locality(ours.locality, site.currency),
         countries=site.countries,
-        rest={name: raw for name, raw in raws.items() if name not in _WRITTEN},
-        meta_rest={name: raw for name, raw in meta_rest.items() if name not in _WRITTEN_META},
+        body=body,
         repairs=(*repairs, *notes) if notes else repairs,
     )
 
@@ -438,12 +435,13 @@ def _short_of_time(offer: Offer, needs: Needs, found: list[tuple[str, str]]) -> 
 
 
 def cut(body: bytes) -> tuple[Raws, Raws]:
-    """Of a session as its site shows it: the properties that the broker does not write, and those of its `meta`.
-    Two empty ones for what is no JSON object. Not on the hot path."""
+    """Of a session as its site shows it: the properties that the broker does not write, and those of its `meta`, as
+    slices of its bytes. Two empty ones for what is no JSON object."""
     try:
         raws = _ENVELOPE.decode(body)
-        meta = _ENVELOPE.decode(raws["meta"]) if "meta" in raws else {}
+        meta = raws.pop("meta", None)
+        metas = _META.decode(meta) if meta is not None else None
     except msgspec.MsgspecError:
         return {}, {}
     rest = {name: raw for name, raw in raws.items() if name not in _WRITTEN}
-    return rest, {name: raw for name, raw in meta.items() if name not in _WRITTEN_META}
+    return rest, {name: raw for name, raw in metas.items() if name not in _WRITTEN_META} if metas else {}

@@ -50,10 +50,7 @@ def _moment(text: str) -> datetime:
 
 def format_instant(moment: datetime | float) -> str:
     """With seconds and `Z`, as the standard's pattern and strict Java clients want; no needless fraction."""
-    if isinstance(moment, datetime):
-        moment = moment.astimezone(UTC)
-    else:
-        moment = datetime.fromtimestamp(moment, UTC)
+    moment = moment.astimezone(UTC) if isinstance(moment, datetime) else datetime.fromtimestamp(moment, UTC)
     return moment.isoformat().removesuffix("+00:00") + "Z"
 
 

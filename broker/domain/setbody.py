@@ -17,18 +17,23 @@ from broker.domain.ranking import Candidate, Ranked, Wishes, rank
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """One offer. `rest` and `meta` are JSON objects of what the site wrote and the broker does not; `raw` the site's
-    whole answer, which its planner wants back at acceptance."""
+    """One offer. `raw` is what the site wrote, which its planner wants back at acceptance; `mended` the same without
+    what did not conform, where that had to be left out: each is held once, since writing them is much of a request's
+    cost."""
 
     session: UUID
     candidate: Candidate
-    rest: bytes
-    meta: bytes
     raw: bytes
+    mended: bytes = b""
     reserved: bool = False
     simulated: bool = False
     results: bool = False
     warnings: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> bytes:
+        """What may be passed on, but for what the broker writes itself (`offer.cut`)."""
+        return self.mended or self.raw
 
     @property
     def locality(self) -> Locality:
@@ -55,9 +60,8 @@ def keep(session: UUID, offer: Offer, candidate: Candidate, raw: bytes, warnings
     return Kept(
         session=session,
         candidate=candidate,
-        rest=msgspec.json.encode(offer.rest),
-        meta=msgspec.json.encode(offer.meta_rest),
         raw=raw,
+        mended=offer.body if offer.body is not raw else b"",
         reserved=offer.reserved,
         simulated=offer.simulated,
         results=offer.results,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from broker.domain import components, data, executables, forms, kinds, measures, resources, schedule, session
 from broker.domain.base import Family, Model
-from broker.domain.offer import Needs, Offer, Reading, read, unfit
+from broker.domain.offer import Needs, Offer, Reading, cut, read, unfit
 from broker.domain.outcome import Quote
 from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
@@ -104,24 +104,30 @@ def test_conforming_bytes_are_kept_to_the_letter() -> None:
     said = an_offer(unheard={"of": [1.10, "\u00e9"]})
     offer = reading(said)
     assert not offer.repairs
-    assert bytes(offer.rest["compute"]) == body(said["compute"])
-    assert bytes(offer.rest["unheard"]) == body(said["unheard"])
-    assert bytes(offer.meta_rest["messages"]) == body(said["meta"]["messages"])
+    assert bytes(cut(offer.body)[0]["compute"]) == body(said["compute"])
+    assert bytes(cut(offer.body)[0]["unheard"]) == body(said["unheard"])
+    assert bytes(cut(offer.body)[1]["messages"]) == body(said["meta"]["messages"])
 
 
 def test_what_the_broker_writes_is_cut() -> None:
     forged = {name: "forged" for name in ("site", "offerset", "ranking", "origin", "promise", "native", "options")}
     offer = reading(an_offer(**forged, reserved="yes", simulated=7))
-    assert set(offer.rest) == {"executable", "compute", "costs"}
-    assert set(offer.meta_rest) == {"name", "created", "messages"}
+    assert set(cut(offer.body)[0]) == {"executable", "compute", "costs"}
+    assert set(cut(offer.body)[1]) == {"name", "created", "messages"}
     assert (offer.origin, offer.reserved, offer.simulated) == ("alba", False, False)
+
+
+def test_null_metadata_is_none() -> None:
+    rest, meta = cut(body(with_(an_offer(), None, "meta")))
+    assert set(rest) == {"executable", "compute", "costs"}
+    assert meta == {}
 
 
 def test_the_last_of_two_equal_keys_is_read_and_it_alone_goes_out() -> None:
     twice = body(an_offer()).replace(b'"phase": ', b'"compute": {"kind": "x"}, "phase": ', 1)
     offer = reading(twice)
     assert offer.cores == Span(4, 4)
-    assert b'"kind": "x"' not in bytes(offer.rest["compute"])
+    assert b'"kind": "x"' not in bytes(cut(offer.body)[0]["compute"])
 
 
 def test_an_offer_without_anything_is_readable() -> None:
@@ -253,7 +259,7 @@ def test_extras_are_counted() -> None:
 def test_extras_of_a_sites_own_form_are_kept_and_not_counted() -> None:
     offer = reading(with_(an_offer(), {"wifi": True}, "compute", "extras"))
     assert offer.extras == {}
-    assert b'"wifi"' in bytes(offer.rest["compute"])
+    assert b'"wifi"' in bytes(cut(offer.body)[0]["compute"])
     assert "extras" in offer.repairs[0]
 
 
@@ -322,17 +328,17 @@ OFFENCES: list[tuple[tuple[str | int, ...], object, str]] = [
 def test_what_offends_is_left_out_and_said(path: tuple[str | int, ...], value: object, named: str) -> None:
     offer = reading(with_(an_offer(), value, *path))
     assert offer.repairs[0].startswith(f"{named} was left out: ")
-    rest = {name: json.loads(bytes(raw)) for name, raw in offer.rest.items()}
+    rest = {name: json.loads(bytes(raw)) for name, raw in cut(offer.body)[0].items()}
     again = reading({**rest, "phase": "OFFERED"})
     assert not again.repairs
 
 
 def test_a_repair_leaves_the_rest_alone() -> None:
     offer = reading(with_(an_offer(unheard=[1, 2]), "four", "compute", "cores", "max"))
-    compute = json.loads(bytes(offer.rest["compute"]))
+    compute = json.loads(bytes(cut(offer.body)[0]["compute"]))
     assert compute["cores"] == {"min": 4}
     assert compute["memory"] == {"min": 8, "max": 8}
-    assert json.loads(bytes(offer.rest["unheard"])) == [1, 2]
+    assert json.loads(bytes(cut(offer.body)[0]["unheard"])) == [1, 2]
     assert offer.price == Span(1.0, 1.5)
 
 
@@ -347,11 +353,11 @@ def test_a_kind_outside_the_standard_comes_back_to_whoever_asked_for_it() -> Non
     said = an_offer(executable=mine, compute=mine, data=[mine], storage=[mine])
     kept = reading(said, asked=("urn:mine",))
     assert not kept.repairs
-    assert {name: json.loads(bytes(kept.rest[name])) for name in ("executable", "compute", "data", "storage")} == {
-        name: said[name] for name in ("executable", "compute", "data", "storage")
-    }
+    assert {
+        name: json.loads(bytes(cut(kept.body)[0][name])) for name in ("executable", "compute", "data", "storage")
+    } == {name: said[name] for name in ("executable", "compute", "data", "storage")}
     others = reading(said)
-    assert "executable" not in others.rest
+    assert "executable" not in cut(others.body)[0]
     assert len(others.repairs) >= 4
 
 
@@ -395,7 +401,7 @@ def test_whatever_a_site_writes_nothing_raises_and_nothing_is_infinite(
         spans = [result.price, result.energy, result.carbon, result.cores, result.memory, result.start, result.run]
         assert all(isfinite(span.low) and isfinite(span.high) and span.low <= span.high for span in spans if span)
         assert result.expires > NOW
-        msgspec.json.decode(msgspec.json.encode(result.rest))
+        msgspec.json.decode(msgspec.json.encode(cut(result.body)[0]))
 
 
 # ── does it fit? ─────────────────────────────────────────────────────────────────────────────────────────────
