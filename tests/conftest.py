@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +29,19 @@ def standard() -> dict[str, Any] | None:
             pytest.fail(f"CI has no {STANDARD} in SHARED_DIR")
         return None
     return document
+
+
+def want(command: str, package: str) -> None:
+    """A program of the system that a test needs. Without it the test is skipped; in CI, which installs it, it fails."""
+    if shutil.which(command) is None:
+        left_out = f"no {command} here: apt-get install {package}"
+        pytest.fail(left_out) if os.environ.get("CI") == "true" else pytest.skip(left_out)
+
+
+@pytest.fixture(scope="session")
+def bubblewrap() -> None:
+    """A bubblewrap that works. Many containers forbid what it does, and nothing that is installed helps there."""
+    want("bwrap", "bubblewrap")
+    tried = subprocess.run(["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"], check=False, capture_output=True)
+    if tried.returncode:
+        pytest.skip(f"bubblewrap may not work here: {tried.stderr.decode(errors='replace').strip()}")

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -615,14 +614,7 @@ async def test_jobs_keep_to_cores_of_their_own(folder: Path, tmp_path: Path) -> 
 # ── the sandbox ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _can_shut_in() -> bool:
-    """Bubblewrap needs more than to be installed: many containers forbid what it does."""
-    if shutil.which("bwrap") is None:
-        return False
-    return subprocess.run(["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"], check=False).returncode == 0
-
-
-@pytest.mark.skipif(not _can_shut_in(), reason="needs a bubblewrap that works")
+@pytest.mark.usefixtures("bubblewrap")
 async def test_a_program_in_bubblewrap_sees_its_own_alone(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "cube").write_text("SIMPLE")
     platform = a_platform(folder, isolation="bwrap", network=False, file_roots=(tmp_path,))
@@ -658,7 +650,7 @@ async def test_a_program_in_bubblewrap_sees_its_own_alone(folder: Path, tmp_path
     assert [result.name for result in await platform.results(job, soon())] == ["y"]
 
 
-@pytest.mark.skipif(not _can_shut_in(), reason="needs a bubblewrap that works")
+@pytest.mark.usefixtures("bubblewrap")
 async def test_a_notebook_in_bubblewrap_is_executed_and_cancelled(folder: Path) -> None:
     platform = a_platform(folder, isolation="bwrap", network=False)
     good = of({"kind": kinds.JUPYTER_NOTEBOOK, "location": a_notebook("print(6 * 7)")})
