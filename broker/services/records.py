@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Protocol
 from uuid import UUID
 
 import structlog
@@ -22,10 +23,16 @@ _log = structlog.get_logger(__name__)
 _TRIES = 50  # a conflict means that somebody else advanced; more in a row than this is a fault of ours
 
 
-class Records:
-    """`nudge` is called after each write that set a timer, so that due work starts at once."""
+class Nudge(Protocol):
+    """`due`: when there is something to do, epoch seconds; 0: now."""
 
-    def __init__(self, store: Store, clock: Clock, nudge: Callable[[], None]) -> None:
+    def __call__(self, due: float = 0.0) -> None: ...
+
+
+class Records:
+    """`nudge` is called after each write that set timers, with the earliest, so that due work starts at once."""
+
+    def __init__(self, store: Store, clock: Clock, nudge: Nudge) -> None:
         self._store, self._clock, self.nudge = store, clock, nudge
 
     async def create(self, record: SetRecord, body: bytes) -> None:
@@ -85,8 +92,8 @@ class Records:
         key = aggregate(record.uuid)
         data = offerset.encode(record)
         written = await self._store.write(key, version, data, body=body, timers=timers, listings=listings)
-        if written and timers:
-            self.nudge()
+        if written and (set_ := [due for due in timers.values() if due is not None]):
+            self.nudge(min(set_))
         return written
 
 

@@ -7,6 +7,7 @@ to come again (epoch seconds) or None when its work is done.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
@@ -31,12 +32,14 @@ class Upkeep:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store, self._clock = store, clock
         self._wake = asyncio.Event()
+        self._resting_until = math.inf  # epoch seconds; while not resting, every nudge counts
         self._running: set[asyncio.Task[None]] = set()
         self._handlers: Mapping[str, Handler] = {}
 
-    def nudge(self) -> None:
-        """A timer was set: look now."""
-        self._wake.set()
+    def nudge(self, due: float = 0.0) -> None:
+        """A timer was set, due at that instant (epoch seconds): look now, unless the next look comes soon enough."""
+        if due < self._resting_until:
+            self._wake.set()
 
     def handle(self, handlers: Mapping[str, Handler]) -> None:
         """Called once, before `run`."""
@@ -78,11 +81,13 @@ class Upkeep:
         except BrokerError:
             due = None
         seconds = IDLE if due is None else max(0.02, min(IDLE, due - self._clock.now()))
+        self._resting_until = self._clock.now() + seconds
         nap = asyncio.create_task(self._clock.sleep(seconds))
         wake = asyncio.create_task(self._wake.wait())
         try:
             await asyncio.wait((nap, wake), return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._resting_until = math.inf
             nap.cancel()
             wake.cancel()
 

@@ -104,7 +104,7 @@ class Bench:
             "look": self.watching.look,
         }
 
-    def _nudge(self) -> None:
+    def _nudge(self, due: float = 0.0) -> None:
         self.nudges += 1
 
     async def start(self) -> Bench:
