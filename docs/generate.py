@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import typer
 from pydantic import BaseModel
 
 from adapters.ivoa.adapter import IvoaOptions
@@ -163,7 +162,7 @@ def calls() -> str:
 
 
 def commands() -> str:
-    return "\n\n".join(_commands(build()._command, "broker"))  # noqa: SLF001 - the parser itself is what is documented
+    return "\n\n".join(_commands(build()._command, "broker"))
 
 
 def _commands(command: Any, path: str) -> Iterator[str]:
@@ -200,10 +199,6 @@ MADE: Mapping[str, Callable[[], str]] = {
     "calls": calls,
     "commands": commands,
 }
-
-
-def _typer_version() -> str:
-    return typer.__version__
 
 
 if __name__ == "__main__":
