@@ -217,7 +217,7 @@ def join(record: SetRecord, answers: Mapping[str, tuple[Line, Sequence[SessionRe
     REJECTED, to be released; excluded ones likewise. A site whose outcome is known already changes nothing."""
     fresh = {site: answer for site, answer in answers.items() if _unanswered(record, site)}
     if not fresh:
-        return record
+        return record if record.closed or record.pending else replace(record, closed=True)  # nobody was there to ask
     late = record.closed or record.claim is not None
     sessions = tuple(
         replace(item, phase="REJECTED", modified=now) if late or item.excluded else item
