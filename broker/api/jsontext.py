@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from broker.errors import Malformed
 
 DEEPEST = 64  # levels of nesting; a request of the standard needs eight
+MOST = 100_000  # elements and properties in all; to say what is wrong with millions takes the event loop many seconds
 _SMALLEST, _LARGEST = -(2**63), 2**64 - 1  # what every JSON encoder in use can write
 
 
@@ -35,10 +36,14 @@ def decode_json(body: bytes) -> Any:
 
 
 def sane(document: Any, deepest: int) -> Any:
-    """The document itself. Raises Malformed naming the element: too deep, a number or a text that no format can
-    carry on (infinite, beyond 64 bits, half a surrogate pair, U+0000)."""
+    """The document itself. Raises Malformed: too deep, too many elements; or, naming the element, a number or a text
+    that no format can carry on (infinite, beyond 64 bits, half a surrogate pair, U+0000)."""
     level: list[Any] = [[document]]
+    left = MOST
     for _ in range(deepest + 1):
+        left -= sum(map(len, level))
+        if left < 0:
+            raise Malformed(f"the body holds more than {MOST} elements.", remedy="Ask for less at once.")
         inner: list[Any] = []
         for item in chain.from_iterable(map(_items, level)):
             if isinstance(item, dict | list):

@@ -26,6 +26,7 @@ from broker.errors import BadInput, Dangling
 DEFAULT_DURATION = timedelta(hours=2)
 DEFAULT_CORES = 1
 DEFAULT_MEMORY = 1  # GiB
+_MOST_NAMES = 20  # that an error lists
 
 
 class RequestedScheduleItem(Model):
@@ -114,6 +115,7 @@ def check(request: ExecutionRequest) -> None:
 
 def _check_references(request: ExecutionRequest) -> None:
     storages, data = _names(request.storage, "storage"), _names(request.data, "data")
+    both = storages | data
     for i, item in enumerate(request.data or ()):
         _resolve(item.storage, storages, f"data[{i}].storage", "storage")
     for i, store in enumerate(request.storage or ()):
@@ -123,12 +125,12 @@ def _check_references(request: ExecutionRequest) -> None:
         if isinstance(volume, SimpleVolumeMount):
             path = f"compute.volumes[{i}].resource"
             if volume.resource is None:
-                raise Dangling("a volume names what it mounts.", element=path, remedy=_known(storages | data))
+                raise Dangling("a volume names what it mounts.", element=path, remedy=_known(both))
             if volume.resource in storages and volume.resource in data:
                 raise BadInput(
                     f'"{volume.resource}" is both data and storage.', element=path, remedy="Name them differently."
                 )
-            _resolve(volume.resource, storages | data, path, "data or storage")
+            _resolve(volume.resource, both, path, "data or storage")
 
 
 def _names(items: tuple[AbstractComponent, ...] | None, where: str) -> set[str]:
@@ -149,4 +151,8 @@ def _resolve(reference: str | None, names: set[str], element: str, what: str) ->
 
 
 def _known(names: set[str]) -> str:
-    return f"There are: {', '.join(sorted(names))}." if names else "There are none."
+    if not names:
+        return "There are none."
+    shown = sorted(names)[:_MOST_NAMES]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return f"There are: {', '.join(shown)}{more}."

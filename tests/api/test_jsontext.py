@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.api.jsontext import DEEPEST, decode_json, sane
+from broker.api.jsontext import DEEPEST, MOST, decode_json, sane
 from broker.errors import Malformed
 
 
@@ -54,6 +54,15 @@ def test_a_fault_is_found_beside_a_deep_neighbour() -> None:
     with pytest.raises(Malformed) as refusal:
         decode_json(b'{"deep": ' + deep + b', "bad": 1e999}')
     assert refusal.value.element == "bad"
+
+
+def test_elements_end_exactly_at_the_bound() -> None:
+    half = (MOST - 2) // 2  # beside the document itself and its one property
+    full = b'{"a": [' + b",".join([b"[0]"] * half) + b"]}"
+    decode_json(full)
+    with pytest.raises(Malformed) as refusal:
+        decode_json(full[:-2] + b",0]}")
+    assert "100000 elements" in refusal.value.detail
 
 
 def test_a_byte_order_mark_is_passed_over() -> None:

@@ -461,6 +461,15 @@ def test_a_dangling_reference_is_named_with_what_there_is(parts: dict[str, Any],
     assert (caught.value.element, caught.value.remedy) == (element, there_are)
 
 
+def test_of_many_names_an_error_lists_some() -> None:
+    with pytest.raises(Dangling) as caught:
+        check(request_with(data=[data(f"cube{i:03}") for i in range(99)] + [data(storage="x")], storage=[storage()]))
+    assert caught.value.remedy == "There are: scratch."
+    with pytest.raises(Dangling) as caught:
+        check(request_with(data=[data(f"cube{i:03}") for i in range(99)], storage=[storage(data=["x"])]))
+    assert caught.value.remedy.endswith("cube018, cube019 and 79 more.")
+
+
 def test_references_lead_by_name_or_uuid() -> None:
     check(request_with(compute=mounting(resource=UUID_), data=[{"kind": kinds.SIMPLE_DATA, "meta": {"uuid": UUID_}}]))
     check(request_with(data=[data(storage="scratch")], storage=[storage(data=["cube"])]))
