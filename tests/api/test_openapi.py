@@ -33,9 +33,10 @@ def judge(request: pytest.FixtureRequest, served: dict[str, Any], standard: dict
 
 
 def offerset() -> dict[str, Any]:
+    message = {"level": "INFO", "template": "a {b}", "values": {"b": "c"}, "message": "a c"}
     session = {
         "kind": kinds.SCHEDULED_SESSION,
-        "meta": {"uuid": UUID, "url": URL, "messages": [{"level": "INFO", "template": "a {b}", "values": {"b": "c"}, "message": "a c"}],
+        "meta": {"uuid": UUID, "url": URL, "messages": [message],
                  "options": [{"kind": kinds.ENUM_OPTION, "path": "/phase", "values": ["ACCEPTED"]}]},
         "phase": "OFFERED",
         "expires": "2026-11-22T14:00:00Z",
