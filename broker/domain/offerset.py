@@ -384,7 +384,11 @@ def see(record: SetRecord, uuid: UUID, seen: Seen, now: float) -> SetRecord:
     item = record.session(uuid)
     changed = replace(item, native=seen.native or item.native, lost_since=None)
     phase = phases.SYNONYMS.get(seen.phase, seen.phase)
-    if phases.forward(item.phase, phase):
+    if phase in phases.REFUSED and phases.taken(item.phase) and item.phase not in phases.TERMINAL:
+        ended = Note(now, "uri:phase-at-site", "{site} says {phase} of a session that it had accepted: it has failed.",
+                     {"site": item.site, "phase": phase}, "ERROR")  # fmt: skip
+        changed = replace(_noted(changed, ended), phase="FAILED")
+    elif phases.forward(item.phase, phase):
         changed = replace(changed, phase=phase, body=seen.body or item.body)
     elif phase != item.phase and item.phase not in phases.TERMINAL:
         words = Note(now, "uri:phase-at-site", "{site} says {phase}; the session stays {kept}.",

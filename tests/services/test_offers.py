@@ -12,7 +12,7 @@ from broker.domain.identity import Hop
 from broker.domain.outcome import Quote
 from broker.domain.site import Profile, Registration
 from broker.errors import Dangling, NotFound, SiteForbids, SiteTimeout, Unavailable
-from broker.ports import Ask, Order, Query, Quotes, Store
+from broker.ports import Ask, Query, Quotes, Store
 from broker.testing.bench import ADA, BOB, OPERATOR, Bench, broken_rules, by_site, uuids
 from broker.testing.clock import FakeClock
 from broker.testing.memory import MemoryLimits
@@ -25,7 +25,7 @@ class Slow:
 
     def __init__(self, site: ScriptedSite) -> None:
         self.site = site
-        self.asked, self.go, self.released = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.asked, self.go, self.answered = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.site, name)
@@ -33,11 +33,8 @@ class Slow:
     async def quote(self, ask: Ask) -> Quotes:
         self.asked.set()
         await self.go.wait()
+        self.answered.set()
         return await self.site.quote(ask)
-
-    async def release(self, orders: list[Order], deadline: object) -> None:
-        await self.site.release(orders, deadline)  # type: ignore[arg-type]
-        self.released.set()
 
 
 @pytest.fixture
@@ -200,20 +197,22 @@ async def test_a_set_waits_no_longer_than_the_grace(late: Bench, slow: Slow, clo
 
 
 async def test_a_cancelled_question_gives_back_what_was_in_and_what_comes(
-    late: Bench, slow: Slow, alba: ScriptedSite
+    store: Store, clock: FakeClock, alba: ScriptedSite, slow: Slow
 ) -> None:
-    asking = asyncio.create_task(late.ask())
+    prompt = Slow(alba)
+    prompt.go.set()
+    bench = await Bench(store, clock, {"alba": prompt, "borealis": slow}).start()  # type: ignore[dict-item]
+    asking = asyncio.create_task(bench.ask())
+    await prompt.answered.wait()
     await slow.asked.wait()
-    await asyncio.wait(late.fanout._tasks, return_when=asyncio.FIRST_COMPLETED)
-    assert alba.phases
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
     slow.go.set()
-    await drained(late)
+    await drained(bench)
     assert set(alba.phases.values()) == {"REJECTED"}
     assert list(slow.site.phases.values()) == ["REJECTED"]
-    assert await late.offers.list(ADA) == []
+    assert await bench.offers.list(ADA) == []
 
 
 async def test_a_question_cancelled_while_it_is_stored_is_stored_and_its_offers_end(
