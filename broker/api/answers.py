@@ -108,7 +108,11 @@ def _session(page: _Page, item: SessionRecord, kept: Kept | None, ranked: Ranked
     }
     if item.expires is not None:
         written["expires"] = format_instant(item.expires)
-    _name(written, site=item.site, origin=item.origin, native=item.native)
+    written.update(
+        (name, value)
+        for name, value in (("site", item.site), ("origin", item.origin), ("native", item.native))
+        if value
+    )
     if kept:
         _promote(written, kept, page.wishes)
     if ranked and page.wishes:
@@ -117,12 +121,6 @@ def _session(page: _Page, item: SessionRecord, kept: Kept | None, ranked: Ranked
         written["promise"] = promise
     written.update(rest)
     return written
-
-
-def _name(written: dict[str, Any], **names: str) -> None:
-    for name, value in names.items():
-        if value:
-            written[name] = value
 
 
 def _promote(written: dict[str, Any], kept: Kept, wishes: Wishes | None) -> None:
