@@ -14,7 +14,7 @@ help:
 	@echo "make test       all tests (PYTEST_ARGS=... for some)"
 	@echo "make bench      the broker beside bare calls to the same sites"
 	@echo "make servers    the system's packages that tests use"
-	@echo "make schema     write config/settings.schema.json anew"
+	@echo "make schema     write config/settings.schema.json and the tables of docs/ anew"
 	@echo "make install    the environment in $(VENV) alone"
 	@echo "make clean      remove what was generated, the environment too"
 	@echo "PYTHON=python3.12 names another interpreter for the environment."
@@ -47,8 +47,9 @@ check: $(VENV)/.develops
 	$(BIN)/mypy -p broker -p adapters
 	$(BIN)/mypy deploy/demo/demo.py deploy/demo/sky.py
 	$(BIN)/lint-imports
-	$(BIN)/mypy config/schema.py
+	$(BIN)/mypy config/schema.py docs/generate.py
 	$(BIN)/python config/schema.py --check
+	$(BIN)/python docs/generate.py --check
 
 test: $(VENV)/.develops servers
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -61,6 +62,7 @@ servers:
 
 schema: $(VENV)/.develops
 	$(BIN)/python config/schema.py
+	$(BIN)/python docs/generate.py
 
 clean:
 	@if [ -e $(VENV)/.runs ]; then $(BIN)/python deploy/demo/demo.py --stop; fi
