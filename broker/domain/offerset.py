@@ -60,8 +60,9 @@ class SessionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The one offer that is being, or was, accepted. `state`: forwarding, doubt, fencing, taken. `tries` counts the
-    answers that left it in doubt; `followed`: the session stands on its site's watch list."""
+    """The one offer that is being, or was, accepted. `state`: forwarding, doubt, fencing, taken. `until`: when whoever
+    forwards it has surely ended, so that its silence means its death. `tries` counts the answers that left it in
+    doubt; `followed`: the session stands on its site's watch list."""
 
     session: UUID
     at: float
@@ -69,6 +70,7 @@ class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
     tries: int = 0
     followed: bool = False
     reason: str = ""
+    until: float = 0.0
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -167,8 +169,6 @@ def decode(data: bytes) -> SetRecord:
 
 # ── timers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-FORWARD_LIMIT = 30.0  # seconds after which a forward whose worker is silent is another's to resolve
-
 
 def timers(record: SetRecord) -> dict[str, float]:
     """What is to be done, and when: derived from the record alone, so that no step can forget to set its timer.
@@ -184,7 +184,7 @@ def timers(record: SetRecord) -> dict[str, float]:
     if record.unreleased():
         due["release"] = 0.0
     if record.claim and record.claim.state != "taken":
-        due["claim"] = record.claim.at + (FORWARD_LIMIT if record.claim.state == "forwarding" else 0.0)
+        due["claim"] = record.claim.until if record.claim.state == "forwarding" else record.claim.at
     if record.claim and record.claim.state == "taken" and not record.claim.followed:
         due["follow"] = 0.0
     return due
@@ -254,8 +254,9 @@ def expire(record: SetRecord, now: float) -> SetRecord:
 # ── acceptance ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def claim(record: SetRecord, uuid: UUID, offer: bytes, now: float) -> SetRecord:
+def claim(record: SetRecord, uuid: UUID, offer: bytes, now: float, within: float = 30.0) -> SetRecord:
     """Take one offer, copying what its site said into the record. Raises Conflict, naming what stands in the way.
+    Whoever claims has ended its forward `within` so many seconds; if it has not said how by then, others resolve it.
 
     Repeating one's own claim returns the record unchanged (`is`)."""
     item = record.session(uuid)
@@ -272,7 +273,7 @@ def claim(record: SetRecord, uuid: UUID, offer: bytes, now: float) -> SetRecord:
     if not acceptable(item, now):
         raise Conflict(_why_not(item, now), remedy="Ask anew: broker submit.")
     held = _one(record, uuid, lambda item: replace(item, offer=offer, modified=now))
-    return replace(held, claim=Claim(uuid, now))
+    return replace(held, claim=Claim(uuid, now, until=now + within))
 
 
 def _why_not(item: SessionRecord, now: float) -> str:

@@ -43,6 +43,8 @@ from broker.services.window import Window
 _log = structlog.get_logger(__name__)
 
 RETRY_MOST = 30.0  # seconds between two looks at a doubtful acceptance, at most
+READ_LIMIT = 5.0  # seconds for reading back what became of one
+SLACK = 5.0  # seconds beyond both within which a live worker has written down how it ended
 CANCEL_LIMIT = 60.0  # seconds for a cancellation; a site's own limit, where lower, is kept by its guard
 
 
@@ -51,8 +53,7 @@ class _HeldBack(Unavailable):
 
 
 class Acceptance:
-    """`forward`: seconds one acceptance may take before it is in doubt, capped so that it has ended, and was read
-    back, before another worker may take it for abandoned. `patience`: seconds a plain site may go on
+    """`forward`: seconds one acceptance may take before it is in doubt. `patience`: seconds a plain site may go on
     reading OFFERED before the acceptance is withdrawn. `guarded`: whether /direct wants a known or bounded price."""
 
     def __init__(
@@ -71,8 +72,7 @@ class Acceptance:
     ) -> None:
         self._records, self._offers, self._sessions, self._sites = records, offers, sessions, sites
         self._window, self._clock, self._readers = window, clock, readers
-        self._forward_limit = min(forward, offerset.FORWARD_LIMIT - 10.0)
-        self._patience, self._guarded = patience, guarded
+        self._forward_limit, self._patience, self._guarded = forward, patience, guarded
 
     # ── what callers do ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -128,7 +128,10 @@ class Acceptance:
 
     async def _accept(self, record: SetRecord, uuid: UUID, *, failover: bool = True) -> SetRecord:
         offer = await self._offers.offer(record, uuid)
-        before, after = await self._records.change(uuid, lambda r: offerset.claim(r, uuid, offer, self._clock.now()))
+        within = self._forward_limit + READ_LIMIT + SLACK
+        before, after = await self._records.change(
+            uuid, lambda r: offerset.claim(r, uuid, offer, self._clock.now(), within)
+        )
         if after is before:
             return after  # taken already, or another worker is at it
         after = await self._forward(after, only=True)
@@ -179,7 +182,7 @@ class Acceptance:
         """One look at what the site knows of it; without an answer it stays in doubt."""
         item = _claimed(record)
         try:
-            sightings = await self._planner(item.site).status([order(record, item)], self._deadline(5.0))
+            sightings = await self._planner(item.site).status([order(record, item)], self._deadline(READ_LIMIT))
         except SiteError as error:
             return await self._doubt(record, f"{why}; then: {error.detail}")
         found = sightings.get(item.uuid)
