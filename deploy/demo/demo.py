@@ -84,7 +84,7 @@ class Federation:
         """The file of that name, made from its template."""
         template = Template((HERE / "configs" / name).read_text())
         path = self._folder / name
-        path.write_text(template.substitute(self.urls, folder=self._folder, **values))
+        path.write_text(template.substitute(self.urls, folder=self._folder, uri=self._folder.as_uri(), **values))
         return path
 
     def _serve(self, name: str) -> None:
