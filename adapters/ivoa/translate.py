@@ -79,6 +79,9 @@ class _Offer(msgspec.Struct):
     meta: _Named | None = None
 
 
+_OFFER = msgspec.json.Decoder(_Offer)
+
+
 class _Session(msgspec.Struct):
     phase: Any = None
     state: Any = None
@@ -261,8 +264,9 @@ def _offers(raws: Sequence[msgspec.Raw], most: int) -> tuple[list[Quote], list[R
 
 def _judge(raw: msgspec.Raw, taken: Mapping[str, Quote]) -> tuple[str, str]:
     """The offer's handle, and why it cannot be used, or an empty text."""
-    session = _read(raw, _Offer)
-    if session is None:
+    try:
+        session = _OFFER.decode(raw)
+    except _UNREADABLE:
         return "", "an offer was dropped: it is no session."
     handle = _handle(session.meta)
     phase = _phase(session)

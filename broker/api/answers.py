@@ -35,7 +35,7 @@ def offerset(state: SetState, base: str, caller: Caller) -> bytes:
     record = state.record
     page = _Page.of(record, state.body.wishes if state.body else None, base, may_change(record, caller), state.now)
     items = {str(item.uuid): item for item in record.sessions if not item.excluded}
-    kept = {str(uuid): kept for uuid, kept in state.body.by_session().items()} if state.body else {}
+    kept = {item.candidate.session: item for item in state.body.kept} if state.body else {}
     shown = [(items[ranked.session], ranked) for ranked in state.ranking if ranked.session in items]
     standing = [item for item, _ in shown if item.phase not in ("REJECTED", "EXPIRED")]
     expiries = [item.expires for item in standing if item.phase == "OFFERED" and item.expires]

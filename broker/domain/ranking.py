@@ -151,12 +151,13 @@ def wire(ranked: Ranked, wishes: Wishes) -> dict[str, object]:
     if result is None:
         return {"excluded": ranked.excluded, "why": ranked.why}
     why, lost = ranked.words()
+    now, until = result.now, result.until
     found: dict[str, object] = {
         "all_in": bounds(result.all_in, wishes.currency),
         "pay": bounds(result.pay, wishes.currency),
-        "ready": _instant(result.ready.expected),
-        "result": _instant(result.result.expected),
-        "result_latest": _instant(result.result.pessimistic),
+        "ready": _instant(now + result.delay.expected),
+        "result": _instant(now + until.expected),
+        "result_latest": _instant(now + until.pessimistic),
         "terms": terms(result, ranked.field.scale if ranked.field else Scale.of(wishes)),
         "why": why,
     }
