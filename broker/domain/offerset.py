@@ -263,17 +263,21 @@ def claim(record: SetRecord, uuid: UUID, offer: bytes, now: float, within: float
     if record.claim:
         if record.claim.session == uuid:
             return record
-        other = record.session(record.claim.session)
-        raise Conflict(
-            f"{other.site} already accepted (session {other.uuid}, {other.phase})."
-            if record.taken
-            else f"the offer of {other.site} is being accepted (session {other.uuid}).",
-            remedy=f"First cancel that one: broker cancel {str(other.uuid)[:8]}." if record.taken else "Wait for it.",
-        )
+        raise _in_the_way(record.session(record.claim.session), taken=record.taken is not None)
     if not acceptable(item, now):
         raise Conflict(_why_not(item, now), remedy="Ask anew: broker submit.")
     held = _one(record, uuid, lambda item: replace(item, offer=offer, modified=now))
     return replace(held, claim=Claim(uuid, now, until=now + within))
+
+
+def _in_the_way(other: SessionRecord, *, taken: bool) -> Conflict:
+    """A set whose offer was taken gives no other, not even after the session has ended: hence ask anew."""
+    if not taken:
+        return Conflict(f"the offer of {other.site} is being accepted (session {other.uuid}).", remedy="Wait for it.")
+    over = other.phase in phases.TERMINAL
+    first = "" if over else f"Cancel that one if you do not want it: broker cancel {str(other.uuid)[:8]}. "
+    text = f"{other.site} already accepted (session {other.uuid}, {other.phase})."
+    return Conflict(text, remedy=f"{first}For another, ask anew: broker submit.")
 
 
 def _why_not(item: SessionRecord, now: float) -> str:
