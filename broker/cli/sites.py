@@ -85,7 +85,7 @@ def _registration(name: str, file: Path | None, url: str | None, kind: str | Non
 
 
 def delete(context: typer.Context, name: Name) -> None:
-    """Forget a site. What runs there is followed to its end."""
+    """Forget a site. What runs there runs on, and is followed no more: drain it first."""
     desk = desks.of(context)
 
     async def work(broker: Broker) -> None:
