@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 PIECE = 256 * 1024
@@ -75,15 +76,16 @@ def used(folder: Path) -> int:
     return total
 
 
-def survey(root: Path) -> tuple[list[dict[str, Any]], int]:
-    """The plain files below `root` by name, each with bytes and sha256, and the sum of all bytes."""
+def survey(folder: Path, root: str) -> tuple[list[dict[str, Any]], int]:
+    """The plain files below `root` (relative to `folder`) by name, each with bytes and sha256, and the sum of all
+    bytes. Nothing is found where the program has put a link in the place of `root`, or of a folder on the way."""
     found: list[dict[str, Any]] = []
     total = 0
-    for name in sorted(_names(root)):
+    for name in sorted(_names(folder, root)):
         if len(found) == MOST_FILES:
             break
         try:
-            entry = _measure(root, name)
+            entry = _measure(folder, root, name)
         except OSError:
             continue
         found.append(entry)
@@ -91,41 +93,59 @@ def survey(root: Path) -> tuple[list[dict[str, Any]], int]:
     return found, total
 
 
-def _names(root: Path) -> Iterator[str]:
-    for place, _, files in os.walk(root):
-        for file in files:
-            path = Path(place, file)
-            if stat.S_ISREG(path.lstat().st_mode):
-                yield path.relative_to(root).as_posix()
+def _names(folder: Path, root: str) -> Iterator[str]:
+    try:
+        top = open_folder(folder, root.split("/"))
+    except OSError:
+        return
+    try:
+        for place, _, files, here in os.fwalk(".", dir_fd=top):
+            for file in files:
+                with suppress(OSError):
+                    if stat.S_ISREG(os.stat(file, dir_fd=here, follow_symlinks=False).st_mode):
+                        yield PurePosixPath(place, file).as_posix()
+    finally:
+        os.close(top)
 
 
-def _measure(root: Path, name: str) -> dict[str, Any]:
+def _measure(folder: Path, root: str, name: str) -> dict[str, Any]:
     summer = hashlib.sha256()
     count = 0
-    with os.fdopen(open_beneath(root, name), "rb", buffering=0) as file:
+    with os.fdopen(open_beneath(folder, root, name), "rb", buffering=0) as file:
         while piece := file.read(PIECE):
             summer.update(piece)
             count += len(piece)
     return {"name": name, "bytes": count, "checksum": f"sha256:{summer.hexdigest()}"}
 
 
-def open_beneath(root: Path, name: str) -> int:
-    """A descriptor of the plain file `name` (relative, POSIX) below `root`. Raises OSError for anything else: a name
-    that leads out, a link anywhere on the way, a folder, a device."""
-    parts = name.split("/")
-    if not all(parts) or any(part in (".", "..") for part in parts):
+def open_beneath(folder: Path, root: str, name: str) -> int:
+    """A descriptor of the plain file `name` (relative, POSIX) below `root`, itself relative to `folder`. Raises
+    OSError for anything else: a name that leads out, a link anywhere on the way from `folder`, a folder, a device."""
+    *above, last = name.split("/")
+    if last in ("", ".", ".."):
         raise FileNotFoundError(name)
-    place = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    place = open_folder(folder, [*root.split("/"), *above])
     try:
-        for part in parts[:-1]:
-            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
-            os.close(place)
-            place = below
         # Non-blocking: opening a pipe that somebody put here must not wait for its writer.
-        file = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
+        file = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
     finally:
         os.close(place)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise FileNotFoundError(name)
     return file
+
+
+def open_folder(folder: Path, parts: Sequence[str]) -> int:
+    """A descriptor of a folder below `folder`; OSError where a link lies on the way. A sandboxed program can move
+    everything below `folder`, and we look at it from outside the sandbox."""
+    if any(part in ("", ".", "..") for part in parts):
+        raise FileNotFoundError("/".join(parts))
+    place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    for part in parts:
+        try:
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=place)
+        finally:
+            os.close(place)
+        place = below
+    return place

@@ -175,7 +175,7 @@ class LocalPlatform:
             raise SiteForgot(f"The session {session} has no result {name!r}.")
         place = self._jobs.place(session)
         try:
-            return open_beneath(place / read_spec(place).results, name)
+            return open_beneath(place, read_spec(place).results, name)
         except OSError as error:
             raise SiteForgot(f"The result {name!r} of the session {session} is gone.") from error
 

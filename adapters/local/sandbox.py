@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from adapters.local.layout import HOME, PACKAGES, STORE, TMP, WORK, Spec
@@ -26,12 +27,23 @@ def describe(isolation: str, network: bool) -> str:
     return OPEN_ROOT if os.geteuid() == 0 else OPEN
 
 
-def wrap(spec: Spec, folder: Path, command: list[str], readable: tuple[str, ...], network: bool) -> list[str]:
-    """The command as it is run under the isolation that `spec` names. `readable`: further folders to show, such as
-    the interpreter's. Volumes with absolute paths lie there too, inside the sandbox."""
-    if spec.isolation != "bwrap":
-        return command
-    home = str(folder)
+def wrap(spec: Spec, folder: Path, command: list[str], readable: tuple[str, ...]) -> list[str]:
+    """The program's command in bubblewrap. `readable`: further folders to show, such as the interpreter's. Volumes
+    with absolute paths lie there too."""
+    argv = _walls(folder, readable, spec.network, (STORE, WORK, HOME, TMP, PACKAGES))
+    for mount in spec.mounts:
+        source = f"{folder}/{STORE}/{mount.source}"
+        argv += ["--ro-bind" if mount.readonly else "--bind", source, f"/{mount.path}"]
+    return [*argv, "--chdir", f"{folder}/{WORK}", "--", *command]
+
+
+def wrap_installing(spec: Spec, folder: Path, command: list[str], readable: tuple[str, ...]) -> list[str]:
+    """What installs packages runs their code. It sees nothing that the program's sandbox is made from afterwards: a
+    link that it puts in the place of a volume would be followed there."""
+    return [*_walls(folder, readable, True, (HOME, TMP, PACKAGES)), "--chdir", f"{folder}/{HOME}", "--", *command]
+
+
+def _walls(folder: Path, readable: tuple[str, ...], network: bool, own: tuple[str, ...]) -> list[str]:
     argv = ["bwrap", "--die-with-parent", "--new-session", "--unshare-all", "--proc", "/proc", "--dev", "/dev"]
     argv += ["--share-net"] if network else []
     argv += ["--tmpfs", "/tmp"]  # noqa: S108  the sandbox's own
@@ -39,9 +51,22 @@ def wrap(spec: Spec, folder: Path, command: list[str], readable: tuple[str, ...]
     for place in shown:
         argv += ["--ro-bind-try", place, place]
     # After /tmp and the rest, which may lie above them. The state, the lock and the logs stay out of reach.
-    for name in (STORE, WORK, HOME, TMP, PACKAGES):
-        argv += ["--bind-try", f"{home}/{name}", f"{home}/{name}"]
-    for mount in spec.mounts:
-        source = f"{home}/{STORE}/{mount.source}"
-        argv += ["--ro-bind" if mount.readonly else "--bind", source, f"/{mount.path}"]
-    return [*argv, "--chdir", f"{home}/{WORK}", "--", *command]
+    for name in own:
+        argv += ["--bind-try", f"{folder}/{name}", f"{folder}/{name}"]
+    return argv
+
+
+def told(variables: Mapping[str, str]) -> int:
+    """A descriptor to read bubblewrap's arguments from that set `variables` inside. They are not its own environment:
+    LD_PRELOAD and PATH would work on bubblewrap itself, outside; nor its command line, which all users can read."""
+    descriptor = os.memfd_create("environment")
+    words = (word for name, value in variables.items() for word in ("--setenv", name, value))
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(b"".join(os.fsencode(word) + b"\0" for word in words))
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def telling(command: list[str], descriptor: int) -> list[str]:
+    """A command of `wrap` that reads what was `told`."""
+    return [command[0], "--args", str(descriptor), *command[1:]]

@@ -31,6 +31,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXP
 
 class Step(NamedTuple):
     """`what` names the child in messages, `within` is its limit in seconds, `out` the log that its stdout goes to.
+    `inside`: variables for the sandbox that the command makes, and not for the command itself.
     `speaks`: the last line on its stderr is a sentence for the person whose job it is."""
 
     what: str
@@ -38,6 +39,7 @@ class Step(NamedTuple):
     environment: dict[str, str]
     within: float
     out: str = STDERR
+    inside: dict[str, str] = {}  # noqa: RUF012  never changed
     speaks: bool = False
 
 
@@ -76,8 +78,10 @@ def notebook_name(spec: Spec) -> str:
 def _shut_in(folder: Path, spec: Spec, what: str, command: list[str], env: dict[str, str], within: float) -> Step:
     interpreter = Path(spec.python)
     readable = {str(path.parent.parent) for path in (interpreter, interpreter.resolve(), Path(__file__).resolve())}
-    network = spec.network or what == "installing"
-    return Step(what, sandbox.wrap(spec, folder, command, tuple(sorted(readable)), network), env, within)
+    if spec.isolation != "bwrap":
+        return Step(what, command, env, within)
+    wrap = sandbox.wrap_installing if what == "installing" else sandbox.wrap
+    return Step(what, wrap(spec, folder, command, tuple(sorted(readable))), _base(spec), within, inside=env)
 
 
 def passed() -> dict[str, str]:

@@ -20,7 +20,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from adapters.local import layout, limits, processes
+from adapters.local import layout, limits, processes, sandbox
 from adapters.local.layout import Spec, State, write_json, write_state
 from adapters.local.outputs import Log, survey, tail, used
 from adapters.local.pump import Pump
@@ -92,7 +92,7 @@ class Supervisor:
         ended = time.time()
         if self._state.began is not None:
             self._to(phase="RELEASING", ended=ended, exit=over.code)
-        files, total = survey(self._folder / self._spec.results)
+        files, total = survey(self._folder, self._spec.results)
         most = self._spec.bounds.results
         if total > most:
             files = []
@@ -135,9 +135,11 @@ class Supervisor:
         out, err = self._pump.add(logs[step.out]), self._pump.add(logs[layout.STDERR])
         work = self._folder / layout.WORK
         work.mkdir(exist_ok=True)
+        inside = sandbox.told(step.inside)
         try:
             return subprocess.Popen(  # noqa: S603  to run what users send is what this is for
-                step.command,
+                sandbox.telling(step.command, inside) if step.inside else step.command,
+                pass_fds=(inside,) if step.inside else (),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -149,8 +151,8 @@ class Supervisor:
         except (OSError, subprocess.SubprocessError) as error:
             raise Over("FAILED", f"{step.what} cannot be started: {error}") from error
         finally:
-            os.close(out)
-            os.close(err)
+            for descriptor in (out, err, inside):
+                os.close(descriptor)
 
     def _watch(self, child: int, step: Step) -> None:
         """Until the child ends; raises Over at a limit or when asked to end."""

@@ -664,3 +664,53 @@ async def test_a_notebook_in_bubblewrap_is_executed_and_cancelled(folder: Path) 
     assert (await ended(platform, endless)).phase == "CANCELLED"
     assert family
     assert not [pid for pid in family if _lives(pid)]
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_a_programs_variables_reach_the_program_and_not_bubblewrap(folder: Path) -> None:
+    platform = a_platform(folder, isolation="bwrap", network=False)
+    variables = {"LD_PRELOAD": "data/none.so", "PATH": "../packages/bin", "EMPTY": "", "TEXT": "a b\n-é"}
+    job = a_job("import os\nprint([os.environ[n] for n in ('PATH', 'EMPTY', 'TEXT')])", environment=variables)
+    assert (await ran(platform, job)).phase == "COMPLETED"
+    logs = await platform.logs(job, soon())
+    assert logs.stdout == f"{[variables[name] for name in ('PATH', 'EMPTY', 'TEXT')]}\n"
+    # The loader complains once: in the sandbox. Outside, what it loads would run as the broker's account.
+    assert (logs.stderr or "").count("LD_PRELOAD") == 1
+
+
+@pytest.mark.parametrize("storage", [False, True])
+async def test_a_link_in_the_place_of_the_results_hands_back_nothing(
+    folder: Path, tmp_path: Path, storage: bool
+) -> None:
+    """A sandboxed program cannot read what it links to; the supervisor, outside, could."""
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "secret").write_text("hunter2")
+    volume = {"kind": kinds.SIMPLE_VOLUME, "path": "results", "resource": "scratch", "mode": "READWRITE"}
+    parts = {
+        "storage": [{"kind": kinds.SIMPLE_STORAGE, "meta": {"name": "scratch"}}],
+        "compute": {"kind": kinds.SIMPLE_COMPUTE, "volumes": [volume]},
+    }
+    source = (
+        "import os\n"
+        "place = os.path.realpath('results')\n"
+        "os.rmdir(place)\n"
+        f"os.symlink({str(tmp_path / 'theirs')!r}, place)\n"
+        "print(os.listdir(place))\n"
+    )
+    platform = a_platform(folder)
+    job = a_job(source, **(parts if storage else {}))
+    assert (await ran(platform, job)).phase == "COMPLETED"
+    assert (await platform.logs(job, soon())).stdout == "['secret']\n"
+    assert await platform.results(job, soon()) == ()
+
+
+async def test_results_swapped_for_a_link_after_the_run_are_gone(folder: Path, tmp_path: Path) -> None:
+    platform, job = a_platform(folder), a_job("open('results/x', 'w').write('mine')")
+    await ran(platform, job)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "x").write_text("hunter2")
+    results = folder / str(job.session) / "work" / "results"
+    results.rename(tmp_path / "away")
+    results.symlink_to(tmp_path / "theirs")
+    with pytest.raises(SiteForgot):
+        [piece async for piece in platform.fetch(job, "x", soon())]

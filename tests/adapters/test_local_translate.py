@@ -12,7 +12,7 @@ import pytest
 from adapters.local import sandbox, translate
 from adapters.local.layout import Datum, Mount, Spec
 from adapters.local.options import GIB, LocalOptions
-from adapters.local.steps import notebook_name, program
+from adapters.local.steps import notebook_name, preparations, program
 from adapters.planning.platform import Job
 from broker.domain import kinds
 from broker.domain.identity import Owner
@@ -187,6 +187,25 @@ def test_bubblewrap_shows_the_jobs_own_folder_alone() -> None:
     assert line.endswith("-u program.py")
     assert " /jobs/7 " not in line
     assert program(Path("/jobs/7"), spec(request)).command[0] != "bwrap"
+
+
+def test_what_installs_sees_nothing_that_the_programs_sandbox_is_made_from(tmp_path: Path) -> None:
+    request = a_request(
+        {"kind": kinds.PYTHON_PROGRAM, "source": "pass", "requirements": ["numpy"], "environment": {"LD_PRELOAD": "x"}},
+        storage=[STORAGE],
+        compute=volumes({"path": "/out", "resource": "scratch", "mode": "READWRITE"}),
+    )
+    shut = spec(request)._replace(isolation="bwrap", network=False)
+    installing = preparations(tmp_path, shut)[-1]
+    assert installing.what == "installing"
+    line = " ".join(installing.command)
+    assert "--share-net" in line
+    assert f"--bind-try {tmp_path}/packages {tmp_path}/packages" in line
+    assert not [name for name in ("store", "work") if f"{tmp_path}/{name}" in line]
+    assert "LD_PRELOAD" not in installing.environment | installing.inside
+    run = program(tmp_path, shut)
+    assert "LD_PRELOAD" not in run.environment
+    assert run.inside["LD_PRELOAD"] == "x"
 
 
 def test_isolation_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
