@@ -261,7 +261,9 @@ def complaint(answer: Answer) -> str:
 
 def tidy(text: str, most: int = _LONGEST_TEXT) -> str:
     """One line of printable characters, cut to `most`: what sites write is shown to people."""
-    clean = "".join(char if char.isprintable() else " " for char in text[: 8 * most])
+    clean = text[: 8 * most]
+    if not clean.isprintable():
+        clean = "".join(char if char.isprintable() else " " for char in clean)
     line = " ".join(clean.split())
     return line if len(line) <= most else line[: most - 1] + "…"
 

@@ -26,12 +26,24 @@ REPEATED = (SiteUnreachable, SiteTimeout, ConnectionLost)
 async def repeat(call: Callable[[], Awaitable[T]], *, clock: Clock, deadline: Deadline) -> T:
     """What `call` returns, tried at most ATTEMPTS times; the last error as it came. No try begins after the
     deadline, and cancellation ends it at once."""
+    try:
+        return await call()
+    except REPEATED as error:
+        # Only now: tenacity's machinery costs as much as a call to a site (measured), and mostly there is one try.
+        return await _again(call, error, clock, deadline)
+
+
+async def _again(call: Callable[[], Awaitable[T]], error: Exception, clock: Clock, deadline: Deadline) -> T:
+    """`error` is what the first try came to."""
+    failed: list[Exception] = [error]
 
     def enough(state: RetryCallState) -> bool:
         return state.attempt_number >= ATTEMPTS or deadline.left(clock.monotonic()) <= state.upcoming_sleep
 
     async def attempt() -> T:
         # tenacity awaits coroutine functions alone; of a lambda it would return the coroutine, and repeat nothing.
+        if failed:
+            raise failed.pop()
         return await call()
 
     retrying = AsyncRetrying(
