@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -192,6 +193,14 @@ def test_the_decisions_are_numbered_without_a_gap() -> None:
         assert re.match(rf"# {int(path.name[:4])}\. ", page)
         for head in ("## Context", "## Decision", "## Rejected"):
             assert head in page, f"{path.name} has no {head}"
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    page = text("docs/adr/0009-libraries.md").lower()
+    names = [re.split(r"[<>=\[ ]", line)[0].lower() for line in project["dependencies"]]
+    assert len(names) > 10
+    assert [name for name in names if f"| {name} |" not in page] == []
 
 
 # ── examples ─────────────────────────────────────────────────────────────────────────────────────────────────
