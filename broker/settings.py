@@ -51,8 +51,10 @@ class User(Part):
     """One of `password_hash` and `token_sha256`. Make the first with `broker password`, the second with
     `printf %s TOKEN | sha256sum`."""
 
-    password_hash: str | None = Field(None, description="argon2 hash", pattern=r"^\$argon2")
-    token_sha256: str | None = Field(None, description="hex SHA-256 of a random token", pattern="^[0-9a-f]{64}$")
+    password_hash: str | None = Field(None, repr=False, description="argon2 hash", pattern=r"^\$argon2")
+    token_sha256: str | None = Field(
+        None, repr=False, description="hex SHA-256 of a random token", pattern="^[0-9a-f]{64}$"
+    )
     roles: tuple[Literal["user", "operator", "administrator", "broker"], ...] = Field(
         ("user",), description="what the account may do; broker: speaks for the users of the broker above"
     )
@@ -87,6 +89,11 @@ class CredentialSettings(Part):
     password_file: Path | None = Field(None, description="its first line is the password")
     token: str = Field("", repr=False, description="sent as Bearer; better in a file of its own")
     token_file: Path | None = Field(None, description="its first line is the token")
+    origins: tuple[str, ...] = Field(
+        (),
+        description="addresses, such as https://site.example, at which sites registered while the broker runs may "
+        "use them; the sites of this file always may",
+    )
 
 
 class Currencies(Part):

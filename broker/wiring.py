@@ -20,6 +20,7 @@ from uuid import uuid4
 import aiohttp
 import structlog
 from pydantic import ValidationError
+from yarl import URL
 
 from broker import plugins
 from broker.api import answers
@@ -265,12 +266,33 @@ def _access(settings: Settings, clock: Clock) -> Access:
 
 
 def _credentials(settings: Settings, site: Registration) -> Credentials | None:
+    """Raises SettingsError also where a site that is not of the settings file would get them sent to an address that
+    the file does not name: whoever may register sites could have any secret of ours sent to a server of his own."""
     if site.credentials is None:
         return None
     given = settings.credentials.get(site.credentials)
     if given is None:
         raise SettingsError(f'"{site.credentials}" is not under credentials.', key="credentials")
+    if site.name not in settings.sites and _origin(site.url) not in _origins(settings, site.credentials, given):
+        raise SettingsError(
+            f'"{site.credentials}" may not be sent to this address.',
+            key="credentials",
+            remedy=f"Add it to credentials.{site.credentials}.origins in the settings file.",
+        )
     return Credentials(given.username, _secret(given, "password"), _secret(given, "token"))
+
+
+def _origins(settings: Settings, name: str, given: CredentialSettings) -> set[str]:
+    known = (site.url for site in settings.sites.values() if site.credentials == name)
+    return {_origin(url) for url in (*given.origins, *known)} - {""}
+
+
+def _origin(url: str | None) -> str:
+    """Scheme, host and port; empty: there is none."""
+    try:
+        return str(URL(url or "").origin())
+    except ValueError:
+        return ""
 
 
 def _secret(given: CredentialSettings, what: str) -> str:

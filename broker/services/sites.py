@@ -91,12 +91,16 @@ class Sites:
     # ── running ──────────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        """Read the registrations that the store holds, and look at every site once, side by side."""
+        """Read the registrations that the store holds, and look at every site once, side by side. One that does not
+        hold any more, since the settings file has changed, is left out, and logged."""
         for line in await self._store.listings(Query("site", limit=10_000)):
             stored = await self._store.read(_key(line.id))
             if stored and line.id not in self._entries:
                 site = Registration.model_validate(msgspec.json.decode(stored.record))
-                self._entries[site.name] = self._entry(site, configured=False)
+                try:
+                    self._entries[site.name] = self._entry(site, configured=False)
+                except SettingsError as error:
+                    _log.error("registered site left out", site=site.name, why=str(error))
         await asyncio.gather(*(self._probe(entry) for entry in self._entries.values()))
 
     async def run(self) -> None:
