@@ -26,6 +26,11 @@ class Owner(msgspec.Struct, frozen=True):
     def key(self) -> str:
         return f"{self.issuer}|{self.subject}"
 
+    def by(self, account: str) -> str:
+        """Under what key lists hold what this person asked for through `account`: two brokers may know two people by
+        one name, and neither may list the other's."""
+        return self.key if self.subject == account else f"{self.key}|{account}"
+
     def __str__(self) -> str:
         return f"{self.subject}@{self.issuer}"
 

@@ -185,7 +185,7 @@ class Offers:
         self, caller: Caller, *, after: tuple[float, str] | None = None, limit: int = 100, everyone: bool = False
     ) -> list[Listing]:
         """The caller's own, newest first; `everyone`: all, for operators."""
-        owner = None if everyone and caller.may("operator") else caller.owner.key
+        owner = None if everyone and caller.may("operator") else caller.owner.by(caller.account)
         return await self._store.listings(Query("offerset", owner, after=after, limit=limit))
 
     async def body(self, record: SetRecord) -> SetBody | None:

@@ -108,9 +108,7 @@ def _listings(before: SetRecord | None, after: SetRecord) -> list[Listing]:
     """The lines that differ: the set's own, and one for each session."""
     lines = []
     if before is None or _set_phase(before) != _set_phase(after):
-        lines.append(
-            Listing("offerset", str(after.uuid), after.owner.key, after.created, _set_phase(after), after.name)
-        )
+        lines.append(Listing("offerset", str(after.uuid), _whose(after), after.created, _set_phase(after), after.name))
     old = {item.uuid: item for item in before.sessions} if before else {}
     lines.extend(
         _session_line(after, item)
@@ -121,7 +119,11 @@ def _listings(before: SetRecord | None, after: SetRecord) -> list[Listing]:
 
 
 def _session_line(record: SetRecord, item: SessionRecord) -> Listing:
-    return Listing("session", str(item.uuid), record.owner.key, record.created, item.phase, record.name, item.site)
+    return Listing("session", str(item.uuid), _whose(record), record.created, item.phase, record.name, item.site)
+
+
+def _whose(record: SetRecord) -> str:
+    return record.owner.by(record.account)
 
 
 def _set_phase(record: SetRecord) -> str:

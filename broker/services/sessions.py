@@ -77,7 +77,7 @@ class Sessions:
     ) -> list[Listing]:
         """The caller's own, newest first; `everyone`: all, for operators. To a person an offer is no job: by default
         OFFERED, REJECTED and EXPIRED are left out."""
-        owner = None if everyone and caller.may("operator") else caller.owner.key
+        owner = None if everyone and caller.may("operator") else caller.owner.by(caller.account)
         return await self._store.listings(Query("session", owner, phases, after=after, limit=limit))
 
     async def state(self, record: SetRecord, uuid: UUID, *, refused: bool = False) -> SessionState:
