@@ -4,8 +4,9 @@
 
 The same kind of process as the broker: uvloop, prebuilt URLs, keep-alive, the same bytes of the request. Commands
 come on standard input, one JSON line each, and are answered by one: `quote` gathers the request to the first `sites`
-ports, `times` times over; `release` sends one acceptance and then the rest of a set's releases. The same fan-out
-stands behind aiohttp.web, for the arm that has a door: POST /requests?sites=N&think=T on the port of the first line.
+ports, `times` times over, `at_once` of them side by side; `release` sends one acceptance and then the rest of a set's
+releases. The same fan-out stands behind aiohttp.web, for the arm that has a door: POST /requests?sites=N&think=T on
+the port of the first line.
 """
 
 from __future__ import annotations
@@ -58,14 +59,19 @@ class Bare:
 
 
 async def _timed(bare: Bare, command: dict[str, Any]) -> list[float]:
-    seconds = []
-    for _ in range(command["times"]):
-        began = time.perf_counter()
-        if command["do"] == "quote":
-            await bare.quote(command["sites"], command["think"])
-        else:
-            await bare.release(command["sites"], command["think"], command["offers"])
-        seconds.append(time.perf_counter() - began)
+    seconds: list[float] = []
+    left = iter(range(command["times"]))
+
+    async def work() -> None:
+        for _ in left:
+            began = time.perf_counter()
+            if command["do"] == "quote":
+                await bare.quote(command["sites"], command["think"])
+            else:
+                await bare.release(command["sites"], command["think"], command["offers"])
+            seconds.append(time.perf_counter() - began)
+
+    await asyncio.gather(*(work() for _ in range(command["at_once"])))
     return seconds
 
 

@@ -1,10 +1,11 @@
 """`make bench`: what a request costs, beside bare aiohttp calls to the same sites. Imports the broker's kinds.
 
-    python tests/benchmarks/bench.py [--sites 3,10,100] [--blocks 7] [--out docs/benchmarks.md]
+    python tests/benchmarks/bench.py [--sites 3,10,100] [--loads 0:1,0.05:1,0.05:8] [--blocks 7] [--out FILE]
 
-Four programs: the stub sites (stubs.py) and this client on one core, the real broker and the bare fan-out (bare.py,
-twice, for the null) on another. In every block each arm takes its turn at each size, the order turned by one from
-block to block, so that whatever slows the machine for a while slows all. Only ratios are worth comparing.
+Four kinds of programs: the stub sites (stubs.py) and this client on one core, the real brokers and the bare fan-out
+(bare.py, twice, for the null) on another. In every block each arm takes its turn at each size and load, the order
+turned by one from block to block, so that whatever slows the machine for a while slows all. Only ratios are worth
+comparing.
 
 Linux only: it reads the CPU clocks of other processes and pins them to cores.
 """
@@ -22,7 +23,8 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -46,6 +48,9 @@ run(load_settings(sys.argv[1]))
 """
 UPDATE = {"kind": kinds.ENUM_UPDATE, "path": "/phase", "value": "ACCEPTED"}
 ARMS = ("broker", "bare", "null", "door")
+Load = tuple[float, int]  # the sites' think time in seconds, and how many requests are under way at once
+Key = tuple[str, int, Load, str]  # what, sites, load, arm
+IDLE: Load = (0.0, 1)
 
 REQUEST = {
     "meta": {"name": "imaging of J1939", "description": "A run of the imaging pipeline over one field."},
@@ -149,13 +154,14 @@ class Client:
 
 @dataclass
 class Stage:
-    """All programs, running. `brokers`: (sites, think) → program and client; each broker knows its sites alone."""
+    """All programs, running. `door` is the port of the bare fan-out. `brokers`: (sites, think) → program and port;
+    each broker knows its sites alone."""
 
     stubs: Program
     control: Client
     bare: dict[str, Program]
-    door: Client
-    brokers: dict[tuple[int, float], tuple[Program, Client]] = field(default_factory=dict)
+    door: int
+    brokers: dict[tuple[int, float], tuple[Program, int]] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -178,12 +184,12 @@ def stage(sizes: Sequence[int], thinks: Sequence[float], pinned: Cores) -> Itera
         plan.write_text(json.dumps({"request": json.dumps(REQUEST), "ports": ports}), encoding="utf-8")
         bare = {name: start(str(HERE / "bare.py"), str(plan), core=ours) for name in ("bare", "null")}
         doors = {name: int(program.line()) for name, program in bare.items()}
-        made = Stage(stubs, Client(ports[0][1][0]), bare, Client(doors["bare"]))
+        made = Stage(stubs, Client(ports[0][1][0]), bare, doors["bare"])
         for think, theirs_ports in ports:
             for size in sizes:
                 config = settings(folder, f"b{size}-{int(think * 1000)}", theirs_ports[:size])
                 program = start("-c", SERVE, str(config), core=ours)
-                made.brokers[size, think] = program, Client(int(program.line().rpartition(":")[2]))
+                made.brokers[size, think] = program, int(program.line().rpartition(":")[2])
         yield made
 
 
@@ -223,51 +229,68 @@ def settings(folder: Path, name: str, ports: Sequence[int]) -> Path:
 
 @dataclass
 class Results:
-    """(what, sites, think, arm) → one figure a block: seconds a request."""
+    """One figure a block: seconds a request."""
 
-    cpu: dict[tuple[str, int, float, str], list[float]] = field(default_factory=lambda: defaultdict(list))
-    wall: dict[tuple[str, int, float, str], list[float]] = field(default_factory=lambda: defaultdict(list))
+    cpu: dict[Key, list[float]] = field(default_factory=lambda: defaultdict(list))
+    wall: dict[Key, list[float]] = field(default_factory=lambda: defaultdict(list))
     client: list[float] = field(default_factory=list)  # share of a core, while the broker was asked
     stubs: list[float] = field(default_factory=list)
     memory: float = 0.0
     size: dict[int, int] = field(default_factory=dict)  # sites → bytes of an answer
 
 
-def measure(made: Stage, blocks: int, times: dict[int, int], accepts: int) -> Results:
+def measure(made: Stage, sizes: Sequence[int], loads: Sequence[Load], blocks: int, calls: int, accepts: int) -> Results:
+    """`calls`: to sites, in each block, for each arm, size and load."""
     found = Results()
     for block in range(-1, blocks):  # the first warms connections and caches, and is not counted
         into = found if block >= 0 else Results()
         turned = [ARMS[(i + block) % len(ARMS)] for i in range(len(ARMS))]
-        for size, think in made.brokers:
-            for arm in turned:
-                quotes(made, into, size, think, arm, times[size])
-            if not think:
+        for size in sizes:
+            for load in loads:
+                times = max(2 * load[1], min(60, calls // size))
                 for arm in turned:
-                    if arm != "door":
-                        releases(made, into, size, arm, accepts)
+                    quotes(made, into, size, load, arm, times)
+            for arm in turned:
+                if arm != "door":
+                    releases(made, into, size, arm, accepts)
         sys.stderr.write(f"block {block + 1} of {blocks}\n")
     found.memory = max(program.memory() for program, _ in made.brokers.values())
     return found
 
 
-def quotes(made: Stage, into: Results, size: int, think: float, arm: str, times: int) -> None:
-    program = made.brokers[size, think][0] if arm == "broker" else made.bare["bare" if arm == "door" else arm]
+def quotes(made: Stage, into: Results, size: int, load: Load, arm: str, times: int) -> None:
+    think, at_once = load
+    program, port = made.brokers[size, think] if arm == "broker" else (made.bare["bare" if arm == "door" else arm], 0)
     client_before, stubs_before, began = time.process_time(), made.stubs.cpu(), time.perf_counter()
     before = program.cpu()
     if arm == "broker":
-        seconds = [ask(made.brokers[size, think][1], into, size)[0] for _ in range(times)]
+        seconds = side_by_side(lambda client: ask(client, into, size)[0], port, at_once, times)
         time.sleep(0.03)  # what the answer left to be done (timers) belongs to the request
     elif arm == "door":
-        seconds = [knock(made.door, size, think) for _ in range(times)]
+        seconds = side_by_side(lambda client: knock(client, size, think), made.door, at_once, times)
     else:
-        seconds = program.ask({"do": "quote", "sites": size, "think": think, "times": times})
-    key = ("quote", size, think, arm)
-    into.cpu[key].append((program.cpu() - before) / times)
-    into.wall[key].append(median(seconds))
+        command = {"do": "quote", "sites": size, "think": think, "times": times, "at_once": at_once}
+        seconds = program.ask(command)
+    into.cpu["quote", size, load, arm].append((program.cpu() - before) / times)
+    into.wall["quote", size, load, arm].append(median(seconds))
     if arm == "broker":
         spent = time.perf_counter() - began
         into.client.append((time.process_time() - client_before) / spent)
         into.stubs.append((made.stubs.cpu() - stubs_before) / spent)
+
+
+def side_by_side(call: Callable[[Client], float], port: int, at_once: int, times: int) -> list[float]:
+    """Each worker waits for its answer before it sends the next request: a closed loop."""
+    clients = [Client(port) for _ in range(at_once)]
+    left, seconds = iter(range(times)), []
+
+    def work(client: Client) -> None:
+        seconds.extend(call(client) for _ in left)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for done in [pool.submit(work, client) for client in clients]:
+            done.result()
+    return seconds
 
 
 def ask(client: Client, into: Results, size: int) -> tuple[float, dict[str, Any]]:
@@ -292,14 +315,15 @@ def knock(door: Client, size: int, think: float) -> float:
 
 def releases(made: Stage, into: Results, size: int, arm: str, accepts: int) -> None:
     """From the acceptance of one offer until every other one is given back. Wall time is the acceptance's alone."""
-    key = ("release", size, 0.0, arm)
+    key = ("release", size, IDLE, arm)
     if arm != "broker":
         program = made.bare[arm]
         before = program.cpu()
-        program.ask({"do": "release", "sites": size, "think": 0.0, "offers": OFFERS, "times": accepts})
+        program.ask({"do": "release", "sites": size, "think": 0.0, "offers": OFFERS, "times": accepts, "at_once": 1})
         into.cpu[key].append((program.cpu() - before) / accepts)
         return
-    program, client = made.brokers[size, 0.0]
+    program, port = made.brokers[size, 0.0]
+    client = Client(port)
     spent, walls = 0.0, []
     for _ in range(accepts):
         answer = json.loads(ask(client, into, size)[1]["body"])
@@ -334,33 +358,9 @@ def until(made: Stage, wanted: int) -> None:
 
 
 def report(
-    found: Results, sizes: Sequence[int], thinks: Sequence[float], blocks: int, arguments: Sequence[str], pinned: Cores
+    found: Results, sizes: Sequence[int], loads: Sequence[Load], blocks: int, arguments: Sequence[str], pinned: Cores
 ) -> str:
-    rows, walls, back = [], [], []
-    for think in thinks:
-        for size in sizes:
-            cpu = {arm: found.cpu["quote", size, think, arm] for arm in ARMS}
-            wall = {arm: found.wall["quote", size, think, arm] for arm in ARMS}
-            head = [str(size), f"{think * 1000:.0f} ms"]
-            rows.append([
-                *head, Figure.of(cpu["broker"]).text(scale=1e3), Figure.of(cpu["bare"]).text(scale=1e3),
-                Figure.of(ratios(cpu["broker"], cpu["bare"])).text(),
-                Figure.of(ratios(cpu["broker"], cpu["door"])).text(),
-                Figure.of(ratios(cpu["null"], cpu["bare"])).text(),
-            ])  # fmt: skip
-            walls.append([
-                *head, Figure.of(wall["broker"]).text(scale=1e3), Figure.of(wall["bare"]).text(scale=1e3),
-                Figure.of(ratios(wall["broker"], wall["bare"])).text(),
-                Figure.of(ratios(wall["null"], wall["bare"])).text(), f"{found.size[size] / 1e3:.0f} kB",
-            ])  # fmt: skip
-    for size in sizes:
-        cpu = {arm: found.cpu["release", size, 0.0, arm] for arm in ("broker", "bare", "null")}
-        back.append([
-            str(size), str(OFFERS * size - 1), Figure.of(cpu["broker"]).text(scale=1e3),
-            Figure.of(cpu["bare"]).text(scale=1e3), Figure.of(ratios(cpu["broker"], cpu["bare"])).text(),
-            Figure.of(ratios(cpu["null"], cpu["bare"])).text(),
-            Figure.of(found.wall["release", size, 0.0, "broker"]).text(scale=1e3),
-        ])  # fmt: skip
+    rows = [(size, load) for load in loads for size in sizes]
     return _TEXT.format(
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=machine(pinned),
@@ -373,14 +373,61 @@ def report(
         stubs=f"{median(found.stubs) * 100:.0f} %, at most {max(found.stubs) * 100:.0f} %",
         memory=f"{found.memory:.0f} MB",
         cpu=table(
-            ["sites", "think", "broker, ms CPU", "bare, ms CPU", "broker / bare", "broker / bare with door", "null"],
-            rows,
+            [*_LOAD, "broker, ms CPU", "bare, ms CPU", "broker / bare", "broker / bare with door", "null"],
+            [_cpu(found, *row) for row in rows],
         ),
-        wall=table(["sites", "think", "broker, ms", "bare, ms", "broker / bare", "null", "answer"], walls),
+        wall=table(
+            [*_LOAD, "broker, ms", "bare, ms", "broker / bare", "null", "answer"], [_wall(found, *row) for row in rows]
+        ),
         back=table(
-            ["sites", "releases", "broker, ms CPU", "bare, ms CPU", "broker / bare", "null", "acceptance, ms"], back
+            ["sites", "releases", "broker, ms CPU", "bare, ms CPU", "broker / bare", "null", "acceptance, ms"],
+            [_release(found, size) for size in sizes],
         ),
     )
+
+
+_LOAD = ("sites", "think", "at once")
+
+
+def _load(size: int, load: Load) -> list[str]:
+    return [str(size), f"{load[0] * 1000:.0f} ms", str(load[1])]
+
+
+def _cpu(found: Results, size: int, load: Load) -> list[str]:
+    broker, bare, null, door = (found.cpu["quote", size, load, arm] for arm in ARMS)
+    return [
+        *_load(size, load),
+        Figure.of(broker).text(scale=1e3),
+        Figure.of(bare).text(scale=1e3),
+        Figure.of(ratios(broker, bare)).text(),
+        Figure.of(ratios(broker, door)).text(),
+        Figure.of(ratios(null, bare)).text(),
+    ]
+
+
+def _wall(found: Results, size: int, load: Load) -> list[str]:
+    broker, bare, null = (found.wall["quote", size, load, arm] for arm in ARMS[:3])
+    return [
+        *_load(size, load),
+        Figure.of(broker).text(scale=1e3),
+        Figure.of(bare).text(scale=1e3),
+        Figure.of(ratios(broker, bare)).text(),
+        Figure.of(ratios(null, bare)).text(),
+        f"{found.size[size] / 1e3:.0f} kB",
+    ]
+
+
+def _release(found: Results, size: int) -> list[str]:
+    broker, bare, null = (found.cpu["release", size, IDLE, arm] for arm in ARMS[:3])
+    return [
+        str(size),
+        str(OFFERS * size - 1),
+        Figure.of(broker).text(scale=1e3),
+        Figure.of(bare).text(scale=1e3),
+        Figure.of(ratios(broker, bare)).text(),
+        Figure.of(ratios(null, bare)).text(),
+        Figure.of(found.wall["release", size, IDLE, "broker"]).text(scale=1e3),
+    ]
 
 
 def machine(pinned: Cores) -> str:
@@ -403,8 +450,8 @@ Written by `make bench`; not edited by hand. Absolute figures are this machine's
 - command: `{command}`
 - {blocks} blocks; each figure is the median of the blocks with the 95 % interval of a bootstrap over them
 
-*broker*: the real server, its SQLite store syncing every commit, driven over HTTP by one client that waits for each
-answer; the answer holds every offer, ranked and explained. *bare*: aiohttp calls gathered to the same sites in a
+*broker*: the real server, its SQLite store syncing every commit, driven over HTTP in a closed loop, so many requests
+*at once*; the answer holds every offer, ranked and explained. *bare*: aiohttp calls gathered to the same sites in a
 process of the same kind (uvloop, prebuilt URLs, keep-alive, the same request), nothing parsed, stored or answered.
 *with door*: the bare calls behind an aiohttp.web server, asked by the same client. *null*: a second bare process by
 the first; what it is off 1.00 is noise. Each site answers with three offers of about 3 kB after its think time.
@@ -434,26 +481,23 @@ same calls bare; and the time until the acceptance was answered.
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What a request costs, beside bare aiohttp calls to the same sites.")
     parser.add_argument("--sites", default="3,10,100", help="sizes of the federation")
-    parser.add_argument("--think", default="0,0.05", help="seconds that a site takes to answer")
+    parser.add_argument("--loads", default="0:1,0.05:1,0.05:8", help="seconds that a site thinks : requests at once")
     parser.add_argument("--blocks", type=int, default=7, help="how often everything is repeated")
     parser.add_argument("--requests", type=int, default=400, help="calls to sites in a block, for each arm and size")
     parser.add_argument("--accepts", type=int, default=2, help="acceptances in a block, for each arm and size")
-    parser.add_argument("--out", type=Path, help="the file to write; else standard output")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "benchmarks.md", help="the file to write")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
     given = parsed(arguments)
-    sizes, thinks = [int(n) for n in given.sites.split(",")], [float(n) for n in given.think.split(",")]
-    times = {size: max(2, min(60, given.requests // size)) for size in sizes}
+    sizes = [int(text) for text in given.sites.split(",")]
+    loads = [(float(think), int(at_once)) for think, at_once in (text.split(":") for text in given.loads.split(","))]
     pinned = cores()
-    with stage(sizes, thinks, pinned) as made:
-        found = measure(made, given.blocks, times, given.accepts)
-    text = report(found, sizes, thinks, given.blocks, arguments, pinned)
-    if given.out is None:
-        sys.stdout.write(text)
-    else:
-        given.out.write_text(text, encoding="utf-8")
+    # The releases are measured at sites that answer at once.
+    with stage(sizes, sorted({IDLE[0], *(think for think, _ in loads)}), pinned) as made:
+        found = measure(made, sizes, loads, given.blocks, given.requests, given.accepts)
+    given.out.write_text(report(found, sizes, loads, given.blocks, arguments, pinned), encoding="utf-8")
     return 0
 
 
