@@ -75,8 +75,13 @@ class Work:
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Work:
-    return Work(tmp_path / "work")
+def make_work(tmp_path: Path) -> Callable[[str], Work]:
+    return lambda name: Work(tmp_path / name)
+
+
+@pytest.fixture
+def work(make_work: Callable[[str], Work]) -> Work:
+    return make_work("work")
 
 
 @pytest.fixture
