@@ -6,7 +6,9 @@ to be when probed.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
@@ -14,6 +16,7 @@ from broker.domain import kinds
 from broker.domain.base import Flag, Model, Natural, Number, Text
 from broker.domain.quantities import Duration, Instant
 
+T = TypeVar("T", int, timedelta)
 Health = Literal["draft", "live", "degraded", "draining", "down"]
 Name = Annotated[Text, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}(?!\n)$")]
 Seconds = Annotated[Number, Field(gt=0, le=86400)]
@@ -106,3 +109,48 @@ class Profile(Model):
     def ours(self) -> bool:
         """It is a broker or a planner of ours, and knows our additions."""
         return self.broker is not None or self.platform != "ivoa"
+
+
+def union(profiles: Sequence[Profile]) -> Profile:
+    """What can be done where any of them may do it. What one of them does not say is not known of all."""
+    extras: dict[str, int] = {}
+    for profile in profiles:
+        for type_, most in profile.extras.items():
+            extras[type_] = max(extras.get(type_, 0), most)
+    currencies = {profile.currency for profile in profiles}
+    return Profile(
+        platform=profiles[0].platform if len(profiles) == 1 else "broker",
+        executables=_all(profile.executables for profile in profiles),
+        data=_all(profile.data for profile in profiles),
+        extras=extras,
+        cores=_most(profile.cores for profile in profiles),
+        memory=_most(profile.memory for profile in profiles),
+        duration=_most(profile.duration for profile in profiles),
+        python=_words(profile.python for profile in profiles),
+        installs_requirements=any(profile.installs_requirements for profile in profiles),
+        results=bool(profiles) and all(profile.results for profile in profiles),
+        reads=_words(profile.reads for profile in profiles),
+        reserves=bool(profiles) and all(profile.reserves for profile in profiles),
+        repeatable=True,
+        batches=True,
+        simulated=bool(profiles) and all(profile.simulated for profile in profiles),
+        isolation="; ".join(_words((profile.isolation,) for profile in profiles if profile.isolation)) or None,
+        currency=currencies.pop() if len(currencies) == 1 else None,
+    )
+
+
+def _words(sets: Iterable[Iterable[str | None]]) -> tuple[str, ...]:
+    return tuple(sorted({word for words in sets for word in words if word}))
+
+
+def _all(sets: Iterable[tuple[str, ...] | None]) -> tuple[str, ...] | None:
+    """The union; None when one is not known, or there is none."""
+    found = list(sets)
+    return None if not found or None in found else _words(words or () for words in found)
+
+
+def _most(values: Iterable[T | None]) -> T | None:
+    """The largest; None when one is not known, for then it may be larger."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return max(known) if known and len(known) == len(found) else None

@@ -21,7 +21,7 @@ from broker.domain.outcome import Outcome, Reason, Skipped
 from broker.domain.quantities import format_instant
 from broker.domain.request import ExecutionRequest
 from broker.domain.screen import unsuitable
-from broker.domain.site import Health, Profile, Registration
+from broker.domain.site import Health, Profile, Registration, union
 from broker.errors import BadInput, Conflict, NotAllowed, NotFound, SettingsError, SiteError
 from broker.ports import Clock, Listing, Planner, Query, Store
 
@@ -165,36 +165,14 @@ class Sites:
         return list(self._entries.values())
 
     def profile(self) -> Profile:
-        """What this broker can do, for a broker above it: the union of what its sites can."""
-        known = [entry.profile for entry in self._entries.values() if entry.profile is not None]
-        kinds_: set[str] = set()
-        for item in known:
-            kinds_ |= set(item.executables or ())
-        extras: dict[str, int] = {}
-        for item in known:
-            for type_, most in item.extras.items():
-                extras[type_] = max(extras.get(type_, 0), most)
-        return Profile(
-            platform=known[0].platform if len(known) == 1 else "broker",
+        """What this broker can do, for a broker above it."""
+        known = [entry for entry in self._entries.values() if entry.profile is not None]
+        profiles = [entry.profile for entry in known if entry.profile is not None]
+        return union(profiles).with_(
             broker=self._id,
-            executables=tuple(sorted(kinds_)) if all(item.executables is not None for item in known) else None,
-            extras=extras,
-            cores=_most(item.cores for item in known),
-            memory=_most(item.memory for item in known),
-            storages=tuple(
-                s for e in self._entries.values() if e.profile for s in (*e.site.storages, *e.profile.storages)
-            ),
-            countries=tuple(sorted({c for e in self._entries.values() for c in _countries(e)})),
-            origins=tuple(
-                sorted({o for e in self._entries.values() if e.profile for o in e.profile.origins or (e.name,)})
-            ),
-            python=tuple(sorted({version for item in known for version in item.python})),
-            installs_requirements=any(item.installs_requirements for item in known),
-            results=bool(known) and all(item.results for item in known),
-            reserves=bool(known) and all(item.reserves for item in known),
-            repeatable=True,
-            batches=True,
-            simulated=bool(known) and all(item.simulated for item in known),
+            storages=tuple(s for e in known if e.profile for s in (*e.site.storages, *e.profile.storages)),
+            countries=tuple(sorted({country for entry in known for country in _countries(entry)})),
+            origins=tuple(sorted({o for e in known if e.profile for o in e.profile.origins or (e.name,)})),
         )
 
     # ── registering ──────────────────────────────────────────────────────────────────────────────────────────
@@ -290,12 +268,6 @@ def _key(name: str) -> str:
 def _operator(caller: Caller) -> None:
     if not caller.may("operator"):
         raise NotAllowed("only an operator may change sites.", remedy="Ask whoever runs this broker.")
-
-
-def _most(values: Iterable[int | None]) -> int | None:
-    """The largest; None when one is not known, for then it may be larger."""
-    found = list(values)
-    return None if not found or None in found else max(value for value in found if value is not None)
 
 
 def _countries(entry: Entry) -> tuple[str, ...]:
