@@ -57,8 +57,10 @@ class Gathering:
         self._map, self._margin, self._user = map_, margin, user
         self._entries = {entry.name: entry for entry in entries}
         self._needs = Needs.of(request)
+        self._run = Span.of(self._needs.duration)
         self._asked = tuple({component.kind for _, component in request.components()})
         self._items = place.locate(place.items(request), map_)
+        self._asking = msgspec.json.encode(request.to_wire())
         self._taken: set[UUID] = set()
         self._read: dict[str, tuple[Line, list[SessionRecord], list[Kept]]] = {}
         self._here: dict[str, Locality] = {}
@@ -117,7 +119,7 @@ class Gathering:
             currency=offer.currency,
             start=offer.start or Span.of(self.now),
             prepares=offer.prepares,
-            run=Span.of(self.request.duration.total_seconds()),
+            run=self._run,
             # At a plain site a notebook is a session for a person, whose time in it is wanted (design, section 5).
             interactive=not ours and self.request.executable.kind == kinds.JUPYTER_NOTEBOOK,
             # Figures of plain sites are on no common scale (protocol.md 1.4); ours are relative to a reference core.
@@ -150,7 +152,7 @@ class Gathering:
 
     def body(self) -> SetBody:
         kept = tuple(item for _, _, items in self._read.values() for item in items)
-        return SetBody(msgspec.json.encode(self.request.to_wire()), self.wishes, self.now, kept)
+        return SetBody(self._asking, self.wishes, self.now, kept)
 
     def sessions(
         self,
@@ -161,10 +163,7 @@ class Gathering:
         excluded = {ranked.session: ranked.excluded for ranked in ranking if ranked.excluded}
         found = {}
         for site, (entry, sessions, _) in answers.items():
-            marked = [
-                msgspec.structs.replace(item, excluded=item.excluded or excluded.get(str(item.uuid), ""))
-                for item in sessions
-            ]
+            marked = [_marked(item, excluded) for item in sessions] if excluded else sessions
             reasons = tuple(dict.fromkeys(item.excluded for item in marked if item.excluded))
             found[site] = (msgspec.structs.replace(entry, reasons=reasons) if reasons else entry, marked)
         return found
@@ -195,6 +194,11 @@ class Gathering:
         return sum(len(kept) for _, _, kept in self._read.values()) >= wanted and (
             sum(good(ranked) for ranked in self.body().ranking()) >= wanted
         )
+
+
+def _marked(item: SessionRecord, excluded: Mapping[str, str]) -> SessionRecord:
+    reason = "" if item.excluded else excluded.get(str(item.uuid), "")
+    return msgspec.structs.replace(item, excluded=reason) if reason else item
 
 
 class Joiner:
