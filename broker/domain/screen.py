@@ -23,6 +23,7 @@ def unsuitable(request: ExecutionRequest, site: Registration, profile: Profile, 
         _draining(site, now)
         or _unwanted(request.preferences or Preferences(), site, profile)
         or _unknown_kind(request, site, profile)
+        or _unread(request, site, profile)
         or _too_large(request, profile)
         or _no_extras(request, site, profile)
     )
@@ -39,7 +40,9 @@ def _unwanted(wishes: Preferences, site: Registration, profile: Profile) -> Reas
     names = {site.name, *profile.origins}
     if wishes.sites_allowed is not None and not names & set(wishes.sites_allowed):
         return Reason("not among the sites you allow.", "preferences.sites_allowed")
-    if wishes.sites_forbidden and names <= {*wishes.sites_forbidden, *({site.name} if profile.origins else ())}:
+    forbidden = set(wishes.sites_forbidden or ())
+    # A broker before several sites is still asked while one of them is allowed; its other offers are excluded.
+    if site.name in forbidden or (profile.origins and forbidden.issuperset(profile.origins)):
         return Reason("you forbid this site.", "preferences.sites_forbidden")
     return None
 
@@ -53,6 +56,16 @@ def _unknown_kind(request: ExecutionRequest, site: Registration, profile: Profil
         return None
     runs = ", ".join(kinds.short(kind) for kind in offered) or "nothing"
     return Reason(f"{site.name} does not run {kinds.short(wanted)}.", "executable.kind", "kind", runs)
+
+
+def _unread(request: ExecutionRequest, site: Registration, profile: Profile) -> Reason | None:
+    """A local notebook travels as a data URL (RFC 2397), which a site that does not name it would fail to open only
+    after the acceptance."""
+    location = getattr(request.executable, "location", None)
+    if not isinstance(location, str) or location[:5].lower() != "data:" or "data" in profile.reads:
+        return None
+    text = f"{site.name} does not declare that it reads data URLs, in which a file of yours travels."
+    return Reason(text, "executable.location", "reads", "an http or https address")
 
 
 def _too_large(request: ExecutionRequest, profile: Profile) -> Reason | None:
