@@ -92,7 +92,7 @@ class LocalPlatform:
             python=(interpreter.version,),
             installs_requirements=options.install_requirements and interpreter.pip,
             results=True,
-            reads=("http", "https", *(("file",) if options.file_roots else ())),
+            reads=("http", "https", "data", *(("file",) if options.file_roots else ())),
             reserves=True,
             repeatable=True,
             batches=True,

@@ -58,6 +58,7 @@ class SimulatedPlatform:
             platform="simulated",
             results=True,
             installs_requirements=True,
+            reads=("http", "https", "data"),
             reserves=self._options.queue is None,
             simulated=True,
             isolation="nothing runs, so nothing is isolated",

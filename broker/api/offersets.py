@@ -30,6 +30,10 @@ class Offersets:
         state = await self._offers.get(uuid_of(request, "offer set"), caller)
         return await self._wire.answer(request, self._draw(state, base, caller), tagged=True)
 
+    async def request(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        body = await self._offers.request(uuid_of(request, "offer set"), caller)
+        return await self._wire.answer(request, body, tagged=True)
+
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         base, page = self._wire.base(request), lists.page(request)
         found = await self._offers.list(caller, after=page.after, limit=page.limit, everyone=page.everyone)

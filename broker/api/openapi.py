@@ -197,6 +197,8 @@ _CALLS: tuple[tuple[str, str, str, str, Any, dict[str, Any]], ...] = (
      {"303": "AbstractExecutionSession", "200": "AbstractExecutionSession", "400": "AbstractExecutionSession"}),
     ("get", "/offersets", "OfferSetList", "One's own offer sets, newest first.", None, {"200": {"type": "object"}}),
     ("get", "/offersets/{uuid}", "OfferSetSelect", "An offer set.", None, {"200": "OfferSetResponse"}),
+    ("get", "/offersets/{uuid}/request", "OfferSetRequest", "The request of a set, as it was sent.", None,
+     {"200": "ExecutionRequest"}),
     ("get", "/sessions", "SessionList", "One's own sessions, newest first.", None, {"200": {"type": "object"}}),
     ("get", "/sessions/{uuid}", "SessionSelect", "A session.", None, {"200": "AbstractExecutionSession"}),
     ("post", "/sessions/{uuid}", "SessionUpdate", "Change the phase: ACCEPTED, REJECTED, CANCELLED.", "AbstractUpdate",

@@ -78,6 +78,7 @@ def routes(parts: Parts) -> Iterator[Route]:
     yield Route("POST", "/requests", user, sets.ask)
     yield Route("GET", "/offersets", reader, sets.list)
     yield Route("GET", "/offersets/{uuid}", reader, sets.get)
+    yield Route("GET", "/offersets/{uuid}/request", reader, sets.request)
 
     yield Route("POST", "/direct", user, sessions.direct)
     yield Route("GET", "/sessions", reader, sessions.list)

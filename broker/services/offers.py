@@ -24,12 +24,12 @@ from broker.domain.ranking import Ranked
 from broker.domain.request import ExecutionRequest, check
 from broker.domain.setbody import SetBody
 from broker.domain.wishes import Defaults, resolve
-from broker.errors import NotFound
+from broker.errors import NotAllowed, NotFound
 from broker.ports import Ask, Clock, Limits, Listing, Query, Store
 from broker.services.fanout import Fanout, Target
 from broker.services.gathering import Gathering, Joiner
 from broker.services.records import Records
-from broker.services.rights import Readers, must_read
+from broker.services.rights import Readers, must_read, owns
 from broker.services.sites import Entry, Sites
 from broker.services.window import Window
 
@@ -180,6 +180,16 @@ class Offers:
             raise NotFound("that is a session, not an offer set.", remedy=f"GET /sessions/{uuid}")
         body, now = await self.body(record), self._clock.now()
         return SetState(offerset.expire(record, now), body, now, body.ranking() if body else ())
+
+    async def request(self, uuid: UUID, caller: Caller) -> bytes:
+        """The request as it was sent, in JSON, for whoever sent it and for operators: its environment may hold what
+        other readers of the set should not see. Raises NotFound also when it was pruned, with the offers."""
+        state = await self.get(uuid, caller)
+        if not owns(state.record, caller) and not caller.may("operator"):
+            raise NotAllowed("only whoever asked may read the request.", remedy="Ask the owner of the set.")
+        if state.body is None:
+            raise NotFound("the request is not kept any more.", remedy="Submit its file again.")
+        return state.body.request
 
     async def list(
         self, caller: Caller, *, after: tuple[float, str] | None = None, limit: int = 100, everyone: bool = False

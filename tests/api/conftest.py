@@ -67,6 +67,10 @@ class FakeServices:
             raise NotFound("no such thing.")
         return State(uuid)
 
+    async def request(self, uuid: UUID, caller: Caller) -> bytes:
+        self.note("request", uuid, caller)
+        return b'{"executable":{"kind":"uri:python-program-1.0","source":"1"}}'
+
     async def list(self, caller: Caller, **query: Any) -> list[Listing]:
         self.note("list", caller, query)
         return self.lines[: query["limit"]]

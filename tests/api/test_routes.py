@@ -27,6 +27,7 @@ POLICIES = {
     "POST /direct": Policy.USER,
     "GET /offersets": Policy.READER,
     "GET /offersets/{uuid}": Policy.READER,
+    "GET /offersets/{uuid}/request": Policy.READER,
     "GET /sessions": Policy.READER,
     "GET /sessions/{uuid}": Policy.READER,
     "POST /sessions/{uuid}": Policy.USER,
@@ -163,6 +164,12 @@ async def test_what_is_not_there_is_404(api: Any, path: str) -> None:
 
 
 # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_request_of_a_set_is_read_back(api: Any) -> None:
+    answer = await api.call("GET", f"/offersets/{SET}/request")
+    assert (answer.status, answer.json()["executable"]["source"]) == (200, "1")
+    assert api.services.calls[-1][:2] == ("request", UUID(SET))
 
 
 async def test_an_update_is_handed_on_and_the_session_answered(api: Any) -> None:

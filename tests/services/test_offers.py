@@ -11,7 +11,7 @@ from broker.domain import kinds
 from broker.domain.identity import Hop
 from broker.domain.outcome import Quote
 from broker.domain.site import Profile, Registration
-from broker.errors import Dangling, NotFound, SiteForbids, SiteTimeout, Unavailable
+from broker.errors import Dangling, NotAllowed, NotFound, SiteForbids, SiteTimeout, Unavailable
 from broker.ports import Ask, Query, Quotes, Store
 from broker.testing.bench import ADA, BOB, OPERATOR, Bench, broken_rules, by_site, uuids
 from broker.testing.clock import FakeClock
@@ -98,6 +98,29 @@ async def test_the_set_is_stored_when_the_answer_goes_out(bench: Bench) -> None:
     found = await bench.offers.get(state.uuid, ADA)
     assert found.record == state.record
     assert uuids(found) == uuids(state)
+
+
+async def test_a_request_is_read_back_by_whoever_sent_it(store: Store, clock: FakeClock, alba: ScriptedSite) -> None:
+    bench = await Bench(store, clock, {"alba": alba}, readers="all").start()
+    state = await bench.ask(preferences={"preset": "fastest"})
+    for caller in (ADA, OPERATOR):
+        assert b'"preset":"fastest"' in await bench.offers.request(state.uuid, caller)
+    await bench.offers.get(state.uuid, BOB)
+    with pytest.raises(NotAllowed):
+        await bench.offers.request(state.uuid, BOB)
+
+
+@pytest.mark.parametrize(("reads", "outcome"), [(("http", "data"), "Offered"), (("http",), "Skipped")])
+async def test_a_notebook_in_a_data_url_goes_only_where_one_is_read(
+    store: Store, clock: FakeClock, alba: ScriptedSite, reads: tuple[str, ...], outcome: str
+) -> None:
+    alba.profile = Profile(reads=reads)
+    bench = await Bench(store, clock, {"alba": alba}).start()
+    notebook = {"kind": kinds.JUPYTER_NOTEBOOK, "location": "data:application/x-ipynb+json;base64,e30="}
+    line = (await bench.ask(executable=notebook)).record.outcomes["alba"]
+    assert line.outcome == outcome
+    assert [text for text in line.reasons if "data URLs" not in text] == []
+    assert bool(alba.calls("quote")) == (outcome == "Offered")
 
 
 async def test_a_set_that_cannot_be_stored_is_no_set(store: Store, clock: FakeClock, alba: ScriptedSite) -> None:
