@@ -105,7 +105,12 @@ class Client:
             return translate.declined(answer, self._failed(answer))
         after = retry_after(answer, self._clock.now())
         return translate.quotes(
-            answer.body, self.place, most=self._most_offers, ours=self.peer is not None, retry_after=after
+            answer.body,
+            self.place,
+            most=self._most_offers,
+            ours=self.peer is not None,
+            asked=len(body),
+            retry_after=after,
         )
 
     async def _follow(self, answer: Answer, deadline: Deadline) -> Answer:

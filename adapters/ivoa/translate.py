@@ -19,6 +19,7 @@ from broker.domain.outcome import Quote, Reason
 from broker.domain.quantities import parse_instant
 from broker.domain.session import SYNONYMS
 from broker.domain.site import Profile
+from broker.domain.tame import wild
 from broker.errors import SiteError, SiteForgot, SiteMisbehaved
 from broker.ports import Logs, Quotes, Result, Sighting
 
@@ -31,6 +32,13 @@ _HANDLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~:-]{0,199}")
 _MOST_COMMAS = 250_000
 _MOST_MESSAGES = 50
 _MOST_VALUE = 300
+_LONGEST_TEMPLATE = 2400  # characters, eight times what is shown
+_MOST_OUTCOMES, _MOST_REASONS = 1000, 20
+_LARGEST_OFFER = 64 * 1024  # bytes, beside what the request makes it repeat: it is kept, and read again and again
+_LARGEST_SESSION = 256 * 1024
+_LARGEST_PROFILE = 1024 * 1024
+_LARGEST_LOG = 1024 * 1024  # characters
+_HOLDER = re.compile(r"\$?\{([^{}]{1,100})\}")
 _LONGEST_WAIT = 86400.0
 _NOT_ABOUT_REQUEST = (401, 403, 404, 405, 407, 408, 410, 421, 425, 426, 429)
 _NULL = msgspec.Raw(b"null")
@@ -137,9 +145,12 @@ class _Logs(msgspec.Struct):
     stderr: str | None = None
 
 
-def quotes(body: bytes, place: str, *, most: int, ours: bool, retry_after: float | None = None) -> Quotes:
+def quotes(
+    body: bytes, place: str, *, most: int, ours: bool, asked: int = 0, retry_after: float | None = None
+) -> Quotes:
     """An offer set. `most`: how many offers are taken, from the first; `ours`: a broker of ours wrote it, whose
-    outcomes are read. Raises SiteMisbehaved for what is no offer set."""
+    outcomes are read; `asked`: bytes of the request, which each offer may repeat. Raises SiteMisbehaved for what is
+    no offer set."""
     document = _document(body, _OfferSet, place, "an offer set")
     reasons = [Reason(text) for text in _messages(_meta(document.meta))]
     if ours:
@@ -148,7 +159,7 @@ def quotes(body: bytes, place: str, *, most: int, ours: bool, retry_after: float
         retry_after = after if retry_after is None else retry_after
     if document.result == "NO":
         return Quotes(reasons=tuple(reasons), retry_after=retry_after)
-    taken, dropped = _offers(document.offers or [], most)
+    taken, dropped = _offers(document.offers or [], most, _LARGEST_OFFER + 2 * asked)
     if not taken and not dropped:
         dropped = [Reason("it says YES, but sent no offer.")]
     return Quotes(tuple(taken), (*reasons, *dropped), retry_after)
@@ -168,7 +179,8 @@ def declined(answer: Answer, trouble: SiteError) -> Quotes:
 
 def sighting(body: bytes, handle: str, place: str, *, ours: bool) -> Sighting | None:
     """One session; None where the document names no phase. `ours`: a broker of ours wrote it, whose additions are
-    read. Raises SiteMisbehaved for what is no session, and for another session than `handle`."""
+    read. The document itself is left out where it is too large to be kept, or not fit to be handed on. Raises
+    SiteMisbehaved for what is no session, and for another session than `handle`."""
     session = _document(body, _Session, place, "a session")
     meta = _meta(session.meta)
     if isinstance(meta.uuid, str) and meta.uuid.lower() != handle.lower() and _url_name(meta.url) != handle:
@@ -176,7 +188,8 @@ def sighting(body: bytes, handle: str, place: str, *, ours: bool) -> Sighting | 
     phase = _phase(session)
     if not phase:
         return None
-    seen = Sighting(phase, body=bytes(body), messages=tuple(_messages(meta)))
+    fit = len(body) <= _LARGEST_SESSION and not wild(body)
+    seen = Sighting(phase, body=bytes(body) if fit else None, messages=tuple(_messages(meta)))
     return _with_actuals(seen, session) if ours else seen
 
 
@@ -201,6 +214,8 @@ def _one_of_many(name: str, raw: msgspec.Raw | None, gone: bool, place: str) -> 
 
 def profile(body: bytes, broker: str, place: str) -> Profile:
     """The profile of a broker of ours, whose calls are batched and whose acceptances may be repeated."""
+    if len(body) > _LARGEST_PROFILE:
+        raise SiteMisbehaved(f"{place} describes itself in more than {_LARGEST_PROFILE} bytes.")
     try:
         stated = Profile.model_validate_json(body)
     except ValidationError as error:
@@ -211,7 +226,8 @@ def profile(body: bytes, broker: str, place: str) -> Profile:
 
 def logs(body: bytes, place: str) -> Logs:
     document = _document(body, _Logs, place, "logs")
-    return Logs(document.stdout, document.stderr)
+    out, err = (text and text[-_LARGEST_LOG:] for text in (document.stdout, document.stderr))
+    return Logs(out, err)
 
 
 def results(body: bytes, place: str) -> tuple[Result, ...]:
@@ -248,11 +264,11 @@ def _meta(raw: msgspec.Raw) -> _Meta:
     return _read(raw, _Meta) or _Meta()
 
 
-def _offers(raws: Sequence[msgspec.Raw], most: int) -> tuple[list[Quote], list[Reason]]:
+def _offers(raws: Sequence[msgspec.Raw], most: int, largest: int) -> tuple[list[Quote], list[Reason]]:
     taken: dict[str, Quote] = {}
     dropped: list[Reason] = []
     for raw in raws[:most]:
-        handle, trouble = _judge(raw, taken)
+        handle, trouble = _judge(raw, taken, largest)
         if trouble:
             dropped.append(Reason(trouble))
         else:
@@ -262,8 +278,10 @@ def _offers(raws: Sequence[msgspec.Raw], most: int) -> tuple[list[Quote], list[R
     return list(taken.values()), _distinct(dropped)
 
 
-def _judge(raw: msgspec.Raw, taken: Mapping[str, Quote]) -> tuple[str, str]:
+def _judge(raw: msgspec.Raw, taken: Mapping[str, Quote], largest: int) -> tuple[str, str]:
     """The offer's handle, and why it cannot be used, or an empty text."""
+    if len(raw) > largest:
+        return "", f"an offer was dropped: it is larger than {largest} bytes."
     try:
         session = _OFFER.decode(raw)
     except _UNREADABLE:
@@ -322,16 +340,23 @@ def _filled(message: _Message) -> str:
         return tidy(message.message)
     text = message.template if isinstance(message.template, str) else ""
     values = message.values if isinstance(message.values, dict) else {}
-    for name, value in values.items():
-        for holder in (f"${{{name}}}", f"{{{name}}}"):
-            text = text.replace(holder, str(value)[:_MOST_VALUE])
-    return tidy(text)
+    # Once, from left to right: what a value holds is text, or some few values could grow to fill the memory.
+    return tidy(_HOLDER.sub(lambda holder: _value(values, holder), text[:_LONGEST_TEMPLATE]))
+
+
+def _value(values: Mapping[Any, Any], holder: re.Match[str]) -> str:
+    return str(values[holder[1]])[:_MOST_VALUE] if holder[1] in values else holder[0]
 
 
 def _outcomes(raw: msgspec.Raw) -> tuple[list[Reason], float | None]:
     """What a broker of ours says of the sites behind it that offer nothing, and the earliest moment to ask again."""
-    outcomes = [item for item in _read(raw, list[_Outcome]) or [] if item.outcome != "Offered"]
-    reasons = [Reason(tidy(f"{item.site}: {reason}")) for item in outcomes for reason in item.reasons or [item.outcome]]
+    listed = (_read(raw, list[_Outcome]) or [])[:_MOST_OUTCOMES]
+    outcomes = [item for item in listed if item.outcome != "Offered"]
+    reasons = [
+        Reason(tidy(f"{item.site}: {reason}"))
+        for item in outcomes
+        for reason in (item.reasons or [item.outcome])[:_MOST_REASONS]
+    ]
     waits = (item.retry_after for item in outcomes if item.retry_after is not None)
     return reasons, min((min(max(0.0, wait), _LONGEST_WAIT) for wait in waits), default=None)
 

@@ -21,6 +21,7 @@ from broker.domain.repair import mend
 from broker.domain.request import ExecutionRequest
 from broker.domain.resources import SimpleStorageResource
 from broker.domain.site import Profile, Registration
+from broker.domain.tame import wild
 
 Raws = dict[str, Raw]
 
@@ -153,6 +154,8 @@ def read(quote: Quote, site: Reading, now: float, asked: Collection[str] = ()) -
         said = decoder.decode(mended.judged)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return f"its offer is no JSON that can be read ({error})"
+    if fault := wild(body):
+        return f"its offer {fault}"
     if said.phase is not None and said.phase != "OFFERED":
         return f"its offer is in phase {said.phase[:40]}, not OFFERED"
     return _take(quote.handle, said, body, repairs, site, now)
@@ -177,7 +180,7 @@ def _take(
     return Offer(
         handle=handle,
         site=site.name,
-        origin=ours.origin or site.name,
+        origin=_origin(ours.origin) or site.name,
         expires=expires,
         site_expires=site_expires,
         price=price[0] if price else None,
@@ -204,6 +207,12 @@ def _take(
 
 
 _NOTHING_OURS = forms.OurSession()
+_LONGEST_ORIGIN = 200  # characters
+
+
+def _origin(stated: str | None) -> str | None:
+    """A name that can be shown; None for any other."""
+    return stated if stated and len(stated) <= _LONGEST_ORIGIN and stated.isprintable() else None
 
 
 # ── times ────────────────────────────────────────────────────────────────────────────────────────────────────
