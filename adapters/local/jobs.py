@@ -18,7 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from adapters.local import layout, processes
 from adapters.local.layout import CANCEL, JOB, KILLED, TERMINAL, Spec, State
@@ -173,14 +173,33 @@ class Jobs:
 
 
 def remove(place: Path) -> None:
-    """A file, or a folder with all below it, also where a program or we ourselves took the right to write from it."""
+    """A file, or a folder with all below it, also where a program or we ourselves took the right to write from it.
+
+    Folders are moved up before they are emptied: a program can nest them deeper than any recursion, or path, goes."""
     if not place.is_dir() or place.is_symlink():
         place.unlink(missing_ok=True)
         return
-    for below, _, _ in os.walk(place):
-        with suppress(OSError):
-            os.chmod(below, 0o700)
-    shutil.rmtree(place)
+    place.chmod(0o700)
+    while entries := list(os.scandir(place)):
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _empty(entry.path, place)
+                os.rmdir(entry.path)
+            else:
+                os.unlink(entry.path)
+    place.rmdir()
+
+
+def _empty(folder: str, top: Path) -> None:
+    """Its files are removed, its folders moved to `top`."""
+    os.chmod(folder, 0o700)
+    with os.scandir(folder) as entries:
+        for entry in list(entries):
+            if entry.is_dir(follow_symlinks=False):
+                os.chmod(entry.path, 0o700)
+                os.rename(entry.path, top / uuid4().hex)
+            else:
+                os.unlink(entry.path)
 
 
 def _rename(source: Path, target: Path) -> None:

@@ -33,6 +33,9 @@ DATA = (kinds.SIMPLE_DATA, kinds.IVOA_DATA, kinds.SKAO_DATA)
 RESULTS = "work/results"
 STAGED = ("http", "https", "file")
 
+_LONGEST_NAME = 200  # bytes; file systems take 255
+_MOST = 10_000  # data, storages or volumes of one job
+
 # What a mounted volume may not be laid over, relative to the program's folder.
 _OURS = ("program.py", "notebook.ipynb")
 
@@ -42,7 +45,7 @@ _OURS = ("program.py", "notebook.ipynb")
 
 def refuse(request: ExecutionRequest, options: LocalOptions) -> tuple[Reason, ...]:
     """All that stands against it, whatever interpreter there is."""
-    checks = (_executable, _resources, _data, _volumes)
+    checks = (_executable, _numbers, _resources, _data, _volumes)
     return tuple(chain.from_iterable(check(request, options) for check in checks))
 
 
@@ -58,6 +61,13 @@ def _executable(request: ExecutionRequest, options: LocalOptions) -> Iterator[Re
     else:
         nearest = f"{kinds.short(kinds.PYTHON_PROGRAM)} or {kinds.short(kinds.JUPYTER_NOTEBOOK)}"
         yield Reason(f"{kinds.short(executable.kind)} does not run here", "executable.kind", nearest=nearest)
+
+
+def _numbers(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
+    volumes = (request.compute.volumes if request.compute else None) or ()
+    for element, parts in {"data": request.data, "storage": request.storage, "compute.volumes": volumes}.items():
+        if len(parts or ()) > _MOST:
+            yield Reason(f"{len(parts or ())} are asked", element, nearest=str(_MOST))
 
 
 def _program(executable: PythonProgram, options: LocalOptions) -> Iterator[Reason]:
@@ -234,9 +244,9 @@ class _Layout(NamedTuple):
     data: list[str]
     mounts: tuple[Mount, ...]
 
-    def writable(self, place: str) -> bool:
-        """Whether a volume gives it, or the storage that it lies on, to be written."""
-        return any(not mount.readonly and f"{place}/".startswith(f"{mount.source}/") for mount in self.mounts)
+    def writable(self) -> frozenset[str]:
+        """What volumes give to be written: data, and storages with what lies on them."""
+        return frozenset(mount.source for mount in self.mounts if not mount.readonly)
 
 
 def _lay_out(request: ExecutionRequest) -> _Layout:
@@ -261,12 +271,15 @@ def _references(item: AbstractComponent) -> tuple[str, ...]:
 
 def _file_names(items: Sequence[AbstractComponent], kind: str) -> list[str]:
     """The components' names, made fit for files and kept apart."""
-    names: list[str] = []
+    names: dict[str, None] = {}
     for i, item in enumerate(items, 1):
-        name = re.sub(r"[^\w.+-]", "_", item.name)[:200]
+        name = re.sub(r"[^\w.+-]", "_", item.name)
+        name = name.encode()[:_LONGEST_NAME].decode(errors="ignore")
         name = name if name.strip(".") else f"{kind}-{i}"
-        names.append(name if name not in names else f"{i}-{name}")
-    return names
+        while name in names:
+            name = f"{i}-{name}"
+        names[name] = None
+    return list(names)
 
 
 def _mounts(request: ExecutionRequest, known: dict[str, str]) -> Iterator[Mount]:
@@ -278,6 +291,7 @@ def _mounts(request: ExecutionRequest, known: dict[str, str]) -> Iterator[Mount]
 
 
 def _data_of(request: ExecutionRequest, layout: _Layout, options: LocalOptions) -> Iterator[Datum]:
+    writable = layout.writable()
     for item, place in zip(request.data or (), layout.data, strict=True):
         skao = item.skao if isinstance(item, SkaoDataResource) else None
         stated = skao.checksum if skao else None
@@ -288,5 +302,5 @@ def _data_of(request: ExecutionRequest, layout: _Layout, options: LocalOptions) 
             place=place,
             checksum=(kind, stated.value) if kind and stated and stated.value else None,
             bytes=skao.datasize if skao else None,
-            readonly=not layout.writable(place),
+            readonly=writable.isdisjoint((place, place.rpartition("/")[0])),
         )
