@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import aiohttp
 import structlog
@@ -37,10 +37,11 @@ from broker.errors import BrokerError, SettingsError, Unavailable
 from broker.plugins import Credentials, Plugin, Resources, settings_fault
 from broker.ports import Clock, Store
 from broker.services.acceptance import Acceptance
-from broker.services.access import Access, User
+from broker.services.access import Access, User, hasher_of
 from broker.services.clock import SystemClock
 from broker.services.fanout import Fanout
 from broker.services.guard import GuardedPlanner
+from broker.services.identities import Identities
 from broker.services.offers import Offers, Timing
 from broker.services.records import Records
 from broker.services.releasing import Releasing
@@ -88,7 +89,9 @@ async def _join(
     stack.push_async_callback(sites.close)
     fanout = Fanout(clock, grace=settings.fanout.grace)
     stack.push_async_callback(fanout.close)
-    access = _access(settings, clock)
+    users = _users(settings)
+    identities = Identities(store, clock, configured=set(users), namespace=UUID(broker_id), hasher=hasher_of(users))
+    access = Access(users, settings.name, clock=clock, anonymous=_anonymous(settings), find=identities.find)
     stack.push_async_callback(access.close)
     readers = settings.access.readers
     offers = Offers(
@@ -124,8 +127,9 @@ async def _join(
     status = Status(name=settings.name, sites=sites, store=store, window=window, clock=clock)
     parts = Parts(
         offers=offers, acceptance=acceptance, sessions=sessions, sites=sites, status=status, access=access,
-        ready=store.ping, draw_offerset=answers.offerset, draw_session=answers.session, openapi=describe(release),
-        broker_id=broker_id, version=release, public_url=settings.public_url, readers=readers,
+        identities=identities, ready=store.ping, draw_offerset=answers.offerset, draw_session=answers.session,
+        openapi=describe(release), broker_id=broker_id, version=release, public_url=settings.public_url,
+        readers=readers,
         limits=Limits(settings.limits.json_bytes, settings.limits.yaml_bytes),
     )  # fmt: skip
     return parts, tasks
@@ -247,8 +251,8 @@ def _timing(settings: Settings) -> Timing:
     return Timing(given.deadline, given.longest, given.grace, given.margin)
 
 
-def _access(settings: Settings, clock: Clock) -> Access:
-    users = {
+def _users(settings: Settings) -> dict[str, User]:
+    return {
         name: User(
             password_hash=user.password_hash,
             token_sha256=user.token_sha256,
@@ -258,11 +262,13 @@ def _access(settings: Settings, clock: Clock) -> Access:
         )
         for name, user in settings.access.users.items()
     }
-    anonymous = None
-    if settings.access.anonymous == "loopback":
-        roles = frozenset({"user", "operator"})
-        anonymous = Caller(Owner(settings.name, "anonymous"), "anonymous", roles, anonymous=True)
-    return Access(users, settings.name, clock=clock, anonymous=anonymous)
+
+
+def _anonymous(settings: Settings) -> Caller | None:
+    if settings.access.anonymous != "loopback":
+        return None
+    roles = frozenset({"user", "operator"})
+    return Caller(Owner(settings.name, "anonymous"), "anonymous", roles, anonymous=True)
 
 
 def _credentials(settings: Settings, site: Registration) -> Credentials | None:

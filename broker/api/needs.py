@@ -94,6 +94,21 @@ class Sites(Protocol):
     def list(self) -> list[dict[str, Any]]: ...
 
 
+class Identity(Protocol):
+    @property
+    def uuid(self) -> UUID: ...
+
+    @property
+    def username(self) -> str: ...
+
+    @property
+    def made(self) -> bool: ...
+
+
+class Identities(Protocol):
+    async def make(self, name: str, password: str, caller: Caller) -> Identity: ...
+
+
 class Status(Protocol):
     async def snapshot(self, caller: Caller) -> dict[str, Any]: ...
 

@@ -178,6 +178,9 @@ _PROBLEM = {
         "element": {"type": "string"},
         "remedy": {"type": "string"},
         "instance": {"type": "string"},
+        "error": {"type": "string", "description": "POST /admin/identities: what is wrong, in one text"},
+        "uuid": {"type": "string", "format": "uuid", "description": "POST /admin/identities: of the user there is"},
+        "username": {"type": "string", "description": "POST /admin/identities: of the user there is"},
     },
 }
 
@@ -188,6 +191,16 @@ _SESSIONS = {
     "type": "object",
     "required": ["sessions"],
     "properties": {"sessions": {"type": "array", "items": {"type": "string", "format": "uuid"}}},
+}
+_NEW_IDENTITY = {
+    "type": "object",
+    "required": ["username", "password"],
+    "properties": {"username": {"type": "string"}, "password": {"type": "string", "format": "password"}},
+}
+_IDENTITY = {
+    "type": "object",
+    "required": ["uuid", "username"],
+    "properties": {"uuid": {"type": "string", "format": "uuid"}, "username": {"type": "string"}},
 }
 # method, path, operationId, summary, body, {status: schema}
 _CALLS: tuple[tuple[str, str, str, str, Any, dict[str, Any]], ...] = (
@@ -217,6 +230,7 @@ _CALLS: tuple[tuple[str, str, str, str, Any, dict[str, Any]], ...] = (
      {"200": {"type": "object"}}),
     ("post", "/sites/{name}/resume", "SiteResume", "Ask a site again.", None, {"200": {"type": "object"}}),
     ("get", "/profile", "ProfileSelect", "What this broker can do, for a broker above it.", None, {"200": "Profile"}),
+    ("post", "/admin/identities", "IdentityCreate", "Make a local user.", _NEW_IDENTITY, {"201": _IDENTITY}),
     ("get", "/status", "StatusSelect", "The aggregated status.", None, {"200": {"type": "object"}}),
     ("get", "/metrics", "Metrics", "Figures for Prometheus.", None, {"200": {"type": "string"}}),
     ("get", "/openapi.json", "OpenApi", "This description.", None, {"200": {"type": "object"}}),

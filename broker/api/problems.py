@@ -75,7 +75,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except BrokerError as error:
-        return _known(request, error)
+        return known(request, error)
     except web.HTTPException as error:
         if error.status < 400:
             raise
@@ -99,8 +99,9 @@ def problem_of(error: BrokerError) -> Problem:
     return next((TABLE[cls] for cls in type(error).__mro__ if cls in TABLE), _INTERNAL)
 
 
-def _known(request: web.Request, error: BrokerError) -> web.Response:
-    members: dict[str, Any] = {"detail": error.detail}
+def known(request: web.Request, error: BrokerError, /, **more: str) -> web.Response:
+    """The document of an error of ours, with `more` members."""
+    members: dict[str, Any] = {**more, "detail": error.detail}
     if isinstance(error, BadInput):
         members["element"] = error.element
     elif isinstance(error, SettingsError):

@@ -14,7 +14,8 @@ from aiohttp import hdrs, web
 
 from broker.api.auth import Door, Policy
 from broker.api.health import Health, Ready
-from broker.api.needs import Acceptance, Draw, Offers, Sessions, Sites, Status
+from broker.api.identities import IdentityCalls
+from broker.api.needs import Acceptance, Draw, Identities, Offers, Sessions, Sites, Status
 from broker.api.offersets import Offersets
 from broker.api.problems import problems
 from broker.api.sessions import SessionCalls
@@ -42,6 +43,7 @@ class Parts:
     sites: Sites
     status: Status
     access: Access
+    identities: Identities
     ready: Ready
     draw_offerset: Draw
     draw_session: Draw
@@ -73,6 +75,7 @@ def routes(parts: Parts) -> Iterator[Route]:
     sessions = SessionCalls(wire, parts.sessions, parts.acceptance, parts.draw_session, parts.broker_id)
     sites, status = SiteCalls(wire, parts.sites), StatusCalls(wire, parts.status)
     health = Health(wire, parts.ready, parts.openapi, parts.version)
+    identities = IdentityCalls(wire, parts.identities)
     public, reader, user, operator = Policy.PUBLIC, Policy.READER, Policy.USER, Policy.OPERATOR
 
     yield Route("POST", "/requests", user, sets.ask)
@@ -97,6 +100,8 @@ def routes(parts: Parts) -> Iterator[Route]:
     yield Route("POST", "/sites/{name}/drain", operator, sites.drain)
     yield Route("POST", "/sites/{name}/resume", operator, sites.resume)
     yield Route("GET", "/profile", reader, sites.profile)
+
+    yield Route("POST", "/admin/identities", Policy.ADMINISTRATOR, identities.make)
 
     yield Route("GET", "/status", reader, status.status)
     yield Route("GET", "/metrics", reader, status.metrics, document=False)

@@ -14,7 +14,7 @@ import hmac
 import ipaddress
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
@@ -48,15 +48,25 @@ class User(msgspec.Struct, frozen=True):
         return f"User(roles={sorted(self.roles)})"
 
 
+Find = Callable[[str], Awaitable[User | None]]
+
+
 class Access:
     """Signs callers in. Owns its threads: `close` gives them back."""
 
     def __init__(
-        self, users: Mapping[str, User], issuer: str, *, clock: Clock, anonymous: Caller | None = None
+        self,
+        users: Mapping[str, User],
+        issuer: str,
+        *,
+        clock: Clock,
+        anonymous: Caller | None = None,
+        find: Find | None = None,
     ) -> None:
         """`issuer` is the broker's own name. `anonymous` is whom a caller without credentials from this very machine
-        is taken for; None: nobody comes in without."""
-        self._users, self._anonymous, self._clock = dict(users), anonymous, clock
+        is taken for; None: nobody comes in without. `find` knows the accounts that are not of `users`; their hashes
+        are of `hasher_of(users)`."""
+        self._users, self._anonymous, self._clock, self._find = dict(users), anonymous, clock, find
         self.issuer = issuer
         self._tokens = {user.token_sha256: name for name, user in users.items() if user.token_sha256}
         self._key = os.urandom(32)
@@ -65,8 +75,8 @@ class Access:
         self._names = _Guesses(GUESSES, GUESS_EVERY)
         self._addresses = _Guesses(ADDRESS_GUESSES, ADDRESS_GUESS_EVERY)
         self._hasher = PasswordHasher()
-        self._decoy = self._make_decoy()
         self._pool = ThreadPoolExecutor(_CHECKS, thread_name_prefix="argon2")
+        self._decoy = self._pool.submit(self._make_decoy)
 
     async def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -81,29 +91,32 @@ class Access:
         scheme, _, credentials = authorization.strip().partition(" ")
         credentials = credentials.strip()
         if scheme.lower() == "bearer" and len(credentials) <= _LONGEST:
-            return self._caller(self._tokens.get(_sha256(credentials)))
+            name = self._tokens.get(_sha256(credentials))
+            return self._caller(name, self._users.get(name or ""))
         if scheme.lower() != "basic":
             raise NotSignedIn("only HTTP Basic and Bearer tokens are known here.")
         name, secret = _basic(credentials)
-        right = self._tokens.get(_sha256(secret)) == name or await self._password(name, secret, remote or "")
-        return self._caller(name if right else None)
+        user = self._users.get(name)
+        if user is None and self._find is not None:
+            user = await self._find(name)
+        right = self._tokens.get(_sha256(secret)) == name or await self._password(name, user, secret, remote or "")
+        return self._caller(name, user if right else None)
 
-    def _caller(self, name: str | None) -> Caller:
-        user = self._users.get(name) if name is not None else None
+    def _caller(self, name: str | None, user: User | None) -> Caller:
         if user is None or name is None:
             raise NotSignedIn(
                 "name, password or token is wrong.", remedy="Check them, or ask whoever runs this broker."
             )
         return Caller(Owner(self.issuer, name, user.groups, user.project), name, user.roles)
 
-    async def _password(self, name: str, secret: str, remote: str) -> bool:
+    async def _password(self, name: str, user: User | None, secret: str, remote: str) -> bool:
         pair = hmac.digest(self._key, f"{name}:{secret}".encode(), "sha256")
         now = self._clock.monotonic()
         if self._right.get(pair, 0.0) > now:
             return True
         if pair not in self._checks:
             self._count(name, remote, now)
-            self._checks[pair] = asyncio.ensure_future(self._check(name, secret, remote, pair))
+            self._checks[pair] = asyncio.ensure_future(self._check(name, user, secret, remote, pair))
         # Callers with the same pair wait for one check; one who leaves must not take it from the others.
         return await asyncio.shield(self._checks[pair])
 
@@ -117,13 +130,13 @@ class Access:
         self._names.add((remote, name), now)
         self._addresses.add((remote, ""), now)
 
-    async def _check(self, name: str, secret: str, remote: str, pair: bytes) -> bool:
+    async def _check(self, name: str, user: User | None, secret: str, remote: str, pair: bytes) -> bool:
         try:
-            user = self._users.get(name)
             stored = user.password_hash if user else None
             # A name without a password costs as much as one with: time must not tell which names there are.
+            decoy = await asyncio.wrap_future(self._decoy)
             loop = asyncio.get_running_loop()
-            right = await loop.run_in_executor(self._pool, self._verify, stored or self._decoy, secret)
+            right = await loop.run_in_executor(self._pool, self._verify, stored or decoy, secret)
             if not right or stored is None:
                 return False
             self._right.put(pair, self._clock.monotonic() + REMEMBERED)
@@ -141,11 +154,18 @@ class Access:
 
     def _make_decoy(self) -> str:
         """A hash that nothing matches, as dear to check as the users' own; empty where nobody has a password."""
-        hashes = [user.password_hash for user in self._users.values() if user.password_hash]
-        try:
-            return PasswordHasher.from_parameters(extract_parameters(hashes[0])).hash(os.urandom(32)) if hashes else ""
-        except InvalidHashError:
-            return self._hasher.hash(os.urandom(32))
+        if self._find is None and not any(user.password_hash for user in self._users.values()):
+            return ""
+        return hasher_of(self._users).hash(os.urandom(32))
+
+
+def hasher_of(users: Mapping[str, User]) -> PasswordHasher:
+    """What makes hashes that are as dear to check as the users' own."""
+    hashes = [user.password_hash for user in users.values() if user.password_hash]
+    try:
+        return PasswordHasher.from_parameters(extract_parameters(hashes[0])) if hashes else PasswordHasher()
+    except InvalidHashError:
+        return PasswordHasher()
 
 
 def is_loopback(remote: str | None) -> bool:

@@ -37,6 +37,13 @@ class State:
 
 
 @dataclass
+class Made:
+    uuid: UUID
+    username: str
+    made: bool
+
+
+@dataclass
 class FakeServices:
     """All services in one. `calls` is what was asked of them; `error`, when set, is what every call raises."""
 
@@ -108,6 +115,10 @@ class FakeServices:
     async def snapshot(self, caller: Caller) -> dict[str, Any]:
         self.note("snapshot", caller)
         return self.snapshot_
+
+    async def make(self, name: str, password: str, caller: Caller) -> Made:
+        self.note("make", name, password, caller)
+        return Made(SET, name, name != "ann")
 
     async def metrics(self) -> bytes:
         self.note("metrics")
@@ -225,9 +236,9 @@ async def serve(users: dict[str, User]) -> AsyncIterator[Callable[..., Awaitable
             app = build_app(
                 Parts(
                     offers=services, acceptance=services, sessions=services, sites=FakeSites(services),
-                    status=services, access=access, ready=services.ready, draw_offerset=draw, draw_session=draw,
-                    openapi=b'{"openapi":"3.1.0"}', broker_id="me-id", version="1.2.3",
-                    limits=limits or Limits(), **parts,
+                    status=services, access=access, identities=services, ready=services.ready,
+                    draw_offerset=draw, draw_session=draw, openapi=b'{"openapi":"3.1.0"}',
+                    broker_id="me-id", version="1.2.3", limits=limits or Limits(), **parts,
                 )
             )  # fmt: skip
             runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)

@@ -43,6 +43,7 @@ POLICIES = {
     "POST /sites/{name}/drain": Policy.OPERATOR,
     "POST /sites/{name}/resume": Policy.OPERATOR,
     "GET /profile": Policy.READER,
+    "POST /admin/identities": Policy.ADMINISTRATOR,
     "GET /status": Policy.READER,
     "GET /metrics": Policy.READER,
     "GET /openapi.json": Policy.PUBLIC,
@@ -58,8 +59,8 @@ POLICIES = {
 def parts(api: Any) -> Parts:
     return Parts(
         offers=api.services, acceptance=api.services, sessions=api.services, sites=api.services, status=api.services,
-        access=api.access, ready=api.services.ready, draw_offerset=None, draw_session=None, openapi=b"",
-        broker_id="x", version="",
+        access=api.access, identities=api.services, ready=api.services.ready, draw_offerset=None,
+        draw_session=None, openapi=b"", broker_id="x", version="",
     )  # fmt: skip  # type: ignore[arg-type]
 
 
@@ -87,6 +88,7 @@ async def test_policies_hold_over_http(api: Any, call: str) -> None:
         Policy.READER: (False, True, True),
         Policy.USER: (False, True, True),
         Policy.OPERATOR: (False, False, True),
+        Policy.ADMINISTRATOR: (False, False, False),
     }[POLICIES[call]]
     for user, allowed in zip((None, "ann", "ops"), expected, strict=True):
         before = len(api.services.calls)
