@@ -195,11 +195,10 @@ def checked(site: Registration, kinds: Mapping[str, Plugin]) -> tuple[Plugin, ob
         raise settings_fault(error, kinds[site.kind].options, prefix="options") from None
 
 
-async def check(settings: Settings) -> list[str]:
-    """What a start would find wrong, without starting: builds every planner. Returns a line for each thing that is
-    well. Raises SettingsError for the first that is not."""
-    kinds = plugins.load()
-    lines = [f"ok    {settings.name} would listen on {settings.listen}, store {settings.store}"]
+@asynccontextmanager
+async def built(settings: Settings) -> AsyncIterator[list[tuple[Registration, GuardedPlanner]]]:
+    """Every planner that the settings name, on a throw-away store, closed on leaving: what is asked of them books
+    nothing. Raises SettingsError for the first that cannot be built."""
     async with AsyncExitStack() as stack:
         clock = SystemClock()
         # A throw-away store: planners want one, and the real one may be another process's at the moment.
@@ -207,9 +206,20 @@ async def check(settings: Settings) -> list[str]:
         store = await open_sqlite(f"{scratch}/check.db", clock)
         stack.push_async_callback(store.close)
         http = await stack.enter_async_context(_http())
-        builder = Builder(settings, store, clock, http, "check", kinds)
+        builder = Builder(settings, store, clock, http, "check", plugins.load())
+        found: list[tuple[Registration, GuardedPlanner]] = []
         for site in _registrations(settings):
-            await builder.build(site).close()
+            found.append((site, builder.build(site)))
+            stack.push_async_callback(found[-1][1].close)
+        yield found
+
+
+async def check(settings: Settings) -> list[str]:
+    """What a start would find wrong, without starting: builds every planner. Returns a line for each thing that is
+    well. Raises SettingsError for the first that is not."""
+    lines = [f"ok    {settings.name} would listen on {settings.listen}, store {settings.store}"]
+    async with built(settings) as planners:
+        for site, _ in planners:
             where = f"sites.{site.name}" if site.name in settings.sites else "platform"
             lines.append(f"ok    {where}: {site.kind}" + (f" at {site.url}" if site.url else ""))
     if settings.platform is not None and settings.tariff is None:

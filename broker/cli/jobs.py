@@ -18,7 +18,7 @@ from broker.cli.exits import Exit
 from broker.cli.following import Follower, verdict
 from broker.client import table
 from broker.client.broker import Broker
-from broker.client.compose import Draft, Options, compose
+from broker.client.compose import PRESETS, Draft, Options, compose
 from broker.client.offers import Offers, money_guard
 from broker.client.sessions import Session
 from broker.client.words import count, plain, short
@@ -42,7 +42,10 @@ def submit(
     cores: Annotated[int | None, typer.Option(help="cores, at least", min=1)] = None,
     memory: Annotated[int | None, typer.Option(help="GiB, at least", min=1)] = None,
     duration: Annotated[str | None, typer.Option("--for", help="how long it runs: 90m, 1h30m, PT2H")] = None,
-    prefer: Annotated[str | None, typer.Option(help="balanced, cheapest, fastest, closest or greenest")] = None,
+    prefer: Annotated[
+        str | None,
+        typer.Option(help="balanced, cheapest, fastest, closest or greenest", autocompletion=lambda: list(PRESETS)),
+    ] = None,
     max_price: Annotated[float | None, typer.Option(help="the most that may be paid", min=0)] = None,
     name: Annotated[str | None, typer.Option(help="name of the run")] = None,
     accept: Annotated[str | None, typer.Option(help="accept this rank, or best, at once")] = None,

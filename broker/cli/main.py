@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from broker.cli import desk as desks
-from broker.cli import jobs, service, sites
+from broker.cli import jobs, service, sites, starting
 from broker.cli.desk import INTERRUPTED, Desk
 from broker.cli.exits import Exit, code, one_line
 from broker.cli.memory import Memory
@@ -65,7 +65,6 @@ def build() -> _Command:
     app = typer.Typer(
         help="Ask every science platform at once where and when it can run, what it costs, and take the best.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
@@ -75,6 +74,7 @@ def build() -> _Command:
     app.add_typer(_sites(), name="sites", help="List, add, drain and remove sites.")
     for command in _SERVICE:
         app.command()(command)
+    app.command()(starting.init)
     app.command("check-config")(service.check_config)
     return _Command(app)
 

@@ -38,13 +38,21 @@ def serve(config: Config) -> None:
         raise typer.Exit(run(load_settings(config)))
 
 
-def check_config(context: typer.Context, file: Config) -> None:
-    """Say whether a broker would start with this configuration; nothing is started, no site is called."""
+def check_config(
+    context: typer.Context,
+    file: Config,
+    try_: Annotated[
+        bool, typer.Option("--try", help="call the sites, and say what the platform would offer; nothing is booked")
+    ] = False,
+) -> None:
+    """Say whether a broker would start with this configuration; nothing is started, and no site is called without
+    --try."""
     from broker.settings import load_settings
+    from broker.trying import attempt
     from broker.wiring import check
 
     with _named(file):
-        for line in asyncio.run(check(load_settings(file))):
+        for line in asyncio.run((attempt if try_ else check)(load_settings(file))):
             desks.of(context).screen.say(plain(line))
 
 

@@ -80,7 +80,7 @@ async def test_the_profile_says_what_it_is(tmp_path: Path) -> None:
     assert profile.repeatable
     assert "no sandbox" in (profile.isolation or "")
     assert not profile.installs_requirements
-    assert profile.reads == ("http", "https")
+    assert profile.reads == ("http", "https", "data")
 
 
 async def test_from_the_question_to_the_result(tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""A settings file is begun, tried without a job, and never overwritten; the shell completes the commands."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.settings import load_settings
+
+
+def left(home: Path) -> list[str]:
+    """What lies in the working folder beside the home and the memory."""
+    return sorted(path.name for path in home.iterdir() if path.name not in ("state", "home"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("federation",), ("site", "--kind", "local"), ("site", "--kind", "simulated")],
+    ids=["federation", "local", "simulated"],
+)
+async def test_what_is_begun_starts_without_a_warning(run: Any, home: Path, arguments: tuple[str, ...]) -> None:
+    what, *more = arguments
+    ran = await run("init", what, "delta.yaml", *more)
+    assert (ran.code, ran.out, ran.err) == (
+        0, "", "Wrote delta.yaml. Next: broker check-config delta.yaml --try\n",
+    )  # fmt: skip
+    assert load_settings(home / "delta.yaml").name == "delta"
+    checked = await run("check-config", "delta.yaml")
+    assert checked.code == 0
+    assert [line for line in checked.out.splitlines() if not line.startswith("ok ")] == []
+    assert left(home) == ["delta.yaml"]
+
+
+async def test_without_a_file_it_is_printed(run: Any, home: Path) -> None:
+    ran = await run("init", "site", "--kind", "local", "--name", "delta")
+    (home / "site.yaml").write_text(ran.out)
+    settings = load_settings(home / "site.yaml")
+    assert (settings.name, settings.tariff) == ("delta", "free")
+    assert all(len(line) <= 120 for line in ran.out.splitlines())
+
+
+async def test_a_file_is_never_overwritten(run: Any, home: Path) -> None:
+    (home / "delta.yaml").write_text("mine")
+    ran = await run("init", "federation", "delta.yaml")
+    assert (ran.code, ran.err) == (2, "delta.yaml is there already, and is left as it is. Name another file.\n")
+    assert (home / "delta.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("site", "x.yaml"), "a site's kind is wanted. There are: local, simulated"),
+        (("site", "x.yaml", "--kind", "abacus"), '"abacus" is no platform. There are: local, simulated'),
+        (("federation", "x.yaml", "--kind", "local"), "--kind is for a site. Only a site has a kind."),
+        (("federation", "x.yaml", "--name", "My Net"), "--name: small letters, digits, dots and dashes are wanted."),
+        (("federation", "nowhere/x.yaml"), "nowhere is no folder."),
+    ],
+)
+async def test_a_slip_writes_nothing(run: Any, home: Path, arguments: tuple[str, ...], line: str) -> None:
+    ran = await run("init", *arguments)
+    assert ran.code == 2
+    assert line in ran.err
+    assert left(home) == []
+
+
+async def test_trying_shows_an_offer_and_leaves_nothing(run: Any, home: Path) -> None:
+    await run("init", "site", "delta.yaml", "--kind", "local")
+    ran = await run("check-config", "delta.yaml", "--try")
+    assert ran.code == 0
+    assert re.search(
+        r"^try   python-program, 1 core, 1 GiB, 10 min: would offer \d\d:\d\dZ \(reserved\), free$", ran.out, re.M
+    )
+    assert "NO    docker-container, singularity-container: this platform runs none" in ran.out
+    assert "No job was submitted, nothing is reserved." in ran.out
+    assert left(home) == ["delta.yaml"]
+
+
+async def test_trying_names_the_price_the_queue_and_the_no(run: Any, home: Path) -> None:
+    await run("init", "site", "delta.yaml", "--kind", "simulated")
+    text = (home / "delta.yaml").read_text()
+    priced = text.replace("tariff: free", "tariff: {currency: EUR, core_hour: 0.3}")
+    (home / "delta.yaml").write_text(priced.replace("run: PT10S", "queue: PT1H"))
+    assert re.search(
+        r"would offer ~\d\d:\d\dZ \(estimate\), 0.05 EUR$", (await run("check-config", "delta.yaml", "--try")).out, re.M
+    )
+    (home / "delta.yaml").write_text(re.sub(r"^tariff: free.*$", "", text, flags=re.M))
+    assert "price unknown: no tariff" in (await run("check-config", "delta.yaml", "--try")).out
+    (home / "delta.yaml").write_text(text + "policies: {ceilings: {duration: PT1M}}\n")
+    assert (
+        "NO    python-program, 1 core, 1 GiB, 10 min: schedule.requested.duration"
+        in (await run("check-config", "delta.yaml", "--try")).out
+    )
+
+
+async def test_trying_a_federation_tells_who_does_not_answer(run: Any, home: Path, unused_tcp_port: int) -> None:
+    (home / "net.yaml").write_text(
+        f"name: net\naccess: {{anonymous: loopback}}\nsites:\n  alba: {{url: 'http://127.0.0.1:{unused_tcp_port}'}}\n"
+    )
+    ran = await run("check-config", "net.yaml", "--try")
+    assert ran.code == 0
+    assert ran.out.splitlines()[-1].startswith("warn  sites.alba: ")
+
+
+# ── completion ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def completed(shell: str, **variables: str) -> str:
+    environment = {**os.environ, "_BROKER_COMPLETE": f"complete_{shell}", **variables}
+    command = [sys.executable, "-m", "broker.cli.main"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return done.stdout
+
+
+@pytest.mark.parametrize(("words", "offered"), [("broker sub", "submit"), ("broker submit --pref", "--prefer")])
+def test_the_shell_completes_commands_and_options(words: str, offered: str) -> None:
+    assert offered in completed("bash", COMP_WORDS=words, COMP_CWORD=str(words.count(" "))).split()
+    assert offered in completed("zsh", _TYPER_COMPLETE_ARGS=words)
+
+
+def test_the_shell_completes_presets() -> None:
+    words = "broker submit fit.py --prefer f"
+    assert completed("bash", COMP_WORDS=words, COMP_CWORD="4").split() == ["fastest"]
