@@ -142,6 +142,7 @@ class AcceptanceSettings(Part):
 class LimitSettings(Part):
     json_bytes: Annotated[int, Field(ge=1024, le=2**28)] = Field(4 * 2**20, description="largest JSON body, bytes")
     yaml_bytes: Annotated[int, Field(ge=1024, le=65536)] = Field(65536, description="largest YAML body, bytes")
+    xml_bytes: Annotated[int, Field(ge=1024, le=2**20)] = Field(2**18, description="largest XML body, bytes")
     keep_offers: Seconds = Field(7 * 86400.0, description="how long the offers of a set can be read")
 
 
@@ -169,6 +170,9 @@ class Settings(BaseSettings):
     public_url: str | None = Field(None, description="what clients call us by, where a proxy stands before us")
     store: str = Field("broker.db", description="the database file, relative to the settings file")
     contact: str | None = Field(None, description="whom to ask about this broker's own site")
+    default_format: Literal["json", "yaml"] = Field(
+        "json", description="what is written, and read, where a caller names no format"
+    )
     access: Access = Field(Access(), description="who may do what")
     credentials: dict[str, CredentialSettings] = Field(
         default_factory=dict, description="name → what signs us in at a site"

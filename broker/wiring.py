@@ -26,7 +26,7 @@ from broker import plugins
 from broker.api import answers
 from broker.api.openapi import describe
 from broker.api.routes import Parts
-from broker.api.wire import Limits
+from broker.api.wire import JSON, YAML, Limits
 from broker.domain.identity import Caller, Owner
 from broker.domain.locality import Map
 from broker.domain.money import Exchange
@@ -130,7 +130,8 @@ async def _join(
         identities=identities, ready=store.ping, draw_offerset=answers.offerset, draw_session=answers.session,
         openapi=describe(release), broker_id=broker_id, version=release, public_url=settings.public_url,
         readers=readers,
-        limits=Limits(settings.limits.json_bytes, settings.limits.yaml_bytes),
+        limits=Limits(settings.limits.json_bytes, settings.limits.yaml_bytes, settings.limits.xml_bytes),
+        default=YAML if settings.default_format == "yaml" else JSON,
     )  # fmt: skip
     return parts, tasks
 

@@ -1,4 +1,4 @@
-"""The calls about offer sets: asking, reading, listing. Imports wire, lists, hop, needs."""
+"""The calls about offer sets: asking, reading, listing. Imports wire, xmlforms, lists, hop, needs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from broker.api.hop import read_hop
 from broker.api.needs import Draw, Offers
 from broker.api.paths import uuid_of
 from broker.api.wire import Wire
+from broker.api.xmlforms import root_of
 from broker.domain.identity import Caller
 from broker.domain.request import ExecutionRequest
+from broker.domain.session import OfferSetResponse
+
+_ROOT = root_of(OfferSetResponse)
 
 
 class Offersets:
@@ -23,12 +27,14 @@ class Offersets:
         wanted = await self._wire.read(request, ExecutionRequest)
         state = await self._offers.ask(wanted, caller, hop)
         location = f"{base}/offersets/{state.uuid}"
-        return await self._wire.answer(request, self._draw(state, base, caller), status=303, location=location)
+        return await self._wire.answer(
+            request, self._draw(state, base, caller), status=303, location=location, root=_ROOT
+        )
 
     async def get(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         base = self._wire.base(request)
         state = await self._offers.get(uuid_of(request, "offer set"), caller)
-        return await self._wire.answer(request, self._draw(state, base, caller), tagged=True)
+        return await self._wire.answer(request, self._draw(state, base, caller), tagged=True, root=_ROOT)
 
     async def request(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         body = await self._offers.request(uuid_of(request, "offer set"), caller)

@@ -1,4 +1,4 @@
-"""The description of this API, generated from the models: GET /openapi.json. Imports the domain.
+"""The description of this API, generated from the models: GET /openapi.json. Imports xmlforms and the domain.
 
 Schemas keep the standard's inheritance (`allOf`) and discriminators, so that generated clients get its classes; our
 additions are marked `x-addition: true`. The table of calls below is held to the routes by a test.
@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from broker.api.xmlforms import ENTRY, PROBLEM, ROOTS, Field, Shape, fields_of
 from broker.domain import data, measures, plain, schedule
 from broker.domain.base import Family, Model
 from broker.domain.components import MessageItem
@@ -74,7 +75,11 @@ def describe(version: str, server: str = "/") -> bytes:
         },
         "servers": [{"url": server}],
         "paths": _paths(),
-        "components": {"schemas": schemas(), "securitySchemes": {"basic": {"type": "http", "scheme": "basic"}}},
+        "security": [{scheme: []} for scheme in _SCHEMES],
+        "components": {
+            "schemas": schemas(),
+            "securitySchemes": {scheme: {"type": "http", "scheme": scheme} for scheme in _SCHEMES},
+        },
     }
     return json.dumps(document, indent=1).encode()
 
@@ -85,6 +90,14 @@ def describe(version: str, server: str = "/") -> bytes:
 def schemas() -> dict[str, Any]:
     """Every schema by name, those of the standard and ours."""
     found: dict[str, Any] = {}
+    for model in models():
+        found |= _schema(model)
+    found["Problem"] = _PROBLEM
+    return dict(sorted(found.items()))
+
+
+def models() -> set[type[BaseModel]]:
+    """Whatever can stand on the wire."""
     waiting: list[type[BaseModel]] = list(_ROOTS)
     seen: set[type[BaseModel]] = set()
     while waiting:
@@ -92,13 +105,11 @@ def schemas() -> dict[str, Any]:
         if model in seen:
             continue
         seen.add(model)
-        found |= _schema(model)
         waiting += [parent for parent in (_parent(model),) if parent]
         waiting += _mentioned(model)
         if issubclass(model, Family) and "members" in vars(model):
             waiting += model.members.values()
-    found["Problem"] = _PROBLEM
-    return dict(sorted(found.items()))
+    return seen
 
 
 def _schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -109,9 +120,10 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
     ours = model in _OURS
     added = ADDITIONS.get(model, frozenset())
     properties = {}
+    fields = {field.name: field for field in fields_of(model)}
     for name, schema in whole.get("properties", {}).items():
         if name not in inherited:
-            properties[name] = _tidy(schema)
+            properties[name] = _hinted(_tidy(schema), fields[name])
             if name in added:
                 properties[name] = {**properties[name], "x-addition": True}
     own: dict[str, Any] = {"type": "object", "properties": properties}
@@ -121,6 +133,8 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
     if parent:
         own = {"allOf": [{"$ref": _REF.format(model=parent.__name__)}, own]}
     own |= {"title": model.__name__, "description": (model.__doc__ or model.__name__).strip()}
+    if model in ROOTS:
+        own["xml"] = {"name": ROOTS[model]}
     if ours:
         own["x-addition"] = True
     if issubclass(model, Family) and "members" in vars(model) and model.members:
@@ -128,6 +142,20 @@ def _schema(model: type[BaseModel]) -> dict[str, Any]:
         own |= {"required": ["kind", *required], "discriminator": {"propertyName": "kind", "mapping": mapping}}
     enums = {name: _tidy(s) for name, s in whole.get("$defs", {}).items() if "enum" in s}
     return {model.__name__: own, **enums}
+
+
+def _hinted(schema: dict[str, Any], field: Field) -> dict[str, Any]:
+    """With how the property looks in XML, where that is not what OpenAPI takes for granted."""
+    if field.attribute:
+        return {**schema, "xml": {"attribute": True}}
+    if field.form.shape is Shape.MAP:
+        return {
+            **schema,
+            "description": f'In XML, <{ENTRY} name="…"> for each. {schema.get("description", "")}'.strip(),
+        }
+    if field.item != field.name:
+        schema = {**schema, "items": {**schema["items"], "xml": {"name": field.item}}}
+    return {**schema, "xml": {"name": field.name, "wrapped": True}} if field.wrapped else schema
 
 
 def _parent(model: type[BaseModel]) -> type[BaseModel] | None:
@@ -169,6 +197,7 @@ _PROBLEM = {
     "title": "Problem",
     "description": "RFC 9457, with the offending element and what to do next.",
     "x-addition": True,
+    "xml": {"name": PROBLEM.name, "namespace": PROBLEM.namespace},
     "required": ["type", "title", "status"],
     "properties": {
         "type": {"type": "string"},
@@ -186,7 +215,8 @@ _PROBLEM = {
 
 # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_FORMATS = ("application/json", "application/yaml")
+_FORMATS = ("application/json", "application/yaml", "application/xml")
+_PROBLEMS = ("application/problem+json", "application/problem+yaml", "application/problem+xml")
 _SESSIONS = {
     "type": "object",
     "required": ["sessions"],
@@ -239,6 +269,10 @@ _CALLS: tuple[tuple[str, str, str, str, Any, dict[str, Any]], ...] = (
 )  # fmt: skip
 
 
+_SCHEMES = ("basic", "bearer")
+_PUBLIC = ("/openapi.json", "/health/live", "/health/ready")  # nobody need sign in, whatever the settings say
+
+
 def _paths() -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for method, path, operation, summary, body, answers in _CALLS:
@@ -252,8 +286,10 @@ def _paths() -> dict[str, Any]:
             call["responses"][status] = _response(status, schema)
         call["responses"]["default"] = {
             "description": "What is wrong, and what to do.",
-            "content": {"application/problem+json": {"schema": {"$ref": _REF.format(model="Problem")}}},
+            "content": {media: {"schema": {"$ref": _REF.format(model="Problem")}} for media in _PROBLEMS},
         }
+        if path in _PUBLIC:
+            call["security"] = []
         paths.setdefault(path, {})[method] = call
     return paths
 

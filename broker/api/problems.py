@@ -19,6 +19,7 @@ from aiohttp import hdrs, web
 
 from broker import errors
 from broker.api.wire import preferred
+from broker.api.xmlforms import PROBLEM
 from broker.errors import BadInput, BrokerError, SettingsError, SiteBusy, Unavailable
 
 _log = structlog.get_logger(__name__)
@@ -142,7 +143,7 @@ def _render(
         **{name: text.encode(errors="replace").decode() for name, text in members.items() if text},
     }
     return web.Response(
-        body=codec.encode(msgspec.json.encode(document)),
+        body=codec.encode(msgspec.json.encode(document), PROBLEM),
         status=problem.status,
         content_type=codec.problem,
         headers={hdrs.VARY: "Accept, Authorization", hdrs.CACHE_CONTROL: "no-store", **(headers or {})},

@@ -21,7 +21,7 @@ from broker.api.problems import problems
 from broker.api.sessions import SessionCalls
 from broker.api.sites import SiteCalls
 from broker.api.status import StatusCalls
-from broker.api.wire import Limits, Wire, negotiate
+from broker.api.wire import DEFAULT, JSON, Codec, Limits, Wire, negotiate
 from broker.domain import hops
 from broker.domain.identity import Caller
 from broker.services.access import Access
@@ -35,7 +35,8 @@ CALLER = web.RequestKey("caller", Caller)
 @dataclass(frozen=True)
 class Parts:
     """What a server is made of. `draw_offerset` and `draw_session` are of api/answers; `openapi` is the description
-    as it is served; `public_url` None: URLs in answers follow each caller's own Host header."""
+    as it is served; `public_url` None: URLs in answers follow each caller's own Host header;
+    `default`: the format where a caller names none."""
 
     offers: Offers
     acceptance: Acceptance
@@ -53,6 +54,7 @@ class Parts:
     public_url: str | None = None
     readers: Readers = "own"
     limits: Limits = field(default_factory=Limits)
+    default: Codec = JSON
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def build_app(parts: Parts) -> web.Application:
     """The web application on finished services. It owns none of them and closes none."""
     door = Door(parts.access, parts.readers, parts.public_url)
     app = web.Application(middlewares=[problems])
+    app[DEFAULT] = parts.default
     for route in routes(parts):
         handler = _guarded(route, door)
         app.router.add_route(route.method, route.path, handler)

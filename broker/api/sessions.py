@@ -1,4 +1,7 @@
-"""The calls about sessions: reading, changing, listing, logs and results, and `/direct`. Imports wire, lists, needs."""
+"""The calls about sessions: reading, changing, listing, logs and results, and `/direct`.
+
+Imports wire, xmlforms, lists, needs.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,17 @@ from broker.api.hop import read_hop
 from broker.api.needs import Acceptance, Draw, Sessions
 from broker.api.paths import result_name, uuid_of
 from broker.api.wire import Wire
+from broker.api.xmlforms import root_of
 from broker.domain.base import Model, Text
 from broker.domain.identity import Caller
 from broker.domain.quantities import format_instant
 from broker.domain.request import ExecutionRequest
+from broker.domain.session import AbstractExecutionSession
 from broker.domain.updates import AbstractUpdate
 from broker.errors import BadInput, NotFound
 from broker.ports import Result
 
+_ROOT = root_of(AbstractExecutionSession)
 MOST = 10_000  # sessions in one batch
 
 
@@ -52,7 +58,7 @@ class SessionCalls:
     async def get(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         base = self._wire.base(request)
         state = await self._sessions.get(uuid_of(request, "session"), caller)
-        return await self._wire.answer(request, self._draw(state, base, caller), tagged=True)
+        return await self._wire.answer(request, self._draw(state, base, caller), tagged=True, root=_ROOT)
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         base, page = self._wire.base(request), lists.page(request)
@@ -65,7 +71,7 @@ class SessionCalls:
         base, uuid = self._wire.base(request), uuid_of(request, "session")
         update = await self._wire.read(request, AbstractUpdate)
         state = await self._acceptance.update(uuid, update, caller)
-        return await self._wire.answer(request, self._draw(state, base, caller))
+        return await self._wire.answer(request, self._draw(state, base, caller), root=_ROOT)
 
     async def direct(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """A refusal is, by the standard, a 400 with a session FAILED and its messages, not a problem document."""
@@ -74,8 +80,9 @@ class SessionCalls:
         state = await self._acceptance.direct(wanted, caller, hop)
         body = self._draw(state, base, caller)
         if state.refused:
-            return await self._wire.answer(request, body, status=400)
-        return await self._wire.answer(request, body, status=303, location=f"{base}/sessions/{state.uuid}")
+            return await self._wire.answer(request, body, status=400, root=_ROOT)
+        location = f"{base}/sessions/{state.uuid}"
+        return await self._wire.answer(request, body, status=303, location=location, root=_ROOT)
 
     # ── batches, for brokers above ───────────────────────────────────────────────────────────────────────────
 

@@ -1,4 +1,4 @@
-"""The calls about sites, for operators; and what this broker is as a site itself. Imports wire, needs."""
+"""The calls about sites, for operators; and what this broker is as a site itself. Imports wire, xmlforms, needs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from broker.api.needs import Sites
 from broker.api.wire import Wire
+from broker.api.xmlforms import root_of
 from broker.domain.base import Model
 from broker.domain.identity import Caller
 from broker.domain.quantities import Instant
-from broker.domain.site import Name, Registration
+from broker.domain.site import Name, Profile, Registration
 from broker.errors import BadInput, NotFound
 
 
@@ -52,7 +53,7 @@ class SiteCalls:
 
     async def profile(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """What this broker can do, for a broker above it."""
-        return await self._wire.document(request, self._sites.profile().to_wire())
+        return await self._wire.document(request, self._sites.profile().to_wire(), root=root_of(Profile))
 
     def _new_name(self, request: web.Request) -> str:
         try:

@@ -1,7 +1,7 @@
 """Syntax alone: bodies into models, JSON into what the caller wants to read. Imports the codecs, the domain, aiohttp.
 
-A format is one line of `CODECS`; reading, negotiation, answers and problem documents all follow that table. Whoever
-adds one (XML has none of JSON's types) gives it a codec here and touches nothing else.
+A format is one line of `CODECS`; reading, negotiation, answers and problem documents all follow that table. JSON and
+YAML say themselves what is a number; XML needs to be told what a document is, so every codec is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from aiohttp import hdrs, web
 from pydantic import BaseModel
 
 from broker.api.jsontext import decode_json
+from broker.api.xmlforms import ANSWER, Root
+from broker.api.xmltext import decode_xml
+from broker.api.xmlwrite import encode_xml
 from broker.api.yamltext import decode_yaml, encode_yaml
 from broker.domain.faults import parse
 from broker.errors import BadInput, BrokerError, NotAcceptable, TooLarge, UnsupportedMediaType
@@ -28,6 +31,7 @@ _log = structlog.get_logger(__name__)
 
 M = TypeVar("M", bound=BaseModel)
 
+_OTHERS = frozenset({"application/xhtml+xml", "image/svg+xml"})  # what browsers ask for, and is not ours
 _LARGE = 32 * 1024  # bytes of JSON from which on writing another format is no work for the event loop
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
@@ -38,24 +42,26 @@ class Limits:
 
     json_bytes: int = 4 * 2**20
     yaml_bytes: int = 64 * 2**10
+    xml_bytes: int = 256 * 2**10
     body_seconds: float = 30.0
 
 
 @dataclass(frozen=True)
 class Codec:
     """`media` are the names by which it is asked for, the first its own; `suffix` (RFC 6839) covers the rest.
-    `decode` raises Malformed; `encode` turns our own JSON into this format."""
+    `decode` reads what is to become a model, and raises Malformed; `encode` turns our own JSON into this format, as the
+    root says."""
 
     name: str
     media: tuple[str, ...]
     suffix: str
     problem: str
     limit: Callable[[Limits], int]
-    decode: Callable[[bytes], Any]
-    encode: Callable[[bytes], bytes]
+    decode: Callable[[bytes, type[BaseModel]], Any]
+    encode: Callable[[bytes, Root], bytes]
 
     def speaks(self, media: str) -> bool:
-        return media in self.media or media.endswith(self.suffix)
+        return media in self.media or (media.endswith(self.suffix) and media not in _OTHERS)
 
 
 JSON = Codec(
@@ -64,8 +70,8 @@ JSON = Codec(
     suffix="+json",
     problem="application/problem+json",
     limit=lambda limits: limits.json_bytes,
-    decode=decode_json,
-    encode=lambda body: body,
+    decode=lambda body, model: decode_json(body),
+    encode=lambda body, root: body,
 )
 YAML = Codec(
     name="yaml",
@@ -73,31 +79,47 @@ YAML = Codec(
     suffix="+yaml",
     problem="application/problem+yaml",
     limit=lambda limits: limits.yaml_bytes,
-    decode=decode_yaml,
-    encode=lambda body: encode_yaml(msgspec.json.decode(body)),
+    decode=lambda body, model: decode_yaml(body),
+    encode=lambda body, root: encode_yaml(msgspec.json.decode(body)),
 )
-CODECS = (JSON, YAML)  # in the order in which they are taken where the caller has no preference
+XML = Codec(
+    name="xml",
+    media=("application/xml", "text/xml"),
+    suffix="+xml",
+    problem="application/problem+xml",
+    limit=lambda limits: limits.xml_bytes,
+    decode=decode_xml,
+    encode=lambda body, root: encode_xml(msgspec.json.decode(body), root),
+)
+CODECS = (JSON, YAML, XML)  # in the order in which they are taken where the caller has no preference
 _READABLE = ", ".join(codec.media[0] for codec in CODECS)
 
 
 # ── negotiation (RFC 9110, 12.5.1) ───────────────────────────────────────────────────────────────────────────
 
 
-def negotiate(request: web.BaseRequest) -> tuple[Codec, str]:
+DEFAULT = web.AppKey("default", Codec)  # what an application reads and writes where nobody says; JSON if it has none
+
+
+def negotiate(request: web.Request) -> tuple[Codec, str]:
     """The format to answer in and the media type to call it. Raises NotAcceptable."""
     asked = _ranges(request.headers.getall(hdrs.ACCEPT, []))
-    best = max(CODECS, key=lambda codec: _quality(codec, asked))  # of equals the first
+    best = max((_default(request), *CODECS), key=lambda codec: _quality(codec, asked))  # of equals the first
     if _quality(best, asked) <= 0:
         raise NotAcceptable("no format of those in Accept is written here.", remedy=f"There are: {_READABLE}.")
     return best, next((media for media in asked if media in best.media), best.media[0])
 
 
-def preferred(request: web.BaseRequest) -> Codec:
-    """As `negotiate`, but JSON for whoever accepts nothing: an error must be told in some way."""
+def preferred(request: web.Request) -> Codec:
+    """As `negotiate`, but the default for whoever accepts nothing: an error must be told in some way."""
     try:
         return negotiate(request)[0]
     except NotAcceptable:
-        return JSON
+        return _default(request)
+
+
+def _default(request: web.Request) -> Codec:
+    return request.app.get(DEFAULT, JSON)
 
 
 def _ranges(headers: list[str]) -> dict[str, float]:
@@ -141,7 +163,7 @@ class Wire:
             return default
         codec = _codec_of(request)
         body = await self._body(request, codec.limit(self._limits))
-        return parse(model, codec.decode(body))
+        return parse(model, codec.decode(body, model))
 
     async def _body(self, request: web.Request, limit: int) -> bytes:
         if (request.content_length or 0) > limit:
@@ -177,9 +199,10 @@ class Wire:
         location: str | None = None,
         etag: str | None = None,
         tagged: bool = False,
+        root: Root = ANSWER,
     ) -> web.Response:
-        """`body`, which is our own JSON, in the format that the caller asked for. With `etag`, or `tagged` by the
-        body itself, a caller who has this version already gets 304. Raises NotAcceptable."""
+        """`body`, which is our own JSON of a `root`, in the format that the caller asked for. With `etag`, or `tagged`
+        by the body itself, a caller who has this version already gets 304. Raises NotAcceptable."""
         codec, media = negotiate(request)
         headers = {hdrs.VARY: "Accept, Authorization", hdrs.CACHE_CONTROL: "private, no-cache"}
         if location:
@@ -192,14 +215,14 @@ class Wire:
             if _has(request, tag):
                 return web.Response(status=304, headers=headers)
         if codec is not JSON and len(body) > _LARGE:
-            body = await asyncio.to_thread(codec.encode, body)
+            body = await asyncio.to_thread(codec.encode, body, root)
         else:
-            body = codec.encode(body)
+            body = codec.encode(body, root)
         return web.Response(body=body, status=status, headers=headers, content_type=media)
 
-    async def document(self, request: web.Request, document: Any) -> web.Response:
+    async def document(self, request: web.Request, document: Any, *, root: Root = ANSWER) -> web.Response:
         """As `answer`, for anything that msgspec can write."""
-        return await self.answer(request, msgspec.json.encode(document))
+        return await self.answer(request, msgspec.json.encode(document), root=root)
 
     async def stream(self, request: web.Request, pieces: AsyncIterator[bytes], name: str) -> web.StreamResponse:
         """A file, handed on piece by piece. What fails before the first piece is an ordinary error; what fails later
@@ -226,11 +249,11 @@ class Wire:
 
 
 def _codec_of(request: web.Request) -> Codec:
-    """By Content-Type; JSON where there is none. Compressed bodies are not read: the limits count what is sent."""
+    """By Content-Type, else the default. Compressed bodies are not read: the limits count what is sent."""
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise UnsupportedMediaType("compressed bodies are not read here.", remedy="Leave Content-Encoding out.")
     if hdrs.CONTENT_TYPE not in request.headers:
-        return JSON
+        return _default(request)
     media = request.content_type.lower()
     codec = next((codec for codec in CODECS if codec.speaks(media)), None)
     if codec is None:

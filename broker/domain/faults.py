@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, TypeVar, get_args
@@ -128,9 +128,7 @@ def _text(fault: ErrorDetails, path: str) -> Advice:
 
 def _one_of(fault: ErrorDetails, path: str) -> Advice:
     allowed = re.findall(r"'([^']*)'", str(fault.get("ctx", {}).get("expected", "")))
-    nearest = _nearest(str(fault["input"]), allowed)
-    remedy = (f"Nearest: {nearest}. " if nearest else "") + f"There are: {', '.join(allowed)}."
-    return f"{_shown(fault['input'])}: unknown.", remedy
+    return f"{_shown(fault['input'])}: unknown.", in_place_of(str(fault["input"]), allowed)
 
 
 def _own_words(fault: ErrorDetails, path: str) -> Advice:
@@ -201,8 +199,7 @@ def _properties(model: type[BaseModel], document: Any, loc: tuple[int | str, ...
             model = _inner(_member(model, document).model_fields[step].annotation) or model
         document = document[step]
     allowed = list(_member(model, document).model_fields)
-    nearest = _nearest(str(loc[-1]), allowed)
-    return (f"Nearest: {nearest}. " if nearest else "") + f"There are: {', '.join(allowed)}."
+    return in_place_of(str(loc[-1]), allowed)
 
 
 def _member(model: type[BaseModel], document: Any) -> type[BaseModel]:
@@ -232,6 +229,12 @@ def _shown(value: Any) -> str:
         return "a list"
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def in_place_of(word: str, allowed: Collection[str]) -> str:
+    """The remedy for a `word` that is none of `allowed`."""
+    nearest = _nearest(word, allowed)
+    return (f"Nearest: {nearest}. " if nearest else "") + f"There are: {', '.join(allowed)}."
 
 
 def _nearest(word: str, among: Iterable[str]) -> str | None:

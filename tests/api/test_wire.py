@@ -55,7 +55,8 @@ async def test_reads_json_and_yaml_alike(api: Any, content_type: str | None, bod
 @pytest.mark.parametrize(
     ("content_type", "words"),
     [
-        ("application/xml", "application/xml is not read here"),
+        ("application/pdf", "application/pdf is not read here"),
+        ("image/svg+xml", "image/svg+xml is not read here"),
         ("text/plain", "text/plain is not read here"),
         ("application/x-www-form-urlencoded", "is not read here"),
         ("application/json; charset=utf-16", "only UTF-8"),
@@ -153,7 +154,8 @@ async def test_yaml_beyond_its_limit_is_413_by_default(api: Any) -> None:
         ("application/json;q=0.5, application/x-yaml", "application/x-yaml"),
         ("application/json;q=0, */*", "application/yaml"),
         ("application/yaml;q=0.4, */*;q=0.3", "application/yaml"),
-        ("text/html, application/xml;q=0.9, */*;q=0.8", "application/json"),
+        ("text/html, */*;q=0.8", "application/json"),
+        ("text/html, application/xhtml+xml, image/svg+xml, */*;q=0.8", "application/json"),
         ("application/problem+json", "application/json"),
         ("application/vnd.ivoa+yaml", "application/yaml"),
         ("nonsense", "application/json"),
@@ -168,12 +170,12 @@ async def test_answers_in_the_format_asked_for(api: Any, accept: str | None, con
     assert answer.headers["Vary"] == "Accept, Authorization"
 
 
-@pytest.mark.parametrize("accept", ["text/html", "application/xml", "application/json;q=0", "*/*;q=0", "a/b;q=x"])
+@pytest.mark.parametrize("accept", ["text/html", "application/xhtml+xml", "application/json;q=0", "*/*;q=0", "a/b;q=x"])
 async def test_formats_that_are_not_written_are_406_before_anything_is_done(api: Any, accept: str) -> None:
     answer = await ask(api, JSON, "application/json", Accept=accept)
     assert answer.status == 406
     assert answer.headers["Content-Type"] == "application/problem+json"
-    assert answer.json()["remedy"] == "There are: application/json, application/yaml."
+    assert answer.json()["remedy"] == "There are: application/json, application/yaml, application/xml."
     assert api.services.calls == []
 
 
