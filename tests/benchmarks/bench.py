@@ -358,12 +358,12 @@ def until(made: Stage, wanted: int) -> None:
 
 
 def report(
-    found: Results, sizes: Sequence[int], loads: Sequence[Load], blocks: int, arguments: Sequence[str], pinned: Cores
+    found: Results, sizes: Sequence[int], loads: Sequence[Load], blocks: int, arguments: Sequence[str], where: str
 ) -> str:
     rows = [(size, load) for load in loads for size in sizes]
     return _TEXT.format(
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        machine=machine(pinned),
+        machine=where,
         versions=", ".join(f"{name} {version(name)}" for name in ("aiohttp", "uvloop", "msgspec", "pydantic")),
         python=platform.python_version(),
         command=" ".join(["python tests/benchmarks/bench.py", *arguments]),
@@ -430,14 +430,16 @@ def _release(found: Results, size: int) -> list[str]:
     ]
 
 
-def machine(pinned: Cores) -> str:
+def machine(pinned: Cores, others: float) -> str:
+    """`others`: the load average before we began."""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         if line.startswith("model name")
     ]
     shared = "one core for all" if pinned[0] is None else "measured programs on one, sites and client on another"
-    return f"{os.cpu_count()} cores ({names[0] if names else platform.machine()}), {platform.platform()}; {shared}"
+    kind = names[0] if names else platform.machine()
+    return f"{os.cpu_count()} cores ({kind}), {platform.platform()}; {shared}; load of others {others:.1f}"
 
 
 _TEXT = """# Benchmarks
@@ -454,7 +456,8 @@ Written by `make bench`; not edited by hand. Absolute figures are this machine's
 *at once*; the answer holds every offer, ranked and explained. *bare*: aiohttp calls gathered to the same sites in a
 process of the same kind (uvloop, prebuilt URLs, keep-alive, the same request), nothing parsed, stored or answered.
 *with door*: the bare calls behind an aiohttp.web server, asked by the same client. *null*: a second bare process by
-the first; what it is off 1.00 is noise. Each site answers with three offers of about 3 kB after its think time.
+the first; what it is off 1.00 is noise. Each site answers with three offers of about 3 kB after its think time. Times
+are worth little where others load the machine; CPU suffers less.
 
 The client took {client} of a core while the broker was asked (at most {busiest}), the sites {stubs}.
 The largest broker ended with {memory} resident.
@@ -493,11 +496,13 @@ def main(arguments: Sequence[str]) -> int:
     given = parsed(arguments)
     sizes = [int(text) for text in given.sites.split(",")]
     loads = [(float(think), int(at_once)) for think, at_once in (text.split(":") for text in given.loads.split(","))]
-    pinned = cores()
+    pinned, others = cores(), os.getloadavg()[0]
     # The releases are measured at sites that answer at once.
     with stage(sizes, sorted({IDLE[0], *(think for think, _ in loads)}), pinned) as made:
         found = measure(made, sizes, loads, given.blocks, given.requests, given.accepts)
-    given.out.write_text(report(found, sizes, loads, given.blocks, arguments, pinned), encoding="utf-8")
+    given.out.write_text(
+        report(found, sizes, loads, given.blocks, arguments, machine(pinned, others)), encoding="utf-8"
+    )
     return 0
 
 
