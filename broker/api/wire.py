@@ -44,6 +44,7 @@ class Limits:
     yaml_bytes: int = 64 * 2**10
     xml_bytes: int = 256 * 2**10
     body_seconds: float = 30.0
+    stall_seconds: float = 60.0  # for which a reader of a file may take nothing
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,8 @@ class Wire:
 
     async def stream(self, request: web.Request, pieces: AsyncIterator[bytes], name: str) -> web.StreamResponse:
         """A file, handed on piece by piece. What fails before the first piece is an ordinary error; what fails later
-        breaks the connection off, so that nobody takes half a file for a whole one."""
+        breaks the connection off, so that nobody takes half a file for a whole one. So does a reader who stops reading:
+        the site's connection is held meanwhile."""
         first = await anext(pieces, b"")
         # The bytes are somebody's: as a page of our origin they could act with the reader's credentials.
         disposition = f"attachment; filename*=UTF-8''{quote(name.rpartition('/')[2], safe='')}"
@@ -234,11 +236,12 @@ class Wire:
         response.content_type = "application/octet-stream"
         await response.prepare(request)
         try:
-            await response.write(first)
+            await self._write(response, first)
             async for piece in pieces:
-                await response.write(piece)
-        except ConnectionError:
-            _log.info("reader left", file=name)
+                await self._write(response, piece)
+        except (ConnectionError, TimeoutError) as error:
+            _log.info("reader left", file=name, error=type(error).__name__)
+            _break_off(request)
         except BrokerError as error:
             _log.warning("file broken off", file=name, reason=str(error))
             _break_off(request)
@@ -246,6 +249,10 @@ class Wire:
             _log.exception("file broken off", file=name)
             _break_off(request)
         return response
+
+    async def _write(self, response: web.StreamResponse, piece: bytes) -> None:
+        async with asyncio.timeout(self._limits.stall_seconds):
+            await response.write(piece)
 
 
 def _codec_of(request: web.Request) -> Codec:
