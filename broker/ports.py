@@ -40,7 +40,8 @@ class Ask(msgspec.Struct, frozen=True):
     """A question to one site. `plain` is the request in strict 1.0 JSON, `extended` with our additions; both are
     serialised once for the whole fan-out. `root` is the uuid of the first request of the chain of brokers, `path`
     the ids of the brokers passed so far, ours included. `drain`: seconds after the deadline for which an answer that
-    is late is still taken, beside the answer that went out without it."""
+    is late is still taken, beside the answer that went out without it. `batch`: what the user's requests of one batch
+    share; a batch counts once against a cap on open sets."""
 
     request: ExecutionRequest
     plain: bytes
@@ -51,6 +52,7 @@ class Ask(msgspec.Struct, frozen=True):
     root: UUID
     path: tuple[str, ...] = ()
     drain: float = 0.0
+    batch: UUID | None = None
 
     @property
     def until(self) -> Deadline:

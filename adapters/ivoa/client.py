@@ -132,6 +132,7 @@ class Client:
             hops.PATH: ",".join(path),
             hops.REQUEST: str(ask.root),
             hops.USER: _user(ask.user),
+            **({hops.BATCH: str(ask.batch)} if ask.batch else {}),
         }
 
     # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────

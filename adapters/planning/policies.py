@@ -84,7 +84,10 @@ class Quotas(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     running: Annotated[Natural, Field(ge=1)] | None = Field(None, description="accepted sessions not yet ended")
-    offers: Annotated[Natural, Field(ge=1)] = Field(10, description="open offer sets; a set counts once")
+    offers: Annotated[Natural, Field(ge=1)] = Field(
+        10, description="open offer sets; a set counts once, and so does a batch"
+    )
+    batch: Annotated[Natural, Field(ge=1)] = Field(200, description="open offer sets within one batch")
 
 
 class Policies(BaseModel):

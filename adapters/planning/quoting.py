@@ -46,6 +46,11 @@ class Window(msgspec.Struct, frozen=True):
     high: float
 
 
+def _counted(ask: Ask) -> str:
+    """What the quota of open sets counts."""
+    return str(ask.batch or ask.set)
+
+
 class Quoting:
     def __init__(
         self,
@@ -163,17 +168,30 @@ class Quoting:
             if quotas.running and len(await self._limits.members(self.running_key(ask.user))) >= quotas.running:
                 text = f"{quotas.running} of your sessions are under way here, which is the quota."
                 return Quotes(reasons=(Reason(text, rule="quota", nearest="when one of them ends"),))
-            entered = await self._limits.enter(self.offers_key(ask.user), str(ask.set), quotas.offers, until)
+            most = quotas.offers
+            entered = await self._limits.enter(self.offers_key(ask.user), _counted(ask), most, until)
+            if entered and ask.batch:
+                most = quotas.batch
+                entered = await self._limits.enter(self._batch_key(ask), str(ask.set), most, until)
         except Unavailable as error:
             raise SiteUnreachable(f"the limits cannot be read: {error.detail}") from error
         if entered:
             return None
-        text = f"{quotas.offers} offer sets are open for you here, which is the quota."
+        text = f"{most} offer sets are open for you here, which is the quota."
         reason = Reason(text, rule="quota", nearest="after accepting or rejecting one of them")
         return Quotes(reasons=(reason,), retry_after=until - self._clock.now())
 
     async def _uncount(self, ask: Ask) -> None:
-        await tell(self._limits.leave(self.offers_key(ask.user), str(ask.set)))
+        """A batch counts while one of its sets does. Sets that are decided leave it only when they would have expired:
+        an acceptance does not say of what batch its set was."""
+        if ask.batch:
+            await tell(self._limits.leave(self._batch_key(ask), str(ask.set)))
+            if await self._limits.members(self._batch_key(ask)):
+                return
+        await tell(self._limits.leave(self.offers_key(ask.user), _counted(ask)))
+
+    def _batch_key(self, ask: Ask) -> str:
+        return f"batch|{self._name}|{ask.user.key}|{ask.batch}"
 
     # ── planning ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -14,6 +14,7 @@ DEADLINE = "Broker-Deadline"  # request: whole milliseconds left to answer
 PATH = "Broker-Path"  # request: ids of the brokers passed, comma-separated, oldest first
 REQUEST = "Broker-Request"  # request: uuid of the first broker's request
 USER = "Broker-User"  # request: the end user, believed from accounts with the role broker
+BATCH = "Broker-Batch"  # request: uuid that the requests of one batch share; it counts once against caps on open sets
 ID = "Broker-Id"  # response: the id of the broker that answers
 
 LONGEST_PATH = 8

@@ -129,6 +129,7 @@ class Offers:
             root=hop.root or set_,
             path=(*hop.path, self._id),
             drain=self._timing.grace,
+            batch=hop.batch,
         )
 
     def _blank(

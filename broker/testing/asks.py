@@ -34,6 +34,7 @@ def ask(
     drain: float = 0.0,
     user: Owner = ALICE,
     path: tuple[str, ...] = ("us",),
+    batch: UUID | None = None,
     **request: Any,
 ) -> Ask:
     """`within` and `drain` in seconds. `request` goes to `wanted`; the extended form carries a preference beside it."""
@@ -50,6 +51,7 @@ def ask(
         root=set_,
         path=path,
         drain=drain,
+        batch=batch,
     )
 
 

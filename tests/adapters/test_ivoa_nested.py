@@ -1,7 +1,7 @@
 """Sessions at brokers of ours, over real sockets: one call for many, end users named, logs and results handed up."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import aiohttp
 import msgspec
@@ -49,6 +49,12 @@ async def asked(child: FakeSite, http: aiohttp.ClientSession) -> Planner:
 async def orders(planner: Planner, user: Owner = ALICE) -> list[Order]:
     set_ = uuid4()
     return [order(quote, set=set_, user=user) for quote in (await planner.quote(ask(CLOCK, user=user))).quotes]
+
+
+@pytest.mark.parametrize("batch", [None, uuid4()])
+async def test_a_batch_stays_one_below(child: FakeSite, asked: Planner, batch: UUID | None) -> None:
+    await asked.quote(ask(CLOCK, batch=batch))
+    assert child.seen("quote")[-1].headers.get(hops.BATCH) == (str(batch) if batch else None)
 
 
 async def test_an_acceptance_carries_its_key_and_its_user(child: FakeSite, asked: Planner) -> None:

@@ -23,6 +23,8 @@ async def hop(api: Any, path: str = "/requests", **headers: str) -> Any:
 async def test_what_came_is_handed_to_the_service(api: Any, path: str) -> None:
     await hop(api, path, Broker_Deadline="2500", Broker_Path="a, b.example:8080 ,c", Broker_Request=ROOT)
     assert api.services.calls[-1][3] == Hop(2.5, UUID(ROOT), ("a", "b.example:8080", "c"))
+    await hop(api, path, Broker_Batch=ROOT)
+    assert api.services.calls[-1][3] == Hop(batch=UUID(ROOT))
 
 
 async def test_a_request_from_a_person_is_the_first(api: Any) -> None:
