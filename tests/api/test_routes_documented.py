@@ -9,16 +9,21 @@ from typing import Any
 
 import pytest
 
+from broker.api.auth import Policy
 from broker.api.openapi import describe
-from broker.api.routes import Parts, routes
+from broker.api.routes import Parts, Route, routes
+
+
+def table() -> list[Route]:
+    """No service is asked for this."""
+    nothing: Any = None
+    given = {field.name: nothing for field in fields(Parts) if field.default is field.default_factory is MISSING}
+    return list(routes(Parts(**given)))
 
 
 def answered() -> set[tuple[str, str]]:
-    """Method and path, with the path's patterns taken out: `{name:.+}` is `{name}`. No service is asked for this."""
-    nothing: Any = None
-    given = {field.name: nothing for field in fields(Parts) if field.default is field.default_factory is MISSING}
-    parts = Parts(**given)
-    return {(route.method.lower(), re.sub(r":[^}]*}", "}", route.path)) for route in routes(parts)}
+    """Method and path, with the path's patterns taken out: `{name:.+}` is `{name}`."""
+    return {(route.method.lower(), re.sub(r":[^}]*}", "}", route.path)) for route in table()}
 
 
 @pytest.fixture
@@ -38,6 +43,17 @@ def test_every_call_has_a_name_of_its_own_and_says_what_it_is_for(described: dic
     assert len(set(names)) == len(names)
     assert all(call["summary"].endswith(".") for call in calls)
     assert all("default" in call["responses"] for call in calls)
+
+
+def test_what_is_public_and_nothing_else_is_described_without_signing_in(described: dict[str, Any]) -> None:
+    assert set(described["components"]["securitySchemes"]) == {name for item in described["security"] for name in item}
+    free = {
+        (method, path)
+        for path, calls in described["paths"].items()
+        for method, call in calls.items()
+        if call.get("security") == []
+    }
+    assert free == {(route.method.lower(), route.path) for route in table() if route.policy is Policy.PUBLIC}
 
 
 def test_every_part_of_a_path_is_described(described: dict[str, Any]) -> None:
