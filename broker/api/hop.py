@@ -29,7 +29,7 @@ def read_hop(request: web.BaseRequest, own: str) -> Hop:
         )
     if len(path) > hops.LONGEST_PATH:
         raise LoopDetected(f"the request has passed {len(path)} brokers; {hops.LONGEST_PATH} are the most.")
-    return Hop(_left(request), _root(request), path)
+    return Hop(_left(request), _uuid(request, hops.REQUEST), path, _uuid(request, hops.BATCH))
 
 
 def _path(request: web.BaseRequest) -> tuple[str, ...]:
@@ -48,9 +48,9 @@ def _left(request: web.BaseRequest) -> float | None:
     return int(text) / 1000
 
 
-def _root(request: web.BaseRequest) -> UUID | None:
-    text = request.headers.get(hops.REQUEST)
+def _uuid(request: web.BaseRequest, name: str) -> UUID | None:
+    text = request.headers.get(name)
     try:
         return UUID(text) if text is not None else None
     except ValueError:
-        raise BadInput("a UUID is wanted.", element=hops.REQUEST) from None
+        raise BadInput("a UUID is wanted.", element=name) from None

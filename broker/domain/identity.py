@@ -52,11 +52,13 @@ class Caller(msgspec.Struct, frozen=True):
 
 class Hop(msgspec.Struct, frozen=True):
     """How a request came here through other brokers (docs: brokers behind brokers). `left`: seconds that the caller
-    gives us, None: our own default. `root` is the first broker's request, None: this is the first."""
+    gives us, None: our own default. `root` is the first broker's request, None: this is the first. `batch`: the uuid
+    that the caller's requests of one batch share."""
 
     left: float | None = None
     root: UUID | None = None
     path: tuple[str, ...] = ()
+    batch: UUID | None = None
 
 
 def new_set(random: bytes) -> UUID:

@@ -419,6 +419,19 @@ async def test_a_no_does_not_count_as_an_open_set() -> None:
     await site.offer()
 
 
+async def test_a_batch_counts_once_and_has_a_ceiling_of_its_own() -> None:
+    site, batch = Site(policies={"quotas": {"offers": 1, "batch": 2}}), uuid4()
+    await site.declined(batch=batch, schedule=window(site.clock, 0, 0))
+    await site.offer(cores=1)  # the batch that got nothing counts no more
+    site.clock.advance(5 * MINUTE)
+    for _ in range(2):
+        await site.offer(cores=1, batch=batch)
+    assert [reason.rule for reason in (await site.declined(cores=1, batch=batch)).reasons] == ["quota"]
+    assert [reason.rule for reason in (await site.declined(cores=1)).reasons] == ["quota"]
+    site.clock.advance(5 * MINUTE)
+    await site.offer(cores=1)
+
+
 async def test_a_user_has_so_many_running_sessions() -> None:
     site = Site(policies={"quotas": {"running": 1}})
     first, second = await site.offer(), await site.offer()
