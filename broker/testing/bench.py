@@ -67,6 +67,7 @@ class Bench:
         readers: Readers = "own",
         guarded: bool = False,
         grace: float = 10.0,
+        forward: float = 20.0,
     ) -> None:
         self.store, self.clock, self.nudges = store, clock, 0
         self.records = Records(store, clock, self._nudge)
@@ -91,7 +92,7 @@ class Bench:
         )
         self.acceptance = Acceptance(
             records=self.records, offers=self.offers, sessions=self.sessions, sites=self.sites, window=self.window,
-            clock=clock, readers=readers, forward=20.0, patience=PATIENCE, guarded=guarded,
+            clock=clock, readers=readers, forward=forward, patience=PATIENCE, guarded=guarded,
         )  # fmt: skip
         self.releasing = Releasing(records=self.records, sites=self.sites, clock=clock)
         self.watching = Watching(store=store, records=self.records, sites=self.sites, window=self.window, clock=clock)
