@@ -38,7 +38,7 @@ class Offersets:
 
     async def request(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         body = await self._offers.request(uuid_of(request, "offer set"), caller)
-        return await self._wire.answer(request, body, tagged=True)
+        return await self._wire.answer(request, body, tagged=True, root=root_of(ExecutionRequest))
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         base, page = self._wire.base(request), lists.page(request)

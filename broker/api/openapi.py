@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from broker.api.xmlforms import ENTRY, PROBLEM, ROOTS, Field, Shape, fields_of
+from broker.api.xmlforms import ANSWER, ENTRY, PROBLEM, ROOTS, Field, Shape, fields_of
 from broker.domain import data, measures, plain, schedule
 from broker.domain.base import Family, Model
 from broker.domain.components import MessageItem
@@ -217,13 +217,21 @@ _PROBLEM = {
 
 _FORMATS = ("application/json", "application/yaml", "application/xml")
 _PROBLEMS = ("application/problem+json", "application/problem+yaml", "application/problem+xml")
+# The names of inline bodies in XML are those of their models, as xmlforms.root_of has them.
 _SESSIONS = {
     "type": "object",
+    "xml": {"name": "handles"},
     "required": ["sessions"],
     "properties": {"sessions": {"type": "array", "items": {"type": "string", "format": "uuid"}}},
 }
+_DRAIN = {
+    "type": "object",
+    "xml": {"name": "drain"},
+    "properties": {"until": {"type": "string", "format": "date-time", "description": "absent: until it is resumed"}},
+}
 _NEW_IDENTITY = {
     "type": "object",
+    "xml": {"name": "newidentity"},
     "required": ["username", "password"],
     "properties": {"username": {"type": "string"}, "password": {"type": "string", "format": "password"}},
 }
@@ -256,7 +264,7 @@ _CALLS: tuple[tuple[str, str, str, str, Any, dict[str, Any]], ...] = (
     ("get", "/sites/{name}", "SiteSelect", "A site.", None, {"200": {"type": "object"}}),
     ("put", "/sites/{name}", "SitePut", "Register a site, or change it.", "Registration", {"200": {"type": "object"}}),
     ("delete", "/sites/{name}", "SiteDelete", "Forget a site.", None, {"204": None}),
-    ("post", "/sites/{name}/drain", "SiteDrain", "Ask a site for nothing new.", {"type": "object"},
+    ("post", "/sites/{name}/drain", "SiteDrain", "Ask a site for nothing new.", _DRAIN,
      {"200": {"type": "object"}}),
     ("post", "/sites/{name}/resume", "SiteResume", "Ask a site again.", None, {"200": {"type": "object"}}),
     ("get", "/profile", "ProfileSelect", "What this broker can do, for a broker above it.", None, {"200": "Profile"}),
@@ -303,6 +311,8 @@ def _response(status: str, schema: Any) -> dict[str, Any]:
     response: dict[str, Any] = {
         "description": {"204": "Done.", "303": "See Location; the body says it too."}.get(status, "OK")
     }
+    if isinstance(schema, dict) and schema["type"] == "object":
+        schema = {**schema, "xml": {"name": ANSWER.name}}
     if schema is not None:
         response["content"] = _content(schema)
     if status == "303":

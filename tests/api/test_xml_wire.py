@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
 import pytest
 
+from broker.api.openapi import describe
 from broker.api.wire import YAML, Limits
 from broker.api.xmlforms import root_of
 from broker.api.xmlwrite import encode_xml
@@ -91,6 +93,41 @@ async def test_a_site_is_registered_in_xml(api: Any) -> None:
     assert answer.status == 200
     site = api.services.calls[-1][2]
     assert (site.concurrency, site.options) == (3, {"a": 1})
+
+
+DESCRIBED = json.loads(describe("0"))
+
+
+def xml_roots(part: str) -> list[Any]:
+    """(method, path, name of the root in XML) of each body that is described as XML."""
+    found = []
+    for path, calls in DESCRIBED["paths"].items():
+        for method, call in calls.items():
+            bodies = [call.get("requestBody", {})] if part == "requests" else call["responses"].values()
+            for body in bodies:
+                schema = body.get("content", {}).get("application/xml", {}).get("schema", {})
+                schema = DESCRIBED["components"]["schemas"].get(schema.get("$ref", "").rpartition("/")[2], schema)
+                if schema.get("type", "object") != "string" and schema:
+                    found.append((method.upper(), path, schema["xml"]["name"]))
+    return found
+
+
+@pytest.mark.parametrize(("method", "path", "root"), xml_roots("requests"))
+async def test_the_described_roots_are_those_that_are_read(api: Any, method: str, path: str, root: str) -> None:
+    path = path.replace("{uuid}", SESSION.rpartition("/")[2]).replace("{name}", "alba")
+    kind = f' kind="{kinds.ENUM_UPDATE}"' if root == "update" else ""
+    wrong, right = [
+        await api.call(method, path, user="root", data=body.encode(), headers={"Content-Type": "application/xml"})
+        for body in ("<nothing/>", f"<{root}{kind}/>")
+    ]
+    assert wrong.json()["detail"] == f"<{root}> is wanted here."
+    assert right.status < 500
+    assert "is wanted here" not in right.body.decode()
+
+
+def test_every_answer_that_is_described_as_xml_has_a_root() -> None:
+    roots = {root for _, _, root in xml_roots("responses")}
+    assert roots == {"answer", "offers-request", "offers-response", "execution", "profile"}
 
 
 async def test_problems_are_told_in_xml_as_their_standard_has_it(api: Any) -> None:
