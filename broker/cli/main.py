@@ -15,6 +15,7 @@ from typer.exceptions import TyperException
 
 from broker.cli import desk as desks
 from broker.cli import jobs, service, sites, starting
+from broker.cli.check import check
 from broker.cli.desk import INTERRUPTED, Desk
 from broker.cli.exits import Exit, code, one_line
 from broker.cli.memory import Memory
@@ -76,6 +77,7 @@ def build() -> _Command:
         app.command()(command)
     app.command()(starting.init)
     app.command("check-config")(service.check_config)
+    app.command()(check)
     return _Command(app)
 
 

@@ -250,7 +250,10 @@ class FakeSite:
     # ── version 1.0 ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _quote(self, body: bytes) -> Sound:
-        asked = msgspec.json.decode(body)
+        try:
+            asked = msgspec.json.decode(body, type=dict[str, Any])
+        except msgspec.MsgspecError as error:
+            return Sound(400, {"status": 400, "error": "Bad Request", "message": f"JSON parse error: {error}"})
         kind = asked.get("executable", {}).get("kind", "")
         if not kind.startswith(kinds.BASE) and not self.broker_id:
             return Sound(400, {"status": 400, "error": "Bad Request", "message": f"Could not resolve type id '{kind}'"})
