@@ -45,3 +45,8 @@ def bubblewrap() -> None:
     tried = subprocess.run(["bwrap", "--unshare-all", "--ro-bind", "/", "/", "true"], check=False, capture_output=True)
     if tried.returncode:
         pytest.skip(f"bubblewrap may not work here: {tried.stderr.decode(errors='replace').strip()}")
+
+
+@pytest.fixture(scope="session")
+def java() -> None:
+    want("java", "default-jre-headless")

@@ -1,0 +1,251 @@
+"""A client made from the description, as anybody may have one, through a whole story: two brokers, real sockets.
+
+What it checks of us it checks by itself: it follows the redirect with its credentials, reads each part by its
+discriminator, and raises where it cannot. Its name and password were made over the API too.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+from argon2 import PasswordHasher
+
+from broker.domain import kinds
+from broker.testing.program import Program, above
+
+pytestmark = pytest.mark.system
+
+PASSWORD = "correct horse"
+_CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+_names = (f"ada{n}" for n in count())
+Eventually = Callable[[Callable[[], Any]], Any]
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A broker before one site, which pretends to run for a hundredth of what is asked for. Everybody may read."""
+    folder = tmp_path_factory.mktemp("world")
+    site = Program(
+        folder,
+        "alba",
+        platform={"kind": "simulated", "share": 0.01},
+        tariff={"core_hour": 1.0, "energy": 0.01, "carbon": 0.25},
+        capacity={"cores": 64, "memory": 64, "performance": 1.5},
+    ).start()
+    root = {"password_hash": _CHEAP.hash("root-secret"), "roles": ["administrator"]}
+    access = {"users": {"root": root}, "readers": "public"}
+    top = Program(folder, "federation", **{**above(alba=site), "access": access}).start()
+    yield top
+    for program in (top, site):
+        program.kill()
+
+
+def call(method: str, url: str, body: object = None, *, user: str = "", secret: str = PASSWORD) -> tuple[int, Any]:
+    """Status and document, by the standard library alone."""
+    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    if user:
+        headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{secret}".encode()).decode()
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, headers, method=method)  # noqa: S310 - ours
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - ours
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.fixture
+def api(client: Any, federation: Program) -> Any:
+    """The generated API, signed in as somebody made for this test."""
+    name = next(_names)
+    made = {"username": name, "password": PASSWORD}
+    assert call("POST", f"{federation.url}/admin/identities", made, user="root", secret="root-secret")[0] == 201
+    settings = client.Configuration(host=federation.url, username=name, password=PASSWORD)
+    caller = client.ApiClient(settings)
+    if client.__name__.endswith("standard"):
+        # The standard's description says nothing of signing in, so whoever uses it sets the header.
+        caller.set_default_header("Authorization", settings.get_basic_auth_token())
+    return client.DefaultApi(caller)
+
+
+def asking(client: Any, duration: str, **more: Any) -> Any:
+    return client.ExecutionRequest(
+        executable=client.DockerContainer(
+            kind=kinds.DOCKER_CONTAINER,
+            image=client.DockerImageSpec(locations=["registry.example/fit:1"], digest="sha256:" + "0" * 64),
+        ),
+        compute=client.SimpleComputeResource(
+            kind=kinds.SIMPLE_COMPUTE,
+            meta=client.ComponentMetadata(name="box"),
+            cores=client.SimpleComputeCores(min=2, max=4),
+            memory=client.SimpleComputeMemory(min=4),
+        ),
+        schedule=client.RequestedScheduleBlock(requested=client.RequestedScheduleItem(duration=duration)),
+        **more,
+    )
+
+
+def turn(client: Any, phase: str) -> Any:
+    return client.EnumValueUpdate(kind=kinds.ENUM_UPDATE, path="/phase", value=phase)
+
+
+def phase(session: Any) -> str:
+    return str(getattr(session.phase, "value", session.phase))
+
+
+def items(found: Any) -> dict[str, tuple[float, float]]:
+    return {item.type: (item.min, item.max) for item in found}
+
+
+def phases(session: Any) -> list[str]:
+    """What may be asked of the session."""
+    return [value for option in session.meta.options or () for value in option.values]
+
+
+def test_a_whole_story(client: Any, api: Any, federation: Program, eventually: Eventually) -> None:
+    # Ask: it follows the 303 as a GET, and signs in there too.
+    answer = api.execution_request_with_http_info(asking(client, "PT1M"))
+    assert answer.status_code == 200
+    asked = answer.data
+    assert (asked.result, len(asked.offers) >= 2) == ("YES", True)
+    again = api.offer_set_select(asked.meta.uuid)
+    assert [offer.meta.uuid for offer in again.offers] == [offer.meta.uuid for offer in asked.offers]
+
+    # Read: costs and metrics by type, what may be done, when it starts, whom to ask until when.
+    best, other = asked.offers[:2]
+    assert items(best.costs)[kinds.MONETARY] == pytest.approx((2 / 60, 2 / 60), rel=1e-3)
+    assert items(best.costs).keys() >= {kinds.ENERGY, kinds.CARBON}
+    assert items(best.metrics) == {kinds.COMPUTE_PERFORMANCE: (1.5, 1.5)}
+    assert (best.executable.image.locations, best.compute.cores.min) == (["registry.example/fit:1"], 2)
+    assert best.compute.schedule.available.start
+    assert best.expires.tzinfo is not None
+    assert phases(best) == ["ACCEPTED", "REJECTED"]
+    assert all(message.message for message in best.meta.messages)
+
+    # Accept, and follow to the end; the sibling is gone.
+    taken = api.session_update(best.meta.uuid, turn(client, "ACCEPTED"))
+    assert phase(taken) not in ("OFFERED", "REJECTED", "EXPIRED", "FAILED")
+    assert phases(taken) == ["CANCELLED"]
+    eventually(lambda: phase(api.session_select(best.meta.uuid)) == "COMPLETED")
+    assert phases(api.session_select(best.meta.uuid)) == []
+    eventually(lambda: phase(api.session_select(other.meta.uuid)) == "REJECTED")
+    with pytest.raises(client.ApiException) as refusal:
+        api.session_update(other.meta.uuid, turn(client, "ACCEPTED"))
+    assert refusal.value.status == 409
+
+    # Another one, for longer than anybody waits: cancelled while it runs.
+    long = api.execution_request(asking(client, "PT8H")).offers[0].meta.uuid
+    api.session_update(long, turn(client, "ACCEPTED"))
+    eventually(lambda: phase(api.session_select(long)) in ("RUNNING", "AVAILABLE"))
+    api.session_update(long, turn(client, "CANCELLED"))
+    eventually(lambda: phase(api.session_select(long)) == "CANCELLED")
+
+
+def test_direct(client: Any, api: Any, eventually: Eventually) -> None:
+    answer = api.direct_execution_with_http_info(asking(client, "PT1M"))
+    assert (answer.status_code, phase(answer.data) in ("OFFERED", "REJECTED", "FAILED")) == (200, False)
+    eventually(lambda: phase(api.session_select(answer.data.meta.uuid)) == "COMPLETED")
+
+
+def test_direct_refused_is_a_session_with_reasons(client: Any, api: Any) -> None:
+    request = asking(client, "PT1M")
+    request.compute.cores = client.SimpleComputeCores(min=1000)
+    with pytest.raises(client.ApiException) as refusal:
+        api.direct_execution(request)
+    assert refusal.value.status == 400
+    assert phase(refusal.value.data) == "FAILED"
+    assert any("1000" in message.message for message in refusal.value.data.meta.messages)
+
+
+def test_no_with_a_reason_of_every_site(client: Any, api: Any) -> None:
+    request = asking(client, "PT1M")
+    request.compute.memory = client.SimpleComputeMemory(min=5000)
+    answer = api.execution_request(request)
+    assert (answer.result, answer.offers or []) == ("NO", [])
+    assert any("alba" in message.message for message in answer.meta.messages)
+
+
+def test_ceilings_and_floors_of_the_request_hold(client: Any, api: Any) -> None:
+    def cost(most: float) -> Any:
+        return [client.SimpleMinMaxFloatCost(kind=kinds.MINMAX_COST, type=kinds.MONETARY, max=most)]
+
+    def metric(least: float) -> Any:
+        return [client.SimpleMinMaxFloatMetric(kind=kinds.MINMAX_METRIC, type=kinds.COMPUTE_PERFORMANCE, min=least)]
+
+    assert api.execution_request(asking(client, "PT1M", costs=cost(1.0), metrics=metric(1.5))).result == "YES"
+    assert api.execution_request(asking(client, "PT1M", costs=cost(0.001))).result == "NO"
+    assert api.execution_request(asking(client, "PT1M", metrics=metric(2.0))).result == "NO"
+
+
+def test_every_kind_of_the_standard_is_read_back(client: Any, api: Any) -> None:
+    """A request with a part of each sort, as the platform that pretends takes it."""
+    request = asking(
+        client,
+        "PT1M",
+        storage=[
+            client.SimpleStorageResource(
+                kind=kinds.SIMPLE_STORAGE,
+                meta=client.ComponentMetadata(name="disk"),
+                size=client.SimpleStorageSize(min=1),
+            )
+        ],
+        data=[
+            client.SimpleDataResource(
+                kind=kinds.SIMPLE_DATA,
+                meta=client.ComponentMetadata(name="sky"),
+                location="https://data.example/sky.fits",
+                storage="disk",
+            )
+        ],
+    )
+    request.compute.volumes = [
+        client.SimpleVolumeMount(kind=kinds.SIMPLE_VOLUME, path="/sky", mode="READONLY", resource="sky")
+    ]
+    (offer, *_) = api.execution_request(request).offers
+    assert offer.data[0].location == "https://data.example/sky.fits"
+    assert offer.storage[0].size.min == 1
+    assert offer.compute.volumes[0].resource == str(offer.data[0].meta.uuid)
+
+
+def test_what_is_not_there_and_not_ones_own(client: Any, api: Any, federation: Program) -> None:
+    session = api.execution_request(asking(client, "PT1M")).offers[0].meta.uuid
+    nobody = client.DefaultApi(client.ApiClient(client.Configuration(host=federation.url)))
+    with pytest.raises(client.ApiException) as missing:
+        api.session_select("00000000-0000-4000-8000-000000000000")
+    with pytest.raises(client.ApiException) as unsigned:
+        nobody.session_update(session, turn(client, "ACCEPTED"))
+    assert (missing.value.status, unsigned.value.status) == (404, 401)
+    # Reading is public here (access.readers).
+    assert phase(nobody.session_select(session)) == "OFFERED"
+
+
+def test_users_are_made_once_by_administrators_alone(federation: Program) -> None:
+    url, name = f"{federation.url}/admin/identities", next(_names)
+    asked = {"username": name, "password": PASSWORD}
+    status, made = call("POST", url, asked, user="root", secret="root-secret")
+    assert (status, made["username"]) == (201, name)
+    assert call("GET", f"{federation.url}/sessions", user=name)[0] == 200
+    status, told = call("POST", url, {**asked, "password": "another horse"}, user="root", secret="root-secret")
+    assert (status, told["uuid"], told["username"], bool(told["error"])) == (409, made["uuid"], name, True)
+    status, told = call("POST", url, {"username": "no:name", "password": PASSWORD}, user="root", secret="root-secret")
+    assert (status, bool(told["error"])) == (400, True)
+    for user, expected in ((name, 403), ("", 401)):
+        assert call("POST", url, {**asked, "username": "eve"}, user=user)[0] == expected
+    assert call("GET", f"{federation.url}/sessions", user=name, secret="another horse")[0] == 401
+
+
+def test_reading_is_public_where_the_settings_say_so(federation: Program) -> None:
+    """Nobody has signed in here; what can be changed or is one's own list still wants it."""
+    request = {"executable": {"kind": kinds.DOCKER_CONTAINER}}
+    status, asked = call("POST", f"{federation.url}/requests", request, user="root", secret="root-secret")
+    assert (status, asked["result"]) == (200, "YES")
+    for url in (asked["meta"]["url"], asked["offers"][0]["meta"]["url"]):
+        assert call("GET", url)[0] == 200
+    assert call("POST", f"{federation.url}/requests", request)[0] == 401
