@@ -17,6 +17,7 @@ from broker.domain.quantities import Duration, format_duration
 from broker.domain.request import ExecutionRequest
 
 _LONGEST = 4096  # characters of a value that a pattern is tried on
+_ANY = ".*"
 _INDEX = re.compile(r"\[\d*\]")
 
 
@@ -27,7 +28,7 @@ class Rule(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     element: Text = Field(description="dotted path in the request; no index is needed in lists")
-    pattern: Text = Field(".*", description="regular expression for the whole value")
+    pattern: Text = Field(_ANY, description="regular expression for the whole value")
     reason: Text | None = Field(None, description="said to the user with the refusal")
     _regex: re.Pattern[str] = PrivateAttr()
 
@@ -47,8 +48,12 @@ class Rule(BaseModel):
         """(path, value) of everything in the request's wire form that `element` names."""
         return _walk(wire, _INDEX.sub("", self.element).split("."), "")
 
+    def judges(self, value: str) -> bool:
+        """Whether the value is short enough to be tried. By its beginning alone, padding would get past a rule."""
+        return len(value) <= _LONGEST or self.pattern == _ANY
+
     def matches(self, value: str) -> bool:
-        return self._regex.fullmatch(value[:_LONGEST]) is not None
+        return self._regex.fullmatch(value) is not None
 
 
 def _walk(node: Any, path: list[str], where: str) -> Iterator[tuple[str, str]]:
@@ -110,7 +115,9 @@ class Policies(BaseModel):
     def _denied(self, wire: Mapping[str, Any]) -> Iterator[Reason]:
         for rule in self.deny:
             for path, value in rule.values(wire):
-                if rule.matches(value):
+                if not rule.judges(value):
+                    yield _unjudged(path, value, "deny")
+                elif rule.matches(value):
                     because = f" {rule.reason}" if rule.reason else ""
                     text = f'"{_short(value)}" is denied here by the pattern {rule.pattern}.{because}'
                     yield Reason(text, element=path, rule="deny")
@@ -121,11 +128,18 @@ class Policies(BaseModel):
             by_element.setdefault(rule.element, []).append(rule)
         for rules in by_element.values():
             for path, value in rules[0].values(wire):
-                if not any(rule.matches(value) for rule in rules):
+                if not all(rule.judges(value) for rule in rules):
+                    yield _unjudged(path, value, "allow")
+                elif not any(rule.matches(value) for rule in rules):
                     patterns = " or ".join(rule.pattern for rule in rules)
                     because = "".join(f" {rule.reason}" for rule in rules if rule.reason)
                     text = f'"{_short(value)}" is not among what is allowed here.{because}'
                     yield Reason(text, element=path, rule="allow", nearest=f"a value like {patterns}")
+
+
+def _unjudged(path: str, value: str, rule: str) -> Reason:
+    text = f"{len(value)} characters are more than the rules here are tried on."
+    return Reason(text, element=path, rule=rule, nearest=f"{_LONGEST} characters")
 
 
 def over(element: str, asked: float, ceiling: float, unit: str = "", what: str = "ceiling") -> Reason:
