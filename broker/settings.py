@@ -259,6 +259,15 @@ class Settings(BaseSettings):
         return {name: value for name, value in given.items() if value is not None}
 
 
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return "it holds characters that YAML does not allow"
+    mark, told = error.problem_mark, error.problem or error.context
+    if isinstance(error, yaml.composer.ComposerError | yaml.constructor.ConstructorError):
+        told = "a text that begins with !, & or * stands in quotes"
+    return f"line {mark.line + 1}, column {mark.column + 1}: {told}"
+
+
 def load_settings(path: str | Path) -> Settings:
     """Read and validate. Raises SettingsError naming file, key and what is allowed: one line, the first fault.
 
@@ -271,7 +280,8 @@ def load_settings(path: str | Path) -> Settings:
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise SettingsError(f"is no YAML: {' '.join(str(error).split())}", file=str(file)) from error
+        # Not the parser's own words whole: they quote the line, and it may hold a secret.
+        raise SettingsError(f"is no YAML: {_yaml_fault(error)}", file=str(file)) from None
     if not isinstance(values, dict):
         raise SettingsError("holds keys and values, at least `name:`", file=str(file))
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,9 +15,9 @@ from aiohttp.test_utils import TestServer
 from broker.api.routes import Parts
 from broker.domain.identity import Caller, Owner
 from broker.domain.site import Registration
-from broker.errors import BadInput
+from broker.errors import BadInput, SettingsError
 from broker.services.sites import Sites
-from broker.settings import Settings
+from broker.settings import Settings, load_settings
 from broker.wiring import open_services
 
 SECRET = "a-secret-that-is-the-sites-alone"
@@ -123,3 +124,32 @@ async def test_no_view_and_no_file_of_ours_holds_a_secret(tmp_path: Path, theirs
         shown = str(sites(parts).list()) + repr(parts) + str(await parts.status.snapshot(OPERATOR))
         assert SECRET not in shown
     assert SECRET.encode() not in written(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'  token: "{SECRET}',
+        f"  token: {SECRET}: x",
+        f"  token: {SECRET}\x07",
+        f"  token: !{SECRET} x",
+        f"  token: *{SECRET}",
+    ],
+)
+def test_a_fault_in_the_settings_file_quotes_no_secret(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "broker.yaml"
+    file.write_text(f"name: net\ncredentials:\n alba:\n{text}\n")
+    with pytest.raises(SettingsError) as fault:
+        load_settings(file)
+    assert SECRET not in f"{fault.value} {fault.value.__cause__}"
+    assert str(file) in str(fault.value)
+
+
+@pytest.mark.parametrize("wrong", [{"token": [SECRET]}, {"tokn": SECRET}, {"token": SECRET, "password": 7}])
+def test_a_wrong_credential_is_told_without_it(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    file = tmp_path / "broker.yaml"
+    file.write_text(json.dumps({"name": "net", "credentials": {"alba": wrong}}))
+    with pytest.raises(SettingsError) as fault:
+        load_settings(file)
+    assert "credentials.alba" in str(fault.value)
+    assert SECRET not in str(fault.value)
