@@ -21,7 +21,6 @@ def unsuitable(request: ExecutionRequest, site: Registration, profile: Profile, 
     """Why this site need not be asked; None: ask it."""
     return (
         _draining(site, now)
-        or _unread(request, site, profile)
         or _unwanted(request.preferences or Preferences(), site, profile)
         or _unknown_kind(request, site, profile)
         or _unread(request, site, profile)
@@ -57,16 +56,6 @@ def _unknown_kind(request: ExecutionRequest, site: Registration, profile: Profil
         return None
     runs = ", ".join(kinds.short(kind) for kind in offered) or "nothing"
     return Reason(f"{site.name} does not run {kinds.short(wanted)}.", "executable.kind", "kind", runs)
-
-
-def _unread(request: ExecutionRequest, site: Registration, profile: Profile) -> Reason | None:
-    """A local notebook travels as a data URL (RFC 2397), which a site that does not name it would fail to open only
-    after the acceptance."""
-    location = getattr(request.executable, "location", None)
-    if not isinstance(location, str) or location[:5].lower() != "data:" or "data" in profile.reads:
-        return None
-    text = f"{site.name} does not declare that it reads data URLs, in which a file of yours travels."
-    return Reason(text, "executable.location", "reads", "an http or https address")
 
 
 def _unread(request: ExecutionRequest, site: Registration, profile: Profile) -> Reason | None:
