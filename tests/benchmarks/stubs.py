@@ -183,8 +183,9 @@ async def main(sites: int, thinks: list[float]) -> None:
         ports[think] = [server.sockets[0].getsockname()[1] for server in servers]
     sys.stdout.write(json.dumps([[think, ports[think]] for think in thinks]) + "\n")
     sys.stdout.flush()
-    await loop.connect_read_pipe(asyncio.Protocol, sys.stdin)  # keeps the loop alive
-    await asyncio.Event().wait()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    await reader.read()  # until whoever started us is gone
 
 
 if __name__ == "__main__":
