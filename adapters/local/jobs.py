@@ -7,6 +7,7 @@ place first has made the job, and who holds its lock has the say over its state.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -137,7 +138,7 @@ class Jobs:
             if not processes.kill_marked(folder.name, folder):
                 raise SiteMisbehaved(f"Processes of the session {folder.name} live on and cannot be killed.")
             ended = max(layout.pulse(folder) or 0.0, state.began or 0.0) or None
-            dead = state._replace(phase="FAILED", message=KILLED, ended=state.ended or ended)
+            dead = layout.closed(state)._replace(phase="FAILED", message=KILLED, ended=state.ended or ended)
             layout.write_state(folder, dead)
             return dead
         finally:
@@ -214,7 +215,8 @@ def _rename(source: Path, target: Path) -> None:
 def _sighting(state: State) -> Sighting:
     native: dict[str, Any] = {"native": f"pid {state.pid}"} if state.pid is not None else {}
     messages = (state.message,) if state.message else ()
-    return Sighting(phase=state.phase, messages=messages, began=state.began, ended=state.ended, **native)
+    body = json.dumps({"connectors": [state.connector]}).encode() if state.connector else None
+    return Sighting(phase=state.phase, body=body, messages=messages, began=state.began, ended=state.ended, **native)
 
 
 def look_safely(jobs: Jobs, session: UUID) -> Sighting | SiteError:

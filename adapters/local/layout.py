@@ -8,8 +8,8 @@
         stdout stderr  what was written, with stdout.1 and stderr.1 before them; staging and pip write to stderr
         results.json   the files in the results folder, written when the run has ended
         store/         the bytes: store/data/<name> and store/storage/<name>
-        work/          where the program runs: program.py, data/, results/, mounted volumes
-        home/ tmp/     the program's HOME and TMPDIR
+        work/          where the program runs: program.py or a notebook, data/, results/, mounted volumes
+        home/ tmp/     the program's HOME and TMPDIR; tmp/opened: the port of a Jupyter server that listens
 
 The supervisor and its helpers import this, so it stays small: they start once for each job.
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,9 @@ from typing import Any, NamedTuple
 JOB, LOCK, STATE, CANCEL, RESULTS = "job.json", "lock", "state.json", "cancel", "results.json"
 STDOUT, STDERR, SUPERVISOR_LOG = "stdout", "stderr", "supervisor.log"
 STORE, WORK, HOME, TMP, PACKAGES = "store", "work", "home", "tmp", "packages"
+
+NOTEBOOK = "notebook.ipynb"
+OPENED = "opened"
 
 CONTENT = (STORE, WORK, HOME, TMP, PACKAGES)  # what a run fills
 
@@ -37,7 +41,9 @@ _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length,
 
 
 class State(NamedTuple):
-    """`began` and `ended` are epoch seconds of the program itself; `exit` its code, negative: the signal."""
+    """`began` and `ended` are epoch seconds of the program itself; `exit` its code, negative: the signal. `connector`:
+    of an interactive session, as it stands on the wire; its location, which holds the token, is there only while the
+    server is to be reached."""
 
     phase: str
     message: str = ""
@@ -45,6 +51,7 @@ class State(NamedTuple):
     began: float | None = None
     ended: float | None = None
     exit: int | None = None
+    connector: dict[str, str] | None = None
 
 
 class Datum(NamedTuple):
@@ -82,8 +89,18 @@ class Bounds(NamedTuple):
     nice: int
 
 
+class Desk(NamedTuple):
+    """How a notebook is opened for a person. The server listens at `host`, on one of the `ports` (the first and the
+    last; 0: any free one), and is reached from outside at `url`, `{port}` in it. `idle` in seconds."""
+
+    host: str
+    ports: tuple[int, int]
+    url: str
+    idle: float
+
+
 class Spec(NamedTuple):
-    """What to run. Of `source` and `location` one is set."""
+    """What to run. Of `source` and `location` one is set. `desk`: of an interactive notebook alone."""
 
     session: str
     kind: str  # "program" or "notebook"
@@ -101,6 +118,14 @@ class Spec(NamedTuple):
     file_roots: tuple[str, ...] = ()
     isolation: str = "none"
     network: bool = True
+    desk: Desk | None = None
+
+    @property
+    def script(self) -> str:
+        """The name of what is run, in work/. Whoever sits before a notebook knows it by its own name."""
+        if self.kind == "program":
+            return "program.py"
+        return notebook_name(self.location) if self.desk else NOTEBOOK
 
     def encode(self) -> dict[str, Any]:
         return {
@@ -108,6 +133,7 @@ class Spec(NamedTuple):
             "bounds": self.bounds._asdict(),
             "data": [datum._asdict() for datum in self.data],
             "mounts": [mount._asdict() for mount in self.mounts],
+            "desk": self.desk._asdict() if self.desk else None,
         }
 
     @classmethod
@@ -118,8 +144,15 @@ class Spec(NamedTuple):
             "bounds": Bounds(**record["bounds"]),
             "data": [Datum(**_tuples(datum)) for datum in record["data"]],
             "mounts": [Mount(**mount) for mount in record["mounts"]],
+            "desk": Desk(**_tuples(record["desk"])) if record.get("desk") else None,
         }
         return cls(**_tuples(whole))
+
+
+def notebook_name(location: str | None) -> str:
+    """What a notebook is called in the results: as the one it was made from."""
+    name = (location or "").partition("?")[0].rpartition("/")[2]
+    return name if name.endswith(".ipynb") and re.fullmatch(r"\w[\w.-]*", name) else NOTEBOOK
 
 
 def _tuples(record: dict[str, Any]) -> dict[str, Any]:
@@ -170,6 +203,14 @@ def read_state(folder: Path) -> State | None:
 
 def write_state(folder: Path, state: State) -> None:
     write_json(folder / STATE, state._asdict())
+
+
+def closed(state: State) -> State:
+    """With the connector as it is once nobody can reach the server: without the address, and the token in it."""
+    if state.connector is None:
+        return state
+    rest = {name: value for name, value in state.connector.items() if name != "location"}
+    return state._replace(connector={**rest, "status": "FINISHED"})
 
 
 def acquire(folder: Path) -> int | None:

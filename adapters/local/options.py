@@ -6,15 +6,59 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from broker.domain.quantities import Duration
 
 Bytes = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 MIB = 1024**2
 GIB = 1024**3
+
+
+class InteractiveOptions(BaseModel):
+    """How interactive notebooks are opened. Each server asks for a token of its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    offered: bool = Field(True, description="False: interactive notebooks are refused")
+    idle: Duration = Field(
+        timedelta(hours=1), description="a session in which nothing was computed and saved for so long is ended"
+    )
+    host: str = Field("127.0.0.1", description="the address that the servers listen at")
+    ports: tuple[Port, Port] | None = Field(None, description="the first and the last port they may take; none: any")
+    url: str = Field(
+        "",
+        description="where they are reached from outside, with {port} for the port, such as "
+        "https://lab.example.org/notebooks/{port}/; empty: http at host and port",
+    )
+
+    @field_validator("ports")
+    @classmethod
+    def _ordered(cls, ports: tuple[int, int] | None) -> tuple[int, int] | None:
+        if ports is not None and ports[0] > ports[1]:
+            raise ValueError("the first port comes first")
+        return ports
+
+    @field_validator("url")
+    @classmethod
+    def _reachable(cls, url: str) -> str:
+        """A path that ends in a slash, and nothing behind it: the server's own paths and the token follow."""
+        parts = urlsplit(url.replace("{port}", "1"))
+        if url and (parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment):
+            raise ValueError("an http or https URL is wanted, without query and fragment")
+        if url and "{port}" not in url:
+            raise ValueError("{port} is wanted in it: each session has a server of its own")
+        return url if not url or url.endswith("/") else f"{url}/"
+
+    @property
+    def reached(self) -> str:
+        """As `url`, never empty."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.url or f"http://{host}:{{port}}/"
 
 
 class LocalOptions(BaseModel):
@@ -54,3 +98,6 @@ class LocalOptions(BaseModel):
     max_results_bytes: Bytes = Field(10 * GIB, description="the most that is kept of ./results")
     max_log_bytes: Bytes = Field(64 * MIB, description="the most that is kept of stdout, and of stderr: their end")
     max_source_bytes: Bytes = Field(100 * MIB, description="the largest program or notebook")
+    interactive: InteractiveOptions = Field(
+        InteractiveOptions(), description="notebooks that a person sits before, each with a Jupyter server of its own"
+    )

@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -40,20 +40,24 @@ from broker.ports import Clock, Logs, Result, Sighting
 T = TypeVar("T")
 
 MOST_LOG = 1024**2  # bytes of each log that are handed out: the end
+OPENS = 10.0  # seconds until a notebook's server can be reached, on a machine that has other things to do as well
 SWEEP = 600.0  # seconds between two sweeps of ended jobs, at least
 
 _QUESTION = (
     "import json, platform; from importlib.util import find_spec as f;"
-    "print(json.dumps([platform.python_version(), bool(f('nbclient') and f('ipykernel')), bool(f('pip'))]))"
+    "print(json.dumps([platform.python_version(), bool(f('nbclient') and f('ipykernel')), bool(f('pip')),"
+    " bool(f('jupyterlab') and f('ipykernel'))]))"
 )
 
 
 class Interpreter(NamedTuple):
-    """What runs programs: its version, and whether it can execute notebooks and install requirements."""
+    """What runs programs: its version, and whether it can execute notebooks, install requirements, and open notebooks
+    for a person."""
 
     version: str
     notebooks: bool
     pip: bool
+    opens: bool
 
 
 class LocalPlatform:
@@ -79,11 +83,14 @@ class LocalPlatform:
         """A program without data and requirements starts at once; else it depends on where the data lies."""
         executable = request.executable
         needs = isinstance(executable, PythonProgram) and executable.requirements
-        return None if request.data or needs else 0.0
+        if request.data or needs:
+            return None
+        return OPENS if isinstance(executable, JupyterNotebook) and executable.mode == "interactive" else 0.0
 
     async def describe(self, deadline: Deadline) -> Profile:
         interpreter = await self._known(deadline)
-        notebooks = (kinds.JUPYTER_NOTEBOOK,) if interpreter.notebooks else ()
+        opens = interpreter.opens and self._options.interactive.offered
+        notebooks = (kinds.JUPYTER_NOTEBOOK,) if interpreter.notebooks or opens else ()
         options = self._options
         return Profile(
             platform="local",
@@ -206,8 +213,8 @@ def _own(python: Path) -> Interpreter | None:
     """Known without asking where programs run under the broker's own interpreter."""
     if python != Path(sys.executable):
         return None
-    notebooks = find_spec("nbclient") is not None and find_spec("ipykernel") is not None
-    return Interpreter(platform.python_version(), notebooks, find_spec("pip") is not None)
+    kernel, client, pip, lab = (find_spec(name) is not None for name in ("ipykernel", "nbclient", "pip", "jupyterlab"))
+    return Interpreter(platform.python_version(), client and kernel, pip, lab and kernel)
 
 
 def _ask(python: Path) -> Interpreter:
@@ -215,16 +222,16 @@ def _ask(python: Path) -> Interpreter:
         answer = subprocess.run(  # noqa: S603  the operator's interpreter
             [str(python), "-I", "-c", _QUESTION], stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=True
         )
-        version, notebooks, pip = json.loads(answer.stdout)
+        version, notebooks, pip, opens = json.loads(answer.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise SiteMisbehaved(f"The interpreter {python} cannot be used: {error}.") from error
-    return Interpreter(str(version), bool(notebooks), bool(pip))
+    return Interpreter(str(version), bool(notebooks), bool(pip), bool(opens))
 
 
 def _unfit(request: ExecutionRequest, interpreter: Interpreter) -> list[Reason]:
     executable = request.executable
-    if isinstance(executable, JupyterNotebook) and not interpreter.notebooks:
-        return [Reason("nbclient and ipykernel are not installed here", "executable.kind")]
+    if isinstance(executable, JupyterNotebook):
+        return list(_no_notebooks(executable.mode == "interactive", interpreter))
     if not isinstance(executable, PythonProgram):
         return []
     reasons = []
@@ -238,6 +245,14 @@ def _unfit(request: ExecutionRequest, interpreter: Interpreter) -> list[Reason]:
         text = f"{executable.python!r} is no range of versions"
         reasons.append(Reason(text, "executable.python", nearest=">=3.11"))
     return reasons
+
+
+def _no_notebooks(interactive: bool, interpreter: Interpreter) -> Iterator[Reason]:
+    if interactive and not interpreter.opens:
+        nearest = "batch" if interpreter.notebooks else ""
+        yield Reason("jupyterlab and ipykernel are not installed here", "executable.mode", nearest=nearest)
+    elif not interactive and not interpreter.notebooks:
+        yield Reason("nbclient and ipykernel are not installed here", "executable.kind")
 
 
 def _text(log: bytes | None) -> str | None:

@@ -215,7 +215,7 @@ def _protect(folder: Path) -> None:
 
 
 def _program(folder: Path, spec: Spec) -> None:
-    target = folder / WORK / ("notebook.ipynb" if spec.kind == "notebook" else "program.py")
+    target = folder / WORK / spec.script
     if spec.source is not None:
         target.write_text(spec.source, encoding="utf-8")
     elif spec.location is not None:

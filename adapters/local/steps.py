@@ -13,18 +13,34 @@ works in a folder of its own and finds there
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from adapters.local import sandbox
-from adapters.local.layout import HOME, MARKER, PACKAGES, STDERR, STDOUT, STORE, TMP, WORK, Spec
+from adapters.local.layout import (
+    HOME,
+    MARKER,
+    OPENED,
+    PACKAGES,
+    STDERR,
+    STDOUT,
+    STORE,
+    TMP,
+    WORK,
+    Desk,
+    Spec,
+    notebook_name,
+)
 
 # What a job gets of the broker's environment.
 _PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+UNUSED = 4  # exit code of a server that nobody used for long, as in interactive.py
 # Numerical libraries start a thread for each core of the machine unless they are told what was granted.
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -32,7 +48,8 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXP
 class Step(NamedTuple):
     """`what` names the child in messages, `within` is its limit in seconds, `out` the log that its stdout goes to.
     `inside`: variables for the sandbox that the command makes, and not for the command itself.
-    `speaks`: the last line on its stderr is a sentence for the person whose job it is."""
+    `speaks`: the last line on its stderr is a sentence for the person whose job it is. `token`: of a server that opens;
+    `within` counts from then on."""
 
     what: str
     command: list[str]
@@ -41,6 +58,7 @@ class Step(NamedTuple):
     out: str = STDERR
     inside: dict[str, str] = {}  # noqa: RUF012  never changed
     speaks: bool = False
+    token: str = ""
 
 
 def preparations(folder: Path, spec: Spec) -> list[Step]:
@@ -61,18 +79,31 @@ def program(folder: Path, spec: Spec) -> Step:
     if spec.kind == "notebook":
         script = str(Path(__file__).with_name("notebook.py"))
         # Isolated: the script's folder is not to be searched for modules.
-        command = [spec.python, "-I", "-u", script, "notebook.ipynb", f"results/{notebook_name(spec)}"]
+        command = [spec.python, "-I", "-u", script, spec.script, f"results/{notebook_name(spec.location)}"]
     else:
-        command = [spec.python, "-u", "program.py", *spec.arguments]
+        command = [spec.python, "-u", spec.script, *spec.arguments]
     within = spec.bounds.duration
     step = _shut_in(folder, spec, spec.kind, command, _environment(folder, spec), within)
     return step._replace(out=STDOUT)
 
 
-def notebook_name(spec: Spec) -> str:
-    """What the executed notebook is called in the results: as the one it was made from."""
-    name = (spec.location or "").partition("?")[0].rpartition("/")[2]
-    return name if name.endswith(".ipynb") and re.fullmatch(r"[\w.-]+", name) else "notebook.ipynb"
+def server(folder: Path, spec: Spec, desk: Desk, token: str) -> Step:
+    """The run proper of an interactive notebook: a server that tells in OPENED when it can be reached."""
+    url = urlsplit(desk.url)
+    settings = {
+        "host": desk.host,
+        "ports": desk.ports,
+        "path": url.path,
+        "hosts": [url.hostname],
+        "idle": desk.idle,
+        "opened": str(folder / TMP / OPENED),
+    }
+    script = str(Path(__file__).with_name("interactive.py"))
+    command = [spec.python, "-I", "-u", script, json.dumps(settings)]
+    # The token goes by the environment: a command line can be read by everybody on the machine.
+    environment = _environment(folder, spec) | {"BROKER_TOKEN": token}
+    step = _shut_in(folder, spec, "the notebook's server", command, environment, spec.bounds.duration)
+    return step._replace(token=token)
 
 
 def _shut_in(folder: Path, spec: Spec, what: str, command: list[str], env: dict[str, str], within: float) -> Step:

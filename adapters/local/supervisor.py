@@ -12,6 +12,7 @@ A job is taken only by who holds the lock and finds no state.json: this is what 
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -20,11 +21,11 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from adapters.local import layout, limits, processes, sandbox
+from adapters.local import layout, limits, opening, processes, sandbox
 from adapters.local.layout import Spec, State, write_json, write_state
 from adapters.local.outputs import Log, survey, tail, used
 from adapters.local.pump import Pump
-from adapters.local.steps import Step, preparations, program
+from adapters.local.steps import UNUSED, Step, preparations, program, server
 
 TICK = 0.5  # seconds between two looks at memory, processes and the cancel file
 PULSE = 5.0  # seconds between two signs of life
@@ -63,6 +64,7 @@ class Supervisor:
     def abort(self, message: str) -> None:
         """After a fault of ours: end the job's processes, and say so."""
         self._end_all(0.0)
+        self._state = layout.closed(self._state)
         self._to(phase="FAILED", message=message, ended=time.time())
 
     def ask_to_end(self, *_: object) -> None:
@@ -82,16 +84,23 @@ class Supervisor:
         try:
             for step in preparations(self._folder, self._spec):
                 self._run(step)
-            self._to(phase="RUNNING", began=time.time())
-            self._run(program(self._folder, self._spec))
+            if self._spec.desk:
+                self._to(connector=opening.preparing(self._spec.desk))
+                self._run(server(self._folder, self._spec, self._spec.desk, secrets.token_urlsafe(24)))
+            else:
+                self._to(phase="RUNNING", began=time.time())
+                self._run(program(self._folder, self._spec))
         finally:
             for descriptor in held:
                 os.close(descriptor)
 
     def _finish(self, over: Over) -> None:
         ended = time.time()
+        self._state = layout.closed(self._state)
         if self._state.began is not None:
             self._to(phase="RELEASING", ended=ended, exit=over.code)
+        if self._spec.desk:
+            opening.keep(self._folder, self._spec)
         files, total = survey(self._folder, self._spec.results)
         most = self._spec.bounds.results
         if total > most:
@@ -128,6 +137,8 @@ class Supervisor:
                 raise
             self._end_all(self._spec.bounds.grace)
             child.returncode = self._reaped.pop(child.pid)
+        if self._spec.desk and step.token and child.returncode == UNUSED:
+            raise Over("COMPLETED", opening.unused(self._spec.desk), UNUSED)
         if child.returncode:
             raise Over("FAILED", self._fault(step, child.returncode), child.returncode)
 
@@ -156,18 +167,38 @@ class Supervisor:
 
     def _watch(self, child: int, step: Step) -> None:
         """Until the child ends; raises Over at a limit or when asked to end."""
-        end = time.monotonic() + step.within
+        opens = bool(step.token)
+        end = time.monotonic() + (self._spec.bounds.staging if opens else step.within)
         self._reap()
         while child not in self._reaped:
             now = time.monotonic()
+            if opens and self._opened(step):
+                opens, end = False, now + step.within
             if now >= end:
-                raise Over("FAILED", f"time limit: {step.what} did not end within {step.within:g} s")
+                raise self._late(step, opens=opens)
             self._heed()
             if now >= self._next_look:
                 self._next_look = now + TICK
                 self._look(now)
             self._pump.wait(min(TICK, end - now))
             self._reap()
+
+    def _opened(self, step: Step) -> bool:
+        """Whether the server can be reached; then the session is AVAILABLE."""
+        desk, connector = self._spec.desk, self._state.connector
+        location = opening.location(self._folder, self._spec, desk, step.token) if desk else None
+        if location is None or connector is None:
+            return False
+        connector = {**connector, "status": "AVAILABLE", "location": location}
+        self._to(phase="AVAILABLE", began=time.time(), connector=connector)
+        return True
+
+    def _late(self, step: Step, *, opens: bool) -> Over:
+        if opens:
+            return Over("FAILED", f"{step.what} did not open within {self._spec.bounds.staging:g} s")
+        if step.token:
+            return Over("COMPLETED", f"its time was up: {step.within:g} s were granted")
+        return Over("FAILED", f"time limit: {step.what} did not end within {step.within:g} s")
 
     def _look(self, now: float) -> None:
         """At what all processes of the job use together; raises Over when that is too much."""
@@ -196,11 +227,14 @@ class Supervisor:
 
     # ── the job's processes ──────────────────────────────────────────────────────────────────────────────────
 
-    def _reap(self) -> None:
-        """As sub-reaper we are the parent of everything the job leaves behind."""
+    def _reap(self) -> bool:
+        """As sub-reaper we are the parent of everything the job leaves behind. True: some of it is still to come; a
+        dead process comes only when the last of its threads has ended."""
         with suppress(ChildProcessError):
             while (pair := os.waitpid(-1, os.WNOHANG)) != (0, 0):
                 self._reaped[pair[0]] = os.waitstatus_to_exitcode(pair[1])
+            return True
+        return False
 
     def _alive(self) -> set[int]:
         self._reap()
@@ -217,7 +251,8 @@ class Supervisor:
             processes.send(left, signal.SIGSTOP)
             processes.send(left, signal.SIGKILL)
             self._pump.wait(TICK / 50)
-        self._reap()
+        while self._reap():
+            self._pump.wait(TICK / 50)
 
 
 def take(folder: Path) -> tuple[Spec, State] | None:

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from adapters.local.layout import STORE, Bounds, Datum, Mount, Spec
+from adapters.local.layout import NOTEBOOK, STORE, Bounds, Datum, Desk, Mount, Spec, notebook_name
 from adapters.local.options import GIB, LocalOptions
 from adapters.local.staging import CHECKSUMS, checksum_type, local_path
 from adapters.planning.platform import Job
@@ -37,7 +37,7 @@ _LONGEST_NAME = 200  # bytes; file systems take 255
 _MOST = 10_000  # data, storages or volumes of one job
 
 # What a mounted volume may not be laid over, relative to the program's folder.
-_OURS = ("program.py", "notebook.ipynb")
+_OURS = ("program.py", NOTEBOOK)
 
 
 # ── what cannot run ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -58,9 +58,20 @@ def _executable(request: ExecutionRequest, options: LocalOptions) -> Iterator[Re
             yield Reason("a notebook needs its location", "executable.location")
         else:
             yield from _readable(executable.location, "executable.location", options, data_urls=True)
+        if executable.mode == "interactive":
+            yield from _interactive(options)
     else:
         nearest = f"{kinds.short(kinds.PYTHON_PROGRAM)} or {kinds.short(kinds.JUPYTER_NOTEBOOK)}"
         yield Reason(f"{kinds.short(executable.kind)} does not run here", "executable.kind", nearest=nearest)
+
+
+def _interactive(options: LocalOptions) -> Iterator[Reason]:
+    if not options.interactive.offered:
+        yield Reason("notebooks are executed here, not opened", "executable.mode", "interactive.offered", "batch")
+    elif options.isolation == "bwrap" and not options.network:
+        yield Reason(
+            "programs have no network here, so nobody reaches a notebook", "executable.mode", "network", "batch"
+        )
 
 
 def _numbers(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
@@ -151,13 +162,14 @@ def _skao(item: AbstractDataResource, element: str) -> Iterator[Reason]:
 
 def _volumes(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
     seen: set[str] = set()
+    ours = {*_OURS, notebook_name(getattr(request.executable, "location", None))}
     for i, volume in enumerate((request.compute.volumes if request.compute else None) or ()):
         element = f"compute.volumes[{i}]"
         if not isinstance(volume, SimpleVolumeMount):
             yield Reason("an unknown kind of volume", f"{element}.kind", nearest=kinds.short(kinds.SIMPLE_VOLUME))
             continue
         path = _inside(volume.path)
-        if path is None or path in _OURS or path in seen:
+        if path is None or path in ours or path in seen:
             text = f"nothing can be mounted at {volume.path!r}" if path not in seen else f"{volume.path!r} comes twice"
             yield Reason(text, f"{element}.path", nearest="a path of its own, without ..")
         elif path == "results" and (_is_data(request, volume) or volume.mode != "READWRITE"):
@@ -204,6 +216,7 @@ def spec(job: Job, options: LocalOptions) -> Spec:
     return Spec(
         session=str(job.session),
         kind="notebook" if notebook else "program",
+        desk=_desk(options) if notebook and notebook.mode == "interactive" else None,
         bounds=_bounds(job, options),
         python=str(options.python),
         environment=dict(program.environment or {}),
@@ -219,6 +232,11 @@ def spec(job: Job, options: LocalOptions) -> Spec:
         isolation=options.isolation,
         network=options.network,
     )
+
+
+def _desk(options: LocalOptions) -> Desk:
+    interactive = options.interactive
+    return Desk(interactive.host, interactive.ports or (0, 0), interactive.reached, interactive.idle.total_seconds())
 
 
 def _bounds(job: Job, options: LocalOptions) -> Bounds:

@@ -51,6 +51,8 @@ from broker.ports import Order
 
 C = TypeVar("C", bound=AbstractComponent)
 
+_PROPERTIES = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
 
 class Plan(msgspec.Struct, frozen=True):
     """One offer as it was planned. `start`: when the platform is told to start, earliest to latest; `preparing`:
@@ -278,6 +280,11 @@ def _as_request(session: ScheduledExecutionSession, duration: timedelta) -> Exec
     parts: dict[str, Any] = {"executable": session.executable, "compute": session.compute}
     schedule = RequestedScheduleBlock(requested=RequestedScheduleItem(duration=duration))
     return ExecutionRequest(**parts, storage=session.storage, data=session.data, schedule=schedule)
+
+
+def gained(offer: bytes, added: bytes) -> bytes:
+    """The session: an offer, with the properties that its platform shows of it now."""
+    return msgspec.json.encode(_PROPERTIES.decode(offer) | _PROPERTIES.decode(added))
 
 
 def messages(site: str, texts: Iterable[tuple[str, str]]) -> tuple[MessageItem, ...]:

@@ -133,7 +133,7 @@ class PlanningPlanner:
             return _waiting(room)
         seen = await self._platform.start(msgspec.structs.replace(terms.job, start=room.start), deadline)
         await self._settle([order], {order.session: terms}, {order.session: seen}, deadline)
-        return self._billed(terms, seen)
+        return self._shown(order, terms, seen)
 
     async def _not_begun(self, order: Order, error: SiteError, *, first: bool) -> None:
         """The platform surely did not start it on this call. Returns where that proves that nothing runs: this call
@@ -192,7 +192,7 @@ class PlanningPlanner:
         # The platform first: should we die in between, a start that is still to come meets its refusal.
         seen = await self._platform.cancel(terms.job, deadline)
         await self._settle([order], {order.session: terms}, {order.session: seen}, deadline)
-        return self._billed(terms, seen)
+        return self._shown(order, terms, seen)
 
     # ── following ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -270,7 +270,7 @@ class PlanningPlanner:
         self, order: Order, terms: Terms, entry: Entry, seen: Sighting | SiteError, deadline: Deadline
     ) -> Sighting | SiteError:
         if isinstance(seen, Sighting):
-            return self._billed(terms, seen)
+            return self._shown(order, terms, seen)
         if entry.hold:
             return Sighting("OFFERED")
         if entry.taken and isinstance(seen, SiteForgot):
@@ -361,6 +361,12 @@ class PlanningPlanner:
     def _expired(self, terms: Terms) -> str:
         when = f" at {format_instant(round(terms.expires))}" if terms.expires else ""
         return f"the offer expired{when} or was released"
+
+    def _shown(self, order: Order, terms: Terms, seen: Sighting) -> Sighting:
+        """With the whole session where the platform adds to it, and with its bill."""
+        if seen.body is not None:
+            seen = msgspec.structs.replace(seen, body=offers.gained(order.offer, seen.body))
+        return self._billed(terms, seen)
 
     def _billed(self, terms: Terms, seen: Sighting) -> Sighting:
         """With the actual cost, once it is over and its times are known."""

@@ -55,6 +55,8 @@ class Platform(Protocol):
     """What a platform does. Every call ends by its deadline; every failure is a SiteError whose `proof` says whether
     the platform surely did not act. No call needs one before it in the same process: what the platform must know of
     a job it keeps itself, durably, by `Job.session`.
+
+    A `Sighting.body` holds those properties alone that the run adds to the session, such as its connectors.
     """
 
     def refuse(self, request: ExecutionRequest) -> tuple[Reason, ...]:

@@ -23,7 +23,7 @@ from broker.domain.ranking import Ranked
 from broker.domain.setbody import Kept
 from broker.domain.wishes import Wishes
 from broker.services.offers import SetState
-from broker.services.rights import may_change
+from broker.services.rights import may_change, owns
 from broker.services.sessions import SessionState
 
 _JSON = msgspec.json.Encoder()
@@ -33,7 +33,7 @@ _LEVELS = {"Declined": "INFO", "Skipped": "INFO", "TimedOut": "WARN", "Failed": 
 def offerset(state: SetState, base: str, caller: Caller) -> bytes:
     """The OfferSetResponse. `base` is our own address without a slash at its end."""
     record = state.record
-    page = _Page.of(record, state.body.wishes if state.body else None, base, may_change(record, caller), state.now)
+    page = _Page.of(record, state.body.wishes if state.body else None, base, caller, state.now)
     items = {str(item.uuid): item for item in record.sessions if not item.excluded}
     kept = {item.candidate.session: item for item in state.body.kept} if state.body else {}
     shown = [(items[ranked.session], ranked) for ranked in state.ranking if ranked.session in items]
@@ -78,28 +78,32 @@ def _with_offers(answer: dict[str, Any], offers: Iterable[dict[str, Any]]) -> by
 
 def session(state: SessionState, base: str, caller: Caller) -> bytes:
     """The ScheduledExecutionSession."""
-    wishes, rights = state.body.wishes if state.body else None, may_change(state.record, caller)
-    page = _Page.of(state.record, wishes, base, rights, state.now)
+    wishes = state.body.wishes if state.body else None
+    page = _Page.of(state.record, wishes, base, caller, state.now)
     return msgspec.json.encode(_session(page, state.item, state.kept, state.ranked))
 
 
 class _Page(msgspec.Struct, frozen=True):
-    """What all sessions of one answer share."""
+    """What all sessions of one answer share. `rights`: the caller may change them; `own`: they are the caller's."""
 
     record: SetRecord
     uuid: str
     wishes: Wishes | None
     base: str
     rights: bool
+    own: bool
     now: float
 
     @classmethod
-    def of(cls, record: SetRecord, wishes: Wishes | None, base: str, rights: bool, now: float) -> _Page:
-        return cls(record, str(record.uuid), wishes, base, rights, now)
+    def of(cls, record: SetRecord, wishes: Wishes | None, base: str, caller: Caller, now: float) -> _Page:
+        rights, own = may_change(record, caller), owns(record, caller)
+        return cls(record, str(record.uuid), wishes, base, rights, own, now)
 
 
 def _session(page: _Page, item: SessionRecord, kept: Kept | None, ranked: Ranked | None) -> dict[str, Any]:
     rest, meta = _said(item, kept)
+    if "connectors" in rest and (not page.own or item.phase in phases.TERMINAL):
+        rest["connectors"] = _closed(rest["connectors"])
     written: dict[str, Any] = {
         "kind": kinds.SCHEDULED_SESSION,
         "meta": _meta(page, item, kept, meta),
@@ -141,6 +145,16 @@ def _said(item: SessionRecord, kept: Kept | None) -> tuple[Raws, Raws]:
 
 
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
+_CONNECTORS = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+
+
+def _closed(connectors: msgspec.Raw) -> msgspec.Raw:
+    """Without their locations: whoever holds one is let in, and a session is its owner's alone."""
+    try:
+        found = _CONNECTORS.decode(connectors)
+    except msgspec.MsgspecError:
+        return msgspec.Raw(b"[]")
+    return msgspec.Raw(msgspec.json.encode([{n: v for n, v in one.items() if n != "location"} for one in found]))
 
 
 def _meta(page: _Page, item: SessionRecord, kept: Kept | None, theirs: Raws) -> dict[str, Any]:

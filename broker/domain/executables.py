@@ -5,6 +5,8 @@ Source: AbstractExecutable and its members in execution-broker-1.0.openapi.json;
 
 from __future__ import annotations
 
+from typing import Literal
+
 from broker.domain import kinds
 from broker.domain.base import Flag, Int, Model, NameValueMap, Text
 from broker.domain.components import LifecycleComponent
@@ -59,7 +61,11 @@ class SingularityContainer(AbstractExecutable, kind=kinds.SINGULARITY_CONTAINER)
 
 
 class JupyterNotebook(AbstractExecutable, kind=kinds.JUPYTER_NOTEBOOK):
+    """`mode` is *ours*. interactive: it is opened for a person, who reaches it by the session's connector; batch: it
+    is executed from top to bottom and handed back with its outputs. Not said: as the site does it."""
+
     location: Text | None = None
+    mode: Literal["interactive", "batch"] | None = None
 
 
 class PythonProgram(AbstractExecutable, kind=kinds.PYTHON_PROGRAM):

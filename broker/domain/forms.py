@@ -189,7 +189,10 @@ class Singularity(_Lifecycle, gc=False, tag=kinds.SINGULARITY_CONTAINER):
 
 
 class Notebook(_Lifecycle, gc=False, tag=kinds.JUPYTER_NOTEBOOK):
+    """`mode` is *ours*."""
+
     location: str | None = None
+    mode: Literal["interactive", "batch"] | None = None
 
 
 class Program(_Lifecycle, gc=False, tag=kinds.PYTHON_PROGRAM):

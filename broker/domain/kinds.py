@@ -1,4 +1,4 @@
-"""The kind URIs of version 1.0 and of our two additions, and their short names. Imports nothing.
+"""The kind URIs of version 1.0 and of our additions, and their short names. Imports nothing.
 
 Source: the `discriminator.mapping`s of execution-broker-1.0.openapi.json. A short name is the last word of the
 URI without version or `.yaml` ("docker-container"); clients may type it, the wire always carries the URI.
@@ -40,6 +40,9 @@ STRING_UPDATE = "uri:string-value-update"
 ENUM_UPDATE = "uri:enum-value-update"
 INTEGER_UPDATE = "uri:integer-value-update"
 DELTA_UPDATE = "uri:integer-delta-update"
+
+# Our addition: a Jupyter server for one session, reached by its connector's URL.
+JUPYTER_CONNECTOR = "uri:jupyter-connector-1.0"
 
 EXECUTABLES = (DOCKER_CONTAINER, SINGULARITY_CONTAINER, JUPYTER_NOTEBOOK, PYTHON_PROGRAM)
 DATA = (SIMPLE_DATA, S3_DATA, RUCIO_DATA, IVOA_DATA, SKAO_DATA)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from broker.domain.base import Model
 from broker.domain.components import SimpleMinMaxFloatCost, SimpleMinMaxFloatMetric
+from broker.domain.executables import JupyterNotebook
 from broker.domain.request import ExecutionRequest
 from broker.domain.resources import SimpleComputeResource
 
@@ -19,6 +20,7 @@ from broker.domain.resources import SimpleComputeResource
 ADDITIONS: dict[type[BaseModel], frozenset[str]] = {
     ExecutionRequest: frozenset({"preferences"}),
     SimpleComputeResource: frozenset({"extras"}),
+    JupyterNotebook: frozenset({"mode"}),
     SimpleMinMaxFloatCost: frozenset({"unit"}),
     SimpleMinMaxFloatMetric: frozenset({"unit"}),
 }

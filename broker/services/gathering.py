@@ -17,6 +17,7 @@ import structlog
 from broker.domain import kinds, offerset, setbody
 from broker.domain import locality as place
 from broker.domain.deadline import Deadline
+from broker.domain.executables import AbstractExecutable, JupyterNotebook
 from broker.domain.identity import Owner, members
 from broker.domain.locality import Locality, Map
 from broker.domain.offer import Needs, Offer, Reading, Stated, read, unfit
@@ -120,8 +121,7 @@ class Gathering:
             start=offer.start or Span.of(self.now),
             prepares=offer.prepares,
             run=self._run,
-            # At a plain site a notebook is a session for a person, whose time in it is wanted (design, section 5).
-            interactive=not ours and self.request.executable.kind == kinds.JUPYTER_NOTEBOOK,
+            interactive=_interactive(self.request.executable, ours=ours),
             # Figures of plain sites are on no common scale (protocol.md 1.4); ours are relative to a reference core.
             performance=offer.metrics.get(kinds.COMPUTE_PERFORMANCE) if ours else None,
             carbon=offer.carbon,
@@ -194,6 +194,14 @@ class Gathering:
         return sum(len(kept) for _, _, kept in self._read.values()) >= wanted and (
             sum(good(ranked) for ranked in self.body().ranking()) >= wanted
         )
+
+
+def _interactive(executable: AbstractExecutable, *, ours: bool) -> bool:
+    """Whether a person's time in the session is wanted (design, section 5). Where the request does not say it, a
+    notebook is a session for a person at a plain site, and is executed at ours."""
+    if not isinstance(executable, JupyterNotebook):
+        return False
+    return executable.mode == "interactive" if executable.mode else not ours
 
 
 def _marked(item: SessionRecord, excluded: Mapping[str, str]) -> SessionRecord:

@@ -10,9 +10,9 @@ from uuid import UUID, uuid4
 import pytest
 
 from adapters.local import sandbox, translate
-from adapters.local.layout import Datum, Mount, Spec
+from adapters.local.layout import Datum, Mount, Spec, notebook_name
 from adapters.local.options import GIB, LocalOptions
-from adapters.local.steps import notebook_name, preparations, program
+from adapters.local.steps import preparations, program
 from adapters.planning.platform import Job
 from broker.domain import kinds
 from broker.domain.identity import Owner
@@ -165,7 +165,7 @@ def test_a_storage_mounted_on_results_holds_the_results() -> None:
     ],
 )
 def test_an_executed_notebook_keeps_its_name(location: str, name: str) -> None:
-    assert notebook_name(spec(a_request({"kind": kinds.JUPYTER_NOTEBOOK, "location": location}))) == name
+    assert notebook_name(spec(a_request({"kind": kinds.JUPYTER_NOTEBOOK, "location": location})).location) == name
 
 
 def test_bubblewrap_shows_the_jobs_own_folder_alone() -> None:

@@ -72,7 +72,9 @@ MEMBERS: list[tuple[type[Family], dict[str, Any]]] = [
                                "external": {"port": 8080, "addresses": ["10.0.0.1"]}}]},
     }),
     (AbstractExecutable, {"kind": kinds.SINGULARITY_CONTAINER, **LIFECYCLE, "location": "https://x/a.sif"}),
-    (AbstractExecutable, {"kind": kinds.JUPYTER_NOTEBOOK, **LIFECYCLE, "location": "https://x/a.ipynb"}),
+    (AbstractExecutable, {
+        "kind": kinds.JUPYTER_NOTEBOOK, **LIFECYCLE, "location": "https://x/a.ipynb", "mode": "batch",
+    }),
     (AbstractExecutable, {
         "kind": kinds.PYTHON_PROGRAM, **LIFECYCLE, "source": "print()", "arguments": ["--fast"], "python": ">=3.11",
         "environment": {"A": "1"}, "requirements": ["numpy"], "location": "file:///a.py",
