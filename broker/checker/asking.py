@@ -15,8 +15,9 @@ from broker.errors import Malformed
 
 _ABSENT = (404, 405, 410, 501)
 _SIGN_IN = (401, 403)
-# Asked for one after the other, until one is offered. Whatever is offered is given back.
-_TRIED = (kinds.DOCKER_CONTAINER, kinds.JUPYTER_NOTEBOOK, kinds.SINGULARITY_CONTAINER)
+_DIALECTS = (F, E, D, C, B, A)
+# Asked for where no container is offered, one after the other. Whatever is offered is given back.
+_OTHERS = (kinds.JUPYTER_NOTEBOOK, kinds.SINGULARITY_CONTAINER)
 _APART = 5.0  # seconds between two clocks from which on offers expire at another time than is written
 
 
@@ -24,14 +25,13 @@ async def probe(visit: Visit, request: Mapping[str, Any] | None) -> bool:
     """Find the dialect, ask for offers in it, and keep the set. False: a sign-in is wanted that we do not have.
 
     F first; where its path is not there, the older ones in the order in which they were left."""
-    absent: set[str] = set()
-    for dialect in (F, E, D, C, B, A):
-        path = dialect.ask[1]
-        if path in absent:
+    absent: set[tuple[str, str]] = set()
+    for dialect in _DIALECTS:
+        if dialect.ask in absent:
             continue
-        visit.dialect = dialect
+        visit.dialect, visit.own = dialect, request is not None and dialect is F
         try:
-            answer = await visit.post(_question(dialect, kinds.DOCKER_CONTAINER, request))
+            answer = await visit.post(request if visit.own else dialect.request(kinds.DOCKER_CONTAINER))
         except Unreachable as error:
             visit.findings.fail("ask.answer", str(error), "what it may have offered is not known here, and will expire")
             return True
@@ -39,10 +39,14 @@ async def probe(visit: Visit, request: Mapping[str, Any] | None) -> bool:
             doors.closed(visit, answer)
             return False
         if answer.status in _ABSENT:
-            absent.add(path)
-        elif dialect is F or _speaks(dialect, answer):
-            _version(visit, answer)
-            await _ask_on(visit, answer, request)
+            absent.add(dialect.ask)
+        elif heard := _heard(dialect, answer):
+            visit.dialect = heard
+            await _converse(visit, answer)
+            return True
+        elif dialect is F:
+            visit.findings.fail("version", "POST /requests is answered, but not as any Execution Broker would")
+            await answering.judge(visit, answer)
             return True
     visit.dialect = F
     said = "no path of any dialect is answered as that dialect would"
@@ -50,26 +54,37 @@ async def probe(visit: Visit, request: Mapping[str, Any] | None) -> bool:
     return True
 
 
-def _question(dialect: Dialect, kind: str, request: Mapping[str, Any] | None) -> Any:
-    return request if request is not None and dialect is F else dialect.request(kind)
-
-
-def _speaks(dialect: Dialect, answer: Answer) -> bool:
+def _heard(asked: Dialect, answer: Answer) -> Dialect | None:
+    """In which dialect the answer is. A lenient service may answer, in its own, what was asked in another."""
+    if asked is F:
+        strange = answer.media == "text/html" or (300 <= answer.status < 400 and answer.status != 303)
+        return None if strange else F
     try:
-        return answer.status in (200, 303) and dialect.fits(answer.object())
+        document = answer.object() if answer.status in (200, 303) else {}
     except Malformed:
-        return False
+        return None
+    alike = (asked, *(dialect for dialect in _DIALECTS if dialect.ask == asked.ask))
+    return next((dialect for dialect in alike if document and dialect.fits(document)), None)
 
 
-def _version(visit: Visit, answer: Answer) -> None:
+async def _converse(visit: Visit, answer: Answer) -> None:
+    _version(visit)
+    visit.ours = answer.headers.get(hops.ID, "").strip()[:200]
+    visit.findings.note("broker", f"Broker-Id {visit.ours}" if visit.ours else "no Broker-Id: another implementation")
+    _clock(visit, answer)
+    await _ask_on(visit, answer)
+
+
+def _version(visit: Visit) -> None:
     dialect = visit.dialect
     visit.spoken = True
     if dialect is F:
         visit.findings.ok("version")
     else:
         visit.findings.fail("version", f"it speaks dialect {dialect.letter}, {dialect.name}")
-    visit.ours = answer.headers.get(hops.ID, "").strip()[:200]
-    visit.findings.note("broker", f"Broker-Id {visit.ours}" if visit.ours else "no Broker-Id: another implementation")
+
+
+def _clock(visit: Visit, answer: Answer) -> None:
     offset = answer.clock_offset()
     visit.offset = offset or 0.0
     if offset is None:
@@ -80,19 +95,20 @@ def _version(visit: Visit, answer: Answer) -> None:
         visit.findings.ok("clock")
 
 
-async def _ask_on(visit: Visit, answer: Answer, request: Mapping[str, Any] | None) -> None:
+async def _ask_on(visit: Visit, answer: Answer) -> None:
     """Ask for one kind after the other until one is offered; what is judged is the last answer."""
-    tried = [kinds.DOCKER_CONTAINER, *((*_TRIED[1:], *_ours(visit)) if visit.dialect is F and not request else ())]
-    for kind in tried:
-        visit.asked = "what was given" if request else kinds.short(kind)
-        try:
-            if kind != tried[0]:
-                answer = await visit.post(request_now(kind))
+    visit.asked = "what was given" if visit.own else kinds.short(kinds.DOCKER_CONTAINER)
+    others = (*_OTHERS, *_ours(visit)) if visit.dialect is F and not visit.own else ()
+    try:
+        seen = await visit.take(answer)
+        for kind in others:
+            if seen is not None and seen.offers:
+                break
+            visit.asked = kinds.short(kind)
+            answer = await visit.post(request_now(kind))
             seen = await visit.take(answer)
-        except (Unreachable, Malformed):
-            break  # the answer is judged below
-        if seen is not None and seen.offers:
-            break
+    except (Unreachable, Malformed):
+        pass  # the answer that there is is judged
     await answering.judge(visit, answer)
 
 

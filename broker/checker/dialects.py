@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from broker.domain import kinds
@@ -56,12 +56,12 @@ class SetSeen:
 
 @dataclass(frozen=True)
 class Dialect:
-    """`ask` is a method, a path and the query. `sets` and `sessions` are where these are read; empty: nowhere.
-    `named`: whether answers carry uuids and URLs, as from 2025 on."""
+    """`ask` is a method and a path, `query` what goes with it. `sets` and `sessions` are where these are read;
+    empty: nowhere. `named`: whether answers carry uuids and URLs, as from 2025 on."""
 
     letter: str
     name: str
-    ask: tuple[str, str, Mapping[str, str]]
+    ask: tuple[str, str]
     sets: str
     sessions: str
     request: Callable[[str], Any]
@@ -71,6 +71,7 @@ class Dialect:
     faults: Callable[[Object], list[str]] | None  # None: judged by the generated description
     fits: Callable[[Object], bool]
     named: bool = True
+    query: Mapping[str, str] = field(default_factory=dict)
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -363,16 +364,17 @@ def _is_flat(value: Object) -> bool:
     return not _has_meta(value) and bool(_text(value, "uuid") or _text(value, "result"))
 
 
-F = Dialect("F", "version 1.0 (June 2026)", ("POST", "requests", {}), "offersets", "sessions", request_now,
+F = Dialect("F", "version 1.0 (June 2026)", ("POST", "requests"), "offersets", "sessions", request_now,
             _update_now, _set_now, _session_now, None, _has_meta)  # fmt: skip
-E = Dialect("E", "what became 1.0 (November 2025 to June 2026)", ("POST", "offersets", {}), "offersets", "sessions",
+E = Dialect("E", "what became 1.0 (November 2025 to June 2026)", ("POST", "offersets"), "offersets", "sessions",
             _request_e, _update_now, _set_now, _session_now, None, _has_meta)  # fmt: skip
-D = Dialect("D", "the dialect of October 2025", ("POST", "offersets", {}), "offersets", "sessions",
+D = Dialect("D", "the dialect of October 2025", ("POST", "offersets"), "offersets", "sessions",
             _request_d, _update_2025, _set_2025, _session_2025, _faults_2025, _is_flat)  # fmt: skip
-C = Dialect("C", "the dialect of April 2025", ("POST", "offersets", {}), "offersets", "sessions",
+C = Dialect("C", "the dialect of April 2025", ("POST", "offersets"), "offersets", "sessions",
             _request_c, _update_2025, _set_2025, _session_2025, _faults_2025, _is_flat)  # fmt: skip
-B = Dialect("B", "the draft of 2023 and 2024", ("POST", "request", {}), "", "offers", _request_b, _update_draft,
+B = Dialect("B", "the draft of 2023 and 2024", ("POST", "request"), "", "offers", _request_b, _update_draft,
             _set_draft, _session_draft, _faults_draft, lambda value: "response" in value, named=False)  # fmt: skip
-A = Dialect("A", "the endorsed note of 2022", ("GET", "accepts", {"tasktype": "docker-container"}), "", "",
+A = Dialect("A", "the endorsed note of 2022", ("GET", "accepts"), "", "",
             lambda kind: None, lambda ident, phase: None, _set_note, lambda value: Seen(""), _faults_note,
-            lambda value: bool(_set_note(value).result), named=False)  # fmt: skip
+            lambda value: bool(_set_note(value).result), named=False,
+            query={"tasktype": "docker-container"})  # fmt: skip

@@ -15,7 +15,7 @@ async def doors(visit: Visit) -> None:
         if visit.set is not None and visit.dialect.sets:
             visit.findings.note("auth.read", "public: we read without signing in")
         return
-    method, path, _ = visit.dialect.ask
+    method, path = visit.dialect.ask
     try:
         if method == "POST":
             answer = await visit.web.call("POST", visit.web.at(path), body=b'{"', signed=False)

@@ -34,7 +34,7 @@ async def look(visit: Visit) -> None:
         _options(visit, visit.set)
         _costs(visit, visit.set)
     _starts(visit, visit.set)
-    if visit.asked != "what was given":
+    if not visit.own:
         _sizes(visit, visit.set)
     await _read(visit, visit.set.offers[0])
 

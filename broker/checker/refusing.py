@@ -22,7 +22,7 @@ async def refusals(visit: Visit) -> None:
     if sessions:
         await _expect(visit, "refuse.session", (404, 410), visit.web.get(sessions, str(uuid4())))
         await _expect(visit, "refuse.uuid", range(400, 500), visit.web.get(sessions, "no-uuid"))
-    method, path, _ = visit.dialect.ask
+    method, path = visit.dialect.ask
     if method != "POST":
         return
     url, refused = visit.web.at(path), range(400, 500)

@@ -33,6 +33,7 @@ class Visit:
     offset: float = 0.0
     spoken: bool = False  # whether the dialect is known to be the service's
     ours: str = ""  # the Broker-Id, where one was sent
+    own: bool = False  # whether the request is the caller's, whatever it asks for
     asked: str = ""  # the kind of executable that offers were asked for
     set: SetSeen | None = None
     caused: dict[str, str] = field(default_factory=dict)
@@ -96,9 +97,9 @@ class Visit:
 
     async def post(self, document: object) -> Answer:
         """The dialect's question. Raises Unreachable."""
-        method, path, query = self.dialect.ask
+        method, path = self.dialect.ask
         if method == "GET":
-            return await self.web.call("GET", self.web.at(path).with_query(dict(query)))
+            return await self.web.call("GET", self.web.at(path).with_query(dict(self.dialect.query)))
         try:
             return await self.web.post(path, document=document)
         except Broken as error:

@@ -30,8 +30,11 @@ HARMLESS = {"quote": {"ok"}, "set": {"ok"}, "status": {"ok"}, "release": {"ok", 
 FIRST = {"quote": "ask.", "set": "set.read", "status": "session.read", "release": "release"}
 
 
-@pytest.mark.parametrize("operation", FIRST)
-@pytest.mark.parametrize("fault", FAULTS)
+# A late answer is to the other calls what none is.
+EACH = [(fault, operation) for fault in FAULTS for operation in FIRST if fault != "late" or operation == "quote"]
+
+
+@pytest.mark.parametrize(("fault", "operation"), EACH)
 async def test_each_fault_is_told(fault: str, operation: str) -> None:
     async with FakeSite(offers=2) as site:
         script = ARGUMENTS.get(fault, fault)
@@ -152,6 +155,26 @@ async def test_what_an_older_dialect_wants_is_judged(letter: str, name: str) -> 
             assert report.speaks == ""
         else:
             assert (report.speaks, level(report, "set.conforms")) == (letter, "fail")
+
+
+@pytest.mark.parametrize("script", ["wrong-type", "redirect:https://127.0.0.1:1/requests"])
+async def test_an_answer_of_no_broker_is_no_version(script: str) -> None:
+    """A page, or a proxy that sends elsewhere: nothing is followed, and what was offered behind it is found."""
+    async with FakeSite() as site:
+        site.behave(quote=script)
+        report = await check(parse(site.url))
+        assert (report.speaks, level(report, "version")) == ("", "fail")
+        assert {session.phase for session in site.sessions.values()} <= {"REJECTED"}
+
+
+async def test_a_lenient_site_is_known_by_its_answer() -> None:
+    """It takes any dialect's question, and answers in its own: what it offered the first time is given back too."""
+    async with OldSite("D") as site:
+        site._understood = lambda document: None  # type: ignore[method-assign]
+        report = await check(parse(site.url))
+        assert (report.speaks, report.left) == ("D", ())
+        assert [path for method, path in site.asked if method == "POST"][:2] == ["/requests", "/offersets"]
+        assert set(site.phases.values()) == {"REJECTED"}
 
 
 async def test_a_web_server_is_no_broker() -> None:
