@@ -50,3 +50,8 @@ def bubblewrap() -> None:
 @pytest.fixture(scope="session")
 def java() -> None:
     want("java", "default-jre-headless")
+
+
+@pytest.fixture(scope="session")
+def curl() -> None:
+    want("curl", "curl")

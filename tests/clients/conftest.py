@@ -27,27 +27,27 @@ class Making:
     """A generator at work. `package` waits for it, and imports what it wrote."""
 
     def __init__(self, folder: Path, name: str, description: bytes) -> None:
-        self._folder, self._name = folder / name, name
-        self._folder.mkdir()
-        source = self._folder / "openapi.json"
+        self.folder, self._name = folder / name, name
+        self.folder.mkdir()
+        source = self.folder / "openapi.json"
         source.write_bytes(description)
         jar = importlib.resources.files("openapi_generator_cli") / "openapi-generator.jar"
         command = [
             "java", *QUICK, "-jar", str(jar), "generate", "--generator-name", "python", "--input-spec", str(source),
-            "--output", str(self._folder), "--package-name", name, *ASK,
+            "--output", str(self.folder), "--package-name", name, *ASK,
         ]  # fmt: skip
-        self._log = self._folder / "log"
+        self._log = self.folder / "log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
 
     def package(self) -> Any:
         code = self._process.wait(MADE_WITHIN)
         assert code == 0, self._log.read_text()[-2000:]
-        sys.path.insert(0, str(self._folder))
+        sys.path.insert(0, str(self.folder))
         try:
             return importlib.import_module(self._name)
         finally:
-            sys.path.remove(str(self._folder))
+            sys.path.remove(str(self.folder))
 
     def stop(self) -> None:
         self._process.kill()

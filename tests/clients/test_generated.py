@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+import re
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +27,7 @@ from broker.testing.program import Program, above
 
 pytestmark = pytest.mark.system
 
+ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse"
 _CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 _names = (f"ada{n}" for n in count())
@@ -73,6 +79,34 @@ def api(client: Any, federation: Program) -> Any:
         # The standard's description says nothing of signing in, so whoever uses it sets the header.
         caller.set_default_header("Authorization", settings.get_basic_auth_token())
     return client.DefaultApi(caller)
+
+
+def test_the_program_of_the_documents_runs(makings: dict[str, Any], federation: Program, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"<!-- client -->\n```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    name = next(_names)
+    made = {"username": name, "password": PASSWORD}
+    assert call("POST", f"{federation.url}/admin/identities", made, user="root", secret="root-secret")[0] == 201
+    for shown, real in (
+        ("https://broker.example", federation.url),
+        ('"ada"', f'"{name}"'),
+        ('"…"', f'"{PASSWORD}"'),
+        ("import execution_broker", f"import {makings['own'].package().__name__}"),
+    ):
+        assert shown in program
+        program = program.replace(shown, real)
+    (tmp_path / "program.py").write_text(program)
+    ran = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(makings["own"].folder)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    *offers, phase = ran.stdout.splitlines()
+    assert (ran.returncode, phase) == (0, "COMPLETED"), ran.stderr
+    assert offers[0].startswith("1 alba 0.033333 EUR ")
 
 
 def asking(client: Any, duration: str, **more: Any) -> Any:
