@@ -11,24 +11,25 @@ from typing import Annotated
 
 import typer
 
+from broker.cli import batches, lists
 from broker.cli import desk as desks
-from broker.cli import lists
 from broker.cli.desk import Desk, ranked
 from broker.cli.exits import Exit
 from broker.cli.following import Follower, verdict
 from broker.client import table
+from broker.client.batch import read_rows
 from broker.client.broker import Broker
 from broker.client.compose import PRESETS, Draft, Options, compose
 from broker.client.offers import Offers, money_guard
 from broker.client.sessions import Session
 from broker.client.words import count, plain, short
 from broker.domain.session import taken
-from broker.errors import Conflict, NotFound
+from broker.errors import BadInput, Conflict, NotFound
 
 _NEAREST = re.compile(r"compute\.(cores|memory)\b.*\bNearest yes: (\d+)")
 
 Handle = Annotated[
-    str, typer.Argument(help="rank in the set last shown, SET/RANK, uuid or its beginning, name, or URL")
+    str, typer.Argument(help="rank in the set last shown, SET/RANK, uuid or its beginning, name, URL, or a batch")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print the JSON document")]
 Wide = Annotated[bool, typer.Option("--wide", help="all columns, whatever the terminal's width")]
@@ -37,7 +38,9 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="follow the run to it
 
 def submit(
     context: typer.Context,
-    what: Annotated[Path, typer.Argument(help="a request (.yaml, .json), a program (.py) or a notebook (.ipynb)")],
+    what: Annotated[
+        Path | None, typer.Argument(help="a request (.yaml, .json), a program (.py) or a notebook (.ipynb)")
+    ] = None,
     data: Annotated[list[str] | None, typer.Option(help="URL of data that the run reads; may be repeated")] = None,
     cores: Annotated[int | None, typer.Option(help="cores, at least", min=1)] = None,
     memory: Annotated[int | None, typer.Option(help="GiB, at least", min=1)] = None,
@@ -46,8 +49,16 @@ def submit(
         str | None,
         typer.Option(help="balanced, cheapest, fastest, closest or greenest", autocompletion=lambda: list(PRESETS)),
     ] = None,
-    max_price: Annotated[float | None, typer.Option(help="the most that may be paid", min=0)] = None,
+    max_price: Annotated[float | None, typer.Option(help="the most that may be paid for a run", min=0)] = None,
     name: Annotated[str | None, typer.Option(help="name of the run")] = None,
+    arg: Annotated[list[str] | None, typer.Option(help="argument of the program; may be repeated")] = None,
+    site: Annotated[str | None, typer.Option(help="ask this site alone")] = None,
+    again: Annotated[
+        str | None, typer.Option(help="ask once more what this set asked; of a batch, what failed")
+    ] = None,
+    each: Annotated[
+        Path | None, typer.Option(help="a run for each row of this table (.csv, .tsv); {column} takes its value")
+    ] = None,
     accept: Annotated[str | None, typer.Option(help="accept this rank, or best, at once")] = None,
     watch: Watch = False,
     json: Json = False,
@@ -57,12 +68,44 @@ def submit(
     ] = False,
 ) -> None:
     """Ask every site of the federation at once, and compare what they offer."""
-    desk = desks.of(context)
-    draft = compose(what, Options(data or (), cores, memory, duration, prefer, max_price, name))
-    if show:
-        desk.screen.json(draft.request.to_wire())
+    desk, arguments = desks.of(context), arg or ()
+
+    def options(row: dict[str, str] | None = None) -> Options:
+        return Options(data or (), cores, memory, duration, prefer, max_price, name, arguments, site, row)
+
+    if (what is None) == (again is None):
+        raise BadInput("a file is wanted, or --again and a set.", remedy="Write: broker submit FILE")
+    if batches.named(again):
+        if each is not None or show or options() != Options(max_price=max_price):
+            raise BadInput("a batch is asked again as it was.", remedy="For a change, submit its file anew.")
+        desk.run(lambda broker: _again(desk, broker, str(again), accept, max_price, watch=watch, json=json))
+    if show and what is not None:
+        found = [compose(what, options(row)) for row in read_rows(each)] if each else [compose(what, options())]
+        wires = [draft.request.to_wire() for draft in found]
+        desk.screen.json(wires if each else wires[0])
         return
-    desk.run(lambda broker: _submit(desk, broker, draft, accept, watch=watch, json=json, wide=wide))
+
+    async def work(broker: Broker) -> int:
+        asked = what if what is not None else await broker.request(str(again))
+        if each is not None:
+            batch = batches.compose(broker, asked, each, options)
+            return await batches.ask(
+                desk, broker, batch, accept, ceiling=max_price, again=False, watch=watch, json=json
+            )
+        draft = compose(asked, options())
+        if show:
+            desk.screen.json(draft.request.to_wire())
+            return Exit.DONE
+        return await _submit(desk, broker, draft, accept, watch=watch, json=json, wide=wide)
+
+    desk.run(work)
+
+
+async def _again(
+    desk: Desk, broker: Broker, handle: str, accept: str | None, ceiling: float | None, *, watch: bool, json: bool
+) -> int:
+    batch = await batches.find(desk, broker, handle)
+    return await batches.ask(desk, broker, batch, accept, ceiling=ceiling, again=True, watch=watch, json=json)
 
 
 async def _submit(
@@ -134,6 +177,9 @@ def offers(
     desk = desks.of(context)
 
     async def work(broker: Broker) -> int:
+        if batches.named(handle):
+            batches.show(desk, await batches.find(desk, broker, str(handle)), json=json)
+            return Exit.DONE
         found = await desk.offers(broker, handle)
         if explain and not json:
             desk.screen.say(table.explain(found.response, desk.screen.look(wide=wide, now=found.now)))
@@ -149,6 +195,9 @@ def accept(context: typer.Context, handle: Handle, watch: Watch = False, json: J
     desk = desks.of(context)
 
     async def work(broker: Broker) -> int:
+        if batches.named(handle):
+            batch = await batches.find(desk, broker, handle)
+            return await batches.take(desk, broker, batch, watch=watch, json=json)
         session = await desk.session(broker, handle)
         return await _accept(desk, session, None, watch=watch, json=json)
 
@@ -228,6 +277,8 @@ def watch(context: typer.Context, handle: Handle, json: Json = False) -> None:
     desk = desks.of(context)
 
     async def work(broker: Broker) -> int:
+        if batches.named(handle):
+            return await batches.follow(desk, broker, await batches.find(desk, broker, handle), json=json)
         session = await desk.session(broker, handle)
         if session.open:
             raise Conflict(
@@ -284,6 +335,8 @@ def fetch(
     desk = desks.of(context)
 
     async def work(broker: Broker) -> int:
+        if batches.named(handle):
+            return await batches.fetch(desk, broker, await batches.find(desk, broker, handle), to, force=force)
         session = await desk.session(broker, handle)
         files = await session.load_results()
         wanted = names or list(files)

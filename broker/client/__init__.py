@@ -10,6 +10,7 @@
 This package imports the domain, errors and aiohttp; nothing of the server. Its modules never import from here.
 """
 
+from broker.client.batch import Batch
 from broker.client.broker import Broker
 from broker.client.errors import Misanswered, NoBroker, Undecided, Unreachable
 from broker.client.files import File
@@ -17,6 +18,7 @@ from broker.client.offers import Offer, Offers
 from broker.client.sessions import Line, Logs, Session
 
 __all__ = [
+    "Batch",
     "Broker",
     "File",
     "Line",

@@ -12,11 +12,13 @@ from uuid import UUID
 from yarl import URL
 
 from broker.client import login
+from broker.client.batch import Batch
 from broker.client.compose import Draft, Options, compose
 from broker.client.errors import NoBroker
 from broker.client.http import Connection
 from broker.client.offers import Offers, read_set
 from broker.client.sessions import Line, Session, read_session
+from broker.domain.hops import BATCH
 from broker.domain.quantities import format_instant, parse_instant
 from broker.domain.request import ExecutionRequest
 from broker.errors import BadInput, NotFound
@@ -85,19 +87,51 @@ class Broker:
         prefer: str | None = None,
         max_price: float | None = None,
         name: str | None = None,
+        arguments: Sequence[str] = (),
+        site: str | None = None,
     ) -> Offers:
         """Ask every site at once. `what`: a program (.py), a notebook (.ipynb), a request's file (YAML, JSON), or a
         request. `data`: URLs; `memory` in GiB; `duration` such as "1h" or "PT1H"; `prefer` a preset; `max_price` the
-        most that may be paid.
+        most that may be paid; `arguments` those of a program; `site`: ask this one alone.
 
         A NO is no error: `offers.yes` is False and `outcomes` name the reasons. Raises BadInput for a wrong request.
         """
-        return await self.send(compose(what, Options(data, cores, memory, duration, prefer, max_price, name)))
+        options = Options(data, cores, memory, duration, prefer, max_price, name, arguments, site)
+        return await self.send(compose(what, options))
 
-    async def send(self, draft: Draft) -> Offers:
-        """Ask with a request composed before. A refused element is named with its line in the file."""
+    async def submit_each(
+        self,
+        what: str | os.PathLike[str] | ExecutionRequest | Mapping[str, Any],
+        rows: Sequence[Mapping[str, str]],
+        *,
+        data: Sequence[str] = (),
+        cores: int | None = None,
+        memory: int | None = None,
+        duration: timedelta | str | None = None,
+        prefer: str | None = None,
+        max_price: float | None = None,
+        name: str | None = None,
+        arguments: Sequence[str] = (),
+    ) -> Batch:
+        """A request for each row, asked a few at a time: each `{column}` in it takes the row's value. Then
+        `await batch.accept()`, `await batch.finished()`, and `await batch.again()` for what failed.
+
+        Raises BadInput before anything is sent where a row makes no request."""
+        batch = Batch.compose(
+            self,
+            what,
+            rows,
+            lambda row: Options(data, cores, memory, duration, prefer, max_price, name, arguments, row=row),
+        )
+        return await batch.ask()
+
+    async def send(self, draft: Draft, *, batch: UUID | None = None) -> Offers:
+        """Ask with a request composed before. A refused element is named with its line in the file. `batch`: what the
+        requests of one batch share, so that they count once against caps."""
+        headers = {BATCH: str(batch)} if batch else None
+        wire = draft.request.to_wire()
         try:
-            answer = await self._connection.call("POST", self.url / "requests", draft.request.to_wire(), extra=120.0)
+            answer = await self._connection.call("POST", self.url / "requests", wire, headers=headers, extra=120.0)
         except BadInput as error:
             raise draft.locate(error) from error
         response = read_set(answer)
@@ -110,6 +144,12 @@ class Broker:
         """By uuid, its beginning, name, or URL. Raises NotFound, or BadInput where it could mean several."""
         url = await self._resolve(handle, "offersets")
         return Offers(self._connection, url, read_set(await self._connection.call("GET", url)))
+
+    async def request(self, handle: str | UUID) -> dict[str, Any]:
+        """The request of a set, as it was sent: to be submitted again, changed or not. Raises NotFound where the broker
+        keeps none (a plain 1.0 service does not)."""
+        url = await self._resolve(handle, "offersets")
+        return (await self._connection.call("GET", url / "request")).document()
 
     async def session(self, handle: str | UUID) -> Session:
         """By uuid, its beginning, name, or URL. Of an ended session the results are listed too."""

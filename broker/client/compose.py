@@ -41,13 +41,15 @@ _PLACES: dict[str, tuple[tuple[str, ...], str]] = {
     "metrics[]": ((kinds.MINMAX_METRIC,), kinds.MINMAX_METRIC),
 }
 _SPAN = re.compile(r"^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?$")
+_COLUMN = re.compile(r"\{([^{}]+)\}")
+_NUMBERS = frozenset({"cores", "memory", "size", "costs", "metrics"})
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 @dataclass(frozen=True)
 class Options:
     """What can be said beside the file; what is said here wins. `memory` in GiB, `max_price` in the currency of the
-    preferences."""
+    preferences; `site`: ask this one alone; `row`: what takes the place of each `{column}` in the request."""
 
     data: Sequence[str] = ()
     cores: int | None = None
@@ -56,6 +58,9 @@ class Options:
     prefer: str | None = None
     max_price: float | None = None
     name: str | None = None
+    arguments: Sequence[str] = ()
+    site: str | None = None
+    row: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,9 @@ def compose(what: str | os.PathLike[str] | ExecutionRequest | Mapping[str, Any],
     document = _read(what)
     content = deepcopy(document.content)
     folder = Path(document.file).parent if document.file else Path()
-    _apply(content, options)
+    _apply(content, options, document)
+    if options.row is not None:
+        fill_row(content, options.row)
     _expand(content, document)
     _bring_along(content, document, folder)
     return Draft(_validated(content, document), document)
@@ -109,10 +116,16 @@ def _read(what: str | os.PathLike[str] | ExecutionRequest | Mapping[str, Any]) -
     return Document({"executable": {"kind": kind, "location": str(path.absolute()), "meta": {"name": path.stem}}})
 
 
-def _apply(content: dict[str, Any], options: Options) -> None:
+def _apply(content: dict[str, Any], options: Options, document: Document) -> None:
     """The options, written into the document. What the document holds wrongly is left for the check that follows."""
-    if options.data:
-        content["data"] = [*_listed(content.get("data")), *({"location": url} for url in options.data)]
+    _apply_data(content, options.data, document)
+    if options.arguments:
+        executable = _into(content, "executable")
+        if kinds.short(str(executable.get("kind"))) != kinds.short(kinds.PYTHON_PROGRAM):
+            raise BadInput("arguments are for a Python program.", remedy="Write a container's into its command.")
+        executable["arguments"] = list(options.arguments)
+    if options.site is not None:
+        _into(content, "preferences")["sites_allowed"] = [options.site]
     for what, low in (("cores", options.cores), ("memory", options.memory)):
         if low is not None:
             _into(content, "compute")[what] = {"min": low}
@@ -125,6 +138,22 @@ def _apply(content: dict[str, Any], options: Options) -> None:
         content["costs"] = [*others, {"kind": kinds.MINMAX_COST, "type": kinds.MONETARY, "max": options.max_price}]
     if options.name is not None:
         _into(_into(content, "executable"), "meta")["name"] = options.name
+
+
+def _apply_data(content: dict[str, Any], urls: Sequence[str], document: Document) -> None:
+    """Data takes the places that an execution template keeps open for it, in their order, and then stands beside what
+    there is. The standard's placeholder is for clients alone: no service knows its kind (protocol.md 1.2)."""
+    left = list(urls)
+    for path, item in _at(content, "data[]"):
+        if item.get("kind") not in (kinds.ABSTRACT_DATA, kinds.short(kinds.ABSTRACT_DATA)):
+            continue
+        if not left:
+            name = (item.get("meta") or {}).get("name") if isinstance(item.get("meta"), dict) else None
+            what = f'a placeholder, "{name}".' if name else "a placeholder."
+            raise _wrong(document, path, what, "Fill it: --data URL")
+        item |= {"kind": kinds.SIMPLE_DATA, "location": left.pop(0)}
+    if left:
+        content["data"] = [*_listed(content.get("data")), *({"location": url} for url in left)]
 
 
 def _into(content: dict[str, Any], key: str) -> dict[str, Any]:
@@ -162,6 +191,58 @@ def preset(word: str) -> str:
     if word not in PRESETS:
         raise BadInput(f'"{word}" is no preset.{_nearest(word, PRESETS)}', remedy=f"There are: {', '.join(PRESETS)}.")
     return word
+
+
+# ── one request for each row of a table ─────────────────────────────────────────────────────────────────────────
+
+
+def fill_row(content: dict[str, Any], row: Mapping[str, str]) -> None:
+    """Each `{column}` of the document, but for the text of a program, becomes the row's value; other braces stay. A
+    run that would be called like all the others gets the row's first value behind its name.
+
+    Raises BadInput where no column stands in the document: every run would be the same."""
+    used: set[str] = set()
+    executable = content.get("executable")
+    source = executable.pop("source", None) if isinstance(executable, dict) else None
+    if isinstance(executable, dict):
+        _name(executable)
+    named = _written_name(content)
+    filled = _filled(content, row, used, sizes=False)
+    if not used:
+        there = ", ".join(f"{{{column}}}" for column in row)
+        raise BadInput("no column of the table stands in the request.", remedy=f"There are: {there}.")
+    content |= filled
+    if source is not None:
+        content["executable"]["source"] = source
+    if named and _written_name(content) == named:
+        content["executable"]["meta"]["name"] = f"{named}-{next(iter(row.values()))}"
+
+
+def _written_name(content: Mapping[str, Any]) -> str:
+    executable = content.get("executable")
+    meta = executable.get("meta") if isinstance(executable, dict) else None
+    return str(meta.get("name") or "") if isinstance(meta, dict) else ""
+
+
+def _filled(value: Any, row: Mapping[str, str], used: set[str], *, sizes: bool) -> Any:
+    """`sizes`: a number is wanted here, and what a table holds is text."""
+    if isinstance(value, dict):
+        return {key: _filled(item, row, used, sizes=sizes or key in _NUMBERS) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_filled(item, row, used, sizes=sizes) for item in value]
+    if not isinstance(value, str):
+        return value
+
+    def put(match: re.Match[str]) -> str:
+        if match[1] not in row:
+            return match[0]
+        used.add(match[1])
+        return row[match[1]]
+
+    text = _COLUMN.sub(put, value)
+    if sizes and text != value and re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text) if "." in text else int(text)
+    return text
 
 
 # ── kinds ────────────────────────────────────────────────────────────────────────────────────────────────────

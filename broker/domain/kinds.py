@@ -17,6 +17,7 @@ SIMPLE_COMPUTE = BASE + "compute/simple-compute-resource.yaml"
 SIMPLE_STORAGE = BASE + "storage/simple-storage-resource.yaml"
 SIMPLE_VOLUME = BASE + "volume/simple-volume-mount.yaml"
 
+ABSTRACT_DATA = BASE + "data/abstract-data-resource.yaml"  # a template's place for data; never sent
 SIMPLE_DATA = BASE + "data/simple-data-resource.yaml"
 S3_DATA = BASE + "data/S3-data-resource.yaml"
 RUCIO_DATA = BASE + "data/rucio-data-resource.yaml"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from broker.client.batch import read_rows
 from broker.client.compose import Options, compose, parse_span
 from broker.client.errors import BadRequestFile
 from broker.domain import kinds
@@ -124,3 +125,116 @@ def test_what_is_no_span(text: str) -> None:
 def test_a_preset_is_named_by_its_nearest() -> None:
     with pytest.raises(BadInput, match="Nearest: fastest"):
         compose({"executable": {"kind": "python-program", "source": "x"}}, Options(prefer="fastst"))
+
+
+# ── templates ────────────────────────────────────────────────────────────────────────────────────────────────
+
+TEMPLATE = PROGRAM + (
+    "data:\n"
+    f"  - {{kind: {kinds.ABSTRACT_DATA}, meta: {{name: image}}}}\n"
+    "  - {location: 'https://x/flat.fits'}\n"
+    "  - {kind: abstract-data-resource, meta: {name: mask}}\n"
+)
+
+
+def test_data_takes_the_places_that_a_template_keeps_open(home: Path) -> None:
+    (home / "t.yaml").write_text(TEMPLATE)
+    urls = ("https://x/a.fits", "https://x/b.fits", "https://x/c.fits")
+    data = compose("t.yaml", Options(data=urls)).request.to_wire()["data"]
+    assert [(item["kind"], item["location"], item.get("meta", {}).get("name")) for item in data] == [
+        (kinds.SIMPLE_DATA, "https://x/a.fits", "image"),
+        (kinds.SIMPLE_DATA, "https://x/flat.fits", None),
+        (kinds.SIMPLE_DATA, "https://x/b.fits", "mask"),
+        (kinds.SIMPLE_DATA, "https://x/c.fits", None),
+    ]
+
+
+def test_a_place_that_stays_open_is_named_and_nothing_is_sent(home: Path) -> None:
+    (home / "t.yaml").write_text(TEMPLATE)
+    with pytest.raises(BadRequestFile) as caught:
+        compose("t.yaml", Options(data=("https://x/a.fits",)))
+    assert str(caught.value) == 't.yaml:7 data[2]: a placeholder, "mask". Fill it: --data URL'
+
+
+# ── rows of a table ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_row_fills_the_request_but_not_the_program(home: Path) -> None:
+    (home / "fit.py").write_text("print('{name}', {'a': 1})")
+    draft = compose(
+        "fit.py", Options(data=("https://x/{name}.fits",), arguments=("{name}", "{other}", "{}"), row={"name": "m31"})
+    )
+    wire = draft.request.to_wire()
+    assert wire["executable"]["source"] == "print('{name}', {'a': 1})"
+    assert wire["executable"]["arguments"] == ["m31", "{other}", "{}"]
+    assert wire["data"][0]["location"] == "https://x/m31.fits"
+    assert draft.request.name == "fit-m31"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (PROGRAM + "  arguments: ['{name}']\n", "python-program-m31"),
+        ("executable: {kind: python-program, location: 'https://x/fit-{name}.py'}\n", "fit-m31"),
+        (PROGRAM + "  meta: {name: 'run {name}'}\n", "run m31"),
+        (PROGRAM + "  meta: {name: run}\n  arguments: ['{name}']\n", "run-m31"),
+    ],
+)
+def test_every_run_of_a_table_has_a_name_of_its_own(home: Path, text: str, name: str) -> None:
+    (home / "r.yaml").write_text(text)
+    assert compose("r.yaml", Options(row={"name": "m31", "z": "1"})).request.name == name
+
+
+def test_a_number_from_a_table_is_a_number_where_one_is_wanted() -> None:
+    given = {
+        "executable": {"kind": "python-program", "source": "x", "arguments": ["{n}"]},
+        "compute": {"cores": {"min": "{n}"}, "memory": "{n}"},
+        "costs": [{"type": "monetary", "max": "{price}"}],
+    }
+    draft = compose(given, Options(row={"n": "4", "price": "1.5"}))
+    assert (draft.request.cores, draft.request.memory, draft.ceiling) == ((4, None), (4, None), 1.5)
+    assert draft.request.to_wire()["executable"]["arguments"] == ["4"]
+
+
+def test_a_table_of_which_nothing_is_used_is_refused(home: Path) -> None:
+    (home / "fit.py").write_text("1")
+    with pytest.raises(BadInput, match=r"no column of the table stands in the request. There are: \{name\}, \{z\}"):
+        compose("fit.py", Options(row={"name": "m31", "z": "1"}))
+
+
+def test_arguments_are_for_programs() -> None:
+    docker = {"executable": {"kind": "docker-container", "image": {"locations": ["x"]}}}
+    with pytest.raises(BadInput, match="arguments are for a Python program"):
+        compose(docker, Options(arguments=("x",)))
+
+
+def test_one_site_alone_may_be_asked() -> None:
+    given = {"executable": {"kind": "python-program", "source": "x"}, "preferences": {"preset": "fastest"}}
+    wire = compose(given, Options(site="alba")).request.to_wire()
+    assert wire["preferences"] == {"preset": "fastest", "sites_allowed": ["alba"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "t.csv: a line with the names of the columns is wanted, and rows."),
+        ("name\n", "t.csv: a line with the names of the columns is wanted, and rows."),
+        ("name,name\na,b\n", "t.csv:1: every column wants a name of its own."),
+        ("name,\na,b\n", "t.csv:1: every column wants a name of its own."),
+        ("name,z\na,1\nb\n", "t.csv:3: 1 values for 2 columns."),
+        ('name\n"a"b\n', "t.csv:2: not CSV: ',' expected after '\"'."),
+        ("name\n" + "a\n" * 1001, "t.csv: 1001 rows; 1000 are the most."),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_one_line(home: Path, text: str, line: str) -> None:
+    (home / "t.csv").write_text(text)
+    with pytest.raises(BadRequestFile) as caught:
+        read_rows(Path("t.csv"))
+    assert str(caught.value) == line
+
+
+def test_tables_are_read_as_they_are_found(home: Path) -> None:
+    (home / "t.csv").write_text('\ufeffname,z\n"m 31, north", 1\n\nm87,2\n', encoding="utf-8")
+    assert read_rows(Path("t.csv")) == [{"name": "m 31, north", "z": "1"}, {"name": "m87", "z": "2"}]
+    (home / "t.tsv").write_text("name\tz\nm31\t1,5\n")
+    assert read_rows(Path("t.tsv")) == [{"name": "m31", "z": "1,5"}]
