@@ -17,12 +17,23 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+from uuid import UUID
 
 import pytest
 from argon2 import PasswordHasher
 
 from broker.domain import kinds
+from broker.domain.components import (
+    ComponentMetadata,
+    EnumValueOption,
+    IntegerDeltaOption,
+    IntegerValueOption,
+    Level,
+    MessageItem,
+    StringValueOption,
+)
+from broker.domain.session import ScheduledExecutionSession, SessionPhase, SimpleSessionConnector
 from broker.testing.program import Program, above
 
 pytestmark = pytest.mark.system
@@ -43,7 +54,8 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         "alba",
         platform={"kind": "simulated", "share": 0.01},
         tariff={"core_hour": 1.0, "energy": 0.01, "carbon": 0.25},
-        capacity={"cores": 64, "memory": 64, "performance": 1.5},
+        capacity={"cores": 999, "memory": 4999, "performance": 1.5},
+        policies={"quotas": {"offers": 999}},  # these tests leave many open
     ).start()
     root = {"password_hash": _CHEAP.hash("root-secret"), "roles": ["administrator"]}
     access = {"users": {"root": root}, "readers": "public"}
@@ -218,34 +230,96 @@ def test_ceilings_and_floors_of_the_request_hold(client: Any, api: Any) -> None:
     assert api.execution_request(asking(client, "PT1M", metrics=metric(2.0))).result == "NO"
 
 
-def test_every_kind_of_the_standard_is_read_back(client: Any, api: Any) -> None:
-    """A request with a part of each sort, as the platform that pretends takes it."""
-    request = asking(
-        client,
-        "PT1M",
-        storage=[
-            client.SimpleStorageResource(
-                kind=kinds.SIMPLE_STORAGE,
-                meta=client.ComponentMetadata(name="disk"),
-                size=client.SimpleStorageSize(min=1),
-            )
-        ],
-        data=[
-            client.SimpleDataResource(
-                kind=kinds.SIMPLE_DATA,
-                meta=client.ComponentMetadata(name="sky"),
-                location="https://data.example/sky.fits",
-                storage="disk",
-            )
-        ],
+def read_back(part: Any) -> dict[str, Any]:
+    """A part as the client has it, but for the names and addresses that it was given on the way."""
+    return {name: value for name, value in part.to_dict().items() if name not in ("meta", "schedule", "storage")}
+
+
+def test_every_executable_of_the_standard_is_read_back(client: Any, api: Any) -> None:
+    ports = [client.DockerNetworkPort(access=True, internal=client.DockerInternalPort(port=8888), protocol="HTTP")]
+    docker = asking(client, "PT1M").executable
+    docker.network = client.DockerNetworkSpec(ports=ports)
+    docker.environment = {"OMP_NUM_THREADS": "2"}
+    docker.command = ["fit", "--fast"]
+    for executable in (
+        docker,
+        client.SingularityContainer(kind=kinds.SINGULARITY_CONTAINER, location="https://images.example/fit.sif"),
+        client.JupyterNotebook(kind=kinds.JUPYTER_NOTEBOOK, location="https://notebooks.example/fit.ipynb"),
+    ):
+        request = asking(client, "PT1M")
+        request.executable = executable
+        found = api.execution_request(request).offers[0].executable
+        assert type(found) is type(executable)
+        assert read_back(found) == read_back(executable)
+
+
+def test_all_data_of_the_standard_and_what_holds_it_is_read_back(client: Any, api: Any) -> None:
+    obscore = client.IvoaObsCoreItem(obs_id="sky-1")
+    datalink = client.IvoaDataLinkItem(access_url="https://data.example/links", content_length=2**31 - 1)
+    ivoa = client.IvoaDataResourceBlock(ivoid="ivo://example/sky?1", obscore=obscore, datalink=datalink)
+    skao = client.SkaoDataResourceBlock(
+        namespace="sky",
+        objectname="1",
+        datasize=10**9,
+        checksum=client.SkaoChecksumItem(type="adler32", value="0a0b0c0d"),
+        replicas=[client.SkaoReplicaItem(rsename="ALBA-DISK", dataurl="https://data.example/1")],
     )
-    request.compute.volumes = [
-        client.SimpleVolumeMount(kind=kinds.SIMPLE_VOLUME, path="/sky", mode="READONLY", resource="sky")
+    rucio = client.RucioDataResourceBlock(endpoint="https://rucio.example", scope="sky", object="1")
+    s3 = {"endpoint": "https://s3.example", "bucket": "sky", "object": "1.fits"}
+    data = [
+        client.SimpleDataResource(kind=kinds.SIMPLE_DATA, location="https://data.example/1.fits"),
+        client.S3DataResource(kind=kinds.S3_DATA, **s3),
+        client.RucioDataResource(kind=kinds.RUCIO_DATA, rucio=rucio),
+        client.IvoaDataResource(kind=kinds.IVOA_DATA, ivoa=ivoa),
+        client.SkaoDataResource(kind=kinds.SKAO_DATA, skao=skao),
     ]
-    (offer, *_) = api.execution_request(request).offers
-    assert offer.data[0].location == "https://data.example/sky.fits"
-    assert offer.storage[0].size.min == 1
+    for n, part in enumerate(data):
+        part.meta, part.storage = client.ComponentMetadata(name=f"data{n}"), "disk"
+    disk = client.SimpleStorageResource(
+        kind=kinds.SIMPLE_STORAGE, meta=client.ComponentMetadata(name="disk"), size=client.SimpleStorageSize(min=1)
+    )
+    request = asking(client, "PT1M", data=data, storage=[disk])
+    request.compute.volumes = [
+        client.SimpleVolumeMount(kind=kinds.SIMPLE_VOLUME, path="/sky", mode="READONLY", resource="data0")
+    ]
+    offer = api.execution_request(request).offers[0]
+    assert [read_back(part) for part in offer.data] == [read_back(part) for part in data]
+    # In an answer the parts have uuids of their own, and refer to each other by these.
+    assert {part.storage for part in offer.data} == {str(offer.storage[0].meta.uuid)}
     assert offer.compute.volumes[0].resource == str(offer.data[0].meta.uuid)
+
+
+def test_what_may_stand_in_a_session_besides_is_read(client: Any) -> None:
+    """Connectors and options of all sorts, as our models write them: few platforms have them."""
+    session = ScheduledExecutionSession(
+        kind=kinds.SCHEDULED_SESSION,
+        meta=ComponentMetadata(
+            uuid=UUID("91c20000-0000-4000-8000-00000000000b"),
+            options=(
+                EnumValueOption(kind=kinds.ENUM_OPTION, path="/phase", values=("CANCELLED",)),
+                StringValueOption(kind=kinds.STRING_OPTION, path="/name", pattern="[a-z]+"),
+                IntegerValueOption(kind=kinds.INTEGER_OPTION, path="/cores", min=1, max=4),
+                IntegerDeltaOption(kind=kinds.DELTA_OPTION, path="/time", min=0, max=60, units="s"),
+            ),
+            messages=tuple(MessageItem.fill("uri:test", "{a}", level=level, a="b") for level in get_args(Level)),
+        ),
+        phase=SessionPhase.AVAILABLE,
+        connectors=(
+            SimpleSessionConnector(
+                kind="uri:jupyter", status="AVAILABLE", protocol="HTTP", location="https://notebooks.example/x?token=y"
+            ),
+        ),
+    )
+    found = client.AbstractExecutionSession.from_dict(session.to_wire())
+    assert [type(option).__name__ for option in found.meta.options] == [
+        "EnumValueOption",
+        "StringValueOption",
+        "IntegerValueOption",
+        "IntegerDeltaOption",
+    ]
+    assert [option.path for option in found.meta.options] == ["/phase", "/name", "/cores", "/time"]
+    assert {message.message for message in found.meta.messages} == {"b"}
+    assert (found.connectors[0].status, phase(found)) == ("AVAILABLE", "AVAILABLE")
 
 
 def test_what_is_not_there_and_not_ones_own(client: Any, api: Any, federation: Program) -> None:
@@ -273,6 +347,8 @@ def test_users_are_made_once_by_administrators_alone(federation: Program) -> Non
     for user, expected in ((name, 403), ("", 401)):
         assert call("POST", url, {**asked, "username": "eve"}, user=user)[0] == expected
     assert call("GET", f"{federation.url}/sessions", user=name, secret="another horse")[0] == 401
+    log = federation.log.read_text()
+    assert (f'"username": "{name}"' in log, PASSWORD in log) == (True, False)
 
 
 def test_reading_is_public_where_the_settings_say_so(federation: Program) -> None:
