@@ -20,20 +20,22 @@ from broker.domain.offer import Raws, cut
 from broker.domain.offerset import Decision, Line, Note, SessionRecord, SetRecord, acceptable
 from broker.domain.quantities import format_duration, format_instant
 from broker.domain.ranking import Ranked
-from broker.domain.setbody import Kept
+from broker.domain.setbody import Kept, SetBody
 from broker.domain.wishes import Wishes
 from broker.services.offers import SetState
 from broker.services.rights import may_change, owns
 from broker.services.sessions import SessionState
 
 _JSON = msgspec.json.Encoder()
+# What generated clients need of every session; a site that states one that cannot be read meant what was asked.
+_INDISPENSABLE = ("executable", "compute")
 _LEVELS = {"Declined": "INFO", "Skipped": "INFO", "TimedOut": "WARN", "Failed": "WARN"}
 
 
 def offerset(state: SetState, base: str, caller: Caller) -> bytes:
     """The OfferSetResponse. `base` is our own address without a slash at its end."""
     record = state.record
-    page = _Page.of(record, state.body.wishes if state.body else None, base, caller, state.now)
+    page = _Page.of(record, state.body, base, caller, state.now)
     items = {str(item.uuid): item for item in record.sessions if not item.excluded}
     kept = {item.candidate.session: item for item in state.body.kept} if state.body else {}
     shown = [(items[ranked.session], ranked) for ranked in state.ranking if ranked.session in items]
@@ -78,13 +80,13 @@ def _with_offers(answer: dict[str, Any], offers: Iterable[dict[str, Any]]) -> by
 
 def session(state: SessionState, base: str, caller: Caller) -> bytes:
     """The ScheduledExecutionSession."""
-    wishes = state.body.wishes if state.body else None
-    page = _Page.of(state.record, wishes, base, caller, state.now)
+    page = _Page.of(state.record, state.body, base, caller, state.now)
     return msgspec.json.encode(_session(page, state.item, state.kept, state.ranked))
 
 
 class _Page(msgspec.Struct, frozen=True):
-    """What all sessions of one answer share. `rights`: the caller may change them; `own`: they are the caller's."""
+    """What all sessions of one answer share. `rights`: the caller may change them; `own`: they are the caller's.
+    `asked`: the parts of the request."""
 
     record: SetRecord
     uuid: str
@@ -93,11 +95,13 @@ class _Page(msgspec.Struct, frozen=True):
     rights: bool
     own: bool
     now: float
+    asked: Raws
 
     @classmethod
-    def of(cls, record: SetRecord, wishes: Wishes | None, base: str, caller: Caller, now: float) -> _Page:
+    def of(cls, record: SetRecord, body: SetBody | None, base: str, caller: Caller, now: float) -> _Page:
         rights, own = may_change(record, caller), owns(record, caller)
-        return cls(record, str(record.uuid), wishes, base, rights, own, now)
+        asked = cut(body.request)[0] if body else {}
+        return cls(record, str(record.uuid), body.wishes if body else None, base, rights, own, now, asked)
 
 
 def _session(page: _Page, item: SessionRecord, kept: Kept | None, ranked: Ranked | None) -> dict[str, Any]:
@@ -124,6 +128,9 @@ def _session(page: _Page, item: SessionRecord, kept: Kept | None, ranked: Ranked
     if (promise := _promise(page.record.decision, item.uuid)) is not None:
         written["promise"] = promise
     written.update(rest)
+    for name in _INDISPENSABLE:
+        if name not in written and name in page.asked:
+            written[name] = page.asked[name]
     return written
 
 
@@ -239,7 +246,8 @@ def _set_notes(record: SetRecord, yes: bool) -> Iterable[Note]:
 def _site_note(site: str, line: Line, time: float) -> Note:
     values = {"site": site, "outcome": line.outcome, "reason": "; ".join(line.reasons) or "no reason given"}
     level = _LEVELS.get(line.outcome, "INFO")
-    return Note(time, f"uri:site-{line.outcome.lower()}", "{site} {outcome}: {reason}", values, level)
+    text = "{site}: left out: {reason}" if line.outcome == "Offered" else "{site} {outcome}: {reason}"
+    return Note(time, f"uri:site-{line.outcome.lower()}", text, values, level)
 
 
 def _message(note: Note) -> dict[str, Any]:

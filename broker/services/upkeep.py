@@ -21,7 +21,7 @@ Handler = Callable[[str], Awaitable[float | None]]
 
 LEASE = 10.0  # seconds, renewed while the handler works: what a crash may cost before another takes over
 RENEW_EVERY = 3.0  # seconds
-AT_ONCE = 32  # timers handled side by side
+AT_ONCE = 256  # timers handled side by side: many, for each waits on a site, and a hung one must not hold up the others
 IDLE = 5.0  # seconds between looks at the store when nothing is known to be due: another replica may have set a timer
 TROUBLE = 5.0  # seconds until a timer whose handler failed comes again
 
