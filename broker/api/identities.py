@@ -17,7 +17,7 @@ from broker.domain.identity import Caller
 from broker.errors import BadInput, Conflict
 
 
-class NewIdentity(Model):
+class Identity(Model):
     """*Ours*: a local user to be made, with the role `user`."""
 
     model_config = ConfigDict(extra="forbid")
@@ -33,7 +33,7 @@ class IdentityCalls:
     async def make(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """201; 409 where there is such a user, who stays as he is; 400 for a name or password that will not do."""
         try:
-            asked = await self._wire.read(request, NewIdentity)
+            asked = await self._wire.read(request, Identity)
             user = await self._identities.make(asked.username, asked.password, caller)
         except BadInput as error:
             return known(request, error, error=str(error))

@@ -59,3 +59,11 @@ async def test_it_is_written_in_yaml_too(api: Any) -> None:
     answer = await api.call("POST", PATH, user="root", json=ADA, headers={"Accept": "application/yaml"})
     assert (answer.status, answer.headers["Content-Type"]) == (201, "application/yaml")
     assert b"username: ada" in answer.body
+
+
+async def test_it_is_read_in_xml_too(api: Any) -> None:
+    body = b"<identity><username>ada</username><password>correct horse</password></identity>"
+    headers = {"Content-Type": "application/xml", "Accept": "application/xml"}
+    answer = await api.call("POST", PATH, user="root", data=body, headers=headers)
+    assert (answer.status, answer.headers["Content-Type"]) == (201, "application/xml")
+    assert b"<username>ada</username>" in answer.body
