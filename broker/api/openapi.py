@@ -231,7 +231,7 @@ _DRAIN = {
 }
 _NEW_IDENTITY = {
     "type": "object",
-    "xml": {"name": "newidentity"},
+    "xml": {"name": "identity"},
     "required": ["username", "password"],
     "properties": {"username": {"type": "string"}, "password": {"type": "string", "format": "password"}},
 }
