@@ -14,6 +14,7 @@ import typer
 
 from broker.cli.memory import Memory
 from broker.cli.screen import Screen
+from broker.client.batchtable import HANDLE
 from broker.client.broker import Broker
 from broker.client.offers import Offer, Offers
 from broker.client.sessions import LATEST, SOONEST, Session
@@ -61,6 +62,8 @@ class Desk:
 
     async def session(self, broker: Broker, handle: str) -> Session:
         """The session that the handle names. A short number is a rank where a set was shown, else begins a uuid."""
+        if handle.startswith(HANDLE):
+            raise BadInput(f"{handle} is a batch.", remedy="Name one of its runs: broker sessions")
         match = None if "://" in handle else _RANK.match(handle)
         if match and (match[1] or self.memory.last_set(str(broker.url))):
             return await self.offer(broker, match[1], match[2])

@@ -29,6 +29,9 @@ from broker.errors import BadInput, Conflict, NotFound
 _NEAREST = re.compile(r"compute\.(cores|memory)\b.*\bNearest yes: (\d+)")
 
 Handle = Annotated[
+    str, typer.Argument(help="rank in the set last shown, SET/RANK, uuid or its beginning, name, or URL")
+]
+Runs = Annotated[
     str, typer.Argument(help="rank in the set last shown, SET/RANK, uuid or its beginning, name, URL, or a batch")
 ]
 Json = Annotated[bool, typer.Option("--json", help="print the JSON document")]
@@ -167,7 +170,7 @@ def _said(offers: Offers) -> list[str]:
 def offers(
     context: typer.Context,
     handle: Annotated[
-        str | None, typer.Argument(help="set: uuid or its beginning, or URL; none: the last shown")
+        str | None, typer.Argument(help="set: uuid or its beginning, or URL; or a batch; none: the last shown")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="every term of every score")] = False,
     json: Json = False,
@@ -190,7 +193,7 @@ def offers(
     desk.run(work)
 
 
-def accept(context: typer.Context, handle: Handle, watch: Watch = False, json: Json = False) -> None:
+def accept(context: typer.Context, handle: Runs, watch: Watch = False, json: Json = False) -> None:
     """Take an offer. The other offers of its set are released."""
     desk = desks.of(context)
 
@@ -272,7 +275,7 @@ def _state(desk: Desk, session: Session, seen: list[str], *, json: bool) -> None
         Follower(desk.screen, seen).show(session)
 
 
-def watch(context: typer.Context, handle: Handle, json: Json = False) -> None:
+def watch(context: typer.Context, handle: Runs, json: Json = False) -> None:
     """Follow a run to its end. Interrupting it leaves the run alone."""
     desk = desks.of(context)
 
@@ -326,7 +329,7 @@ def _dump(desk: Desk, text: str | None) -> None:
 
 def fetch(
     context: typer.Context,
-    handle: Handle,
+    handle: Runs,
     names: Annotated[list[str] | None, typer.Argument(help="files; none: all")] = None,
     to: Annotated[Path, typer.Option(help="folder to put them in")] = Path("results"),
     force: Annotated[bool, typer.Option("--force", help="replace files that differ")] = False,

@@ -89,15 +89,18 @@ class Broker:
         name: str | None = None,
         arguments: Sequence[str] = (),
         site: str | None = None,
+        wait: float | None = None,
     ) -> Offers:
         """Ask every site at once. `what`: a program (.py), a notebook (.ipynb), a request's file (YAML, JSON), or a
         request. `data`: URLs; `memory` in GiB; `duration` such as "1h" or "PT1H"; `prefer` a preset; `max_price` the
         most that may be paid; `arguments` those of a program; `site`: ask this one alone.
+        `wait`: seconds until the answer, None: as long as the broker thinks right; 0: at once, to a set that grows
+        (`offers.complete`), where the broker can do so.
 
         A NO is no error: `offers.yes` is False and `outcomes` name the reasons. Raises BadInput for a wrong request.
         """
         options = Options(data, cores, memory, duration, prefer, max_price, name, arguments, site)
-        return await self.send(compose(what, options))
+        return await self.send(compose(what, options), wait=wait)
 
     async def submit_each(
         self,
@@ -125,10 +128,12 @@ class Broker:
         )
         return await batch.ask()
 
-    async def send(self, draft: Draft, *, batch: UUID | None = None) -> Offers:
+    async def send(self, draft: Draft, *, batch: UUID | None = None, wait: float | None = None) -> Offers:
         """Ask with a request composed before. A refused element is named with its line in the file. `batch`: what the
         requests of one batch share, so that they count once against caps."""
-        headers = {BATCH: str(batch)} if batch else None
+        headers = {BATCH: str(batch)} if batch else {}
+        if wait is not None:
+            headers["Prefer"] = f"wait={wait:.0f}" if wait >= 1 else "respond-async"  # RFC 7240; whole seconds
         wire = draft.request.to_wire()
         try:
             answer = await self._connection.call("POST", self.url / "requests", wire, headers=headers, extra=120.0)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import html
+import importlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -18,7 +20,7 @@ from broker.client.http import Answer, Connection
 from broker.client.sessions import SOONEST, Session
 from broker.domain.request import ExecutionRequest
 from broker.domain.session import OfferSetResponse, OutcomeNote, SimpleExecutionSession
-from broker.errors import BadInput, NotFound
+from broker.errors import BadInput, BrokerError, NotFound
 
 
 class Offer(Session):
@@ -127,6 +129,22 @@ class Offers:
             await asyncio.sleep(poll)
             await self.refresh()
         return self
+
+    def _ipython_display_(self) -> None:
+        """In a notebook: the table, which fills in its place while sites still answer."""
+        shown = importlib.import_module("IPython.display")
+        handle = shown.display(self._both(), raw=True, display_id=True)
+        if self.pending and handle is not None:
+            with suppress(RuntimeError):  # no loop runs: the table is what it is now
+                self._filling = asyncio.get_running_loop().create_task(self._fill(handle))
+
+    async def _fill(self, handle: Any) -> None:
+        with suppress(BrokerError):  # what was drawn last stays; the next call of the user tells what is wrong
+            await self.complete(lambda _: handle.update(self._both(), raw=True))
+        handle.update(self._both(), raw=True)
+
+    def _both(self) -> dict[str, str]:
+        return {"text/plain": repr(self), "text/html": self._repr_html_()}
 
     def __repr__(self) -> str:
         return table.offers(self.response, table.Look(width=80, now=self.now), self.request)

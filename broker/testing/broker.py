@@ -203,6 +203,7 @@ class Call:
     query: dict[str, str]
     authorization: str | None
     body: Any
+    prefer: str | None = None
 
 
 @dataclass
@@ -277,7 +278,7 @@ class FakeBroker:
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         call = Call(request.method, request.path, dict(request.query), request.headers.get("Authorization"),
-                    json.loads(body) if body else None)  # fmt: skip
+                    json.loads(body) if body else None, request.headers.get("Prefer"))  # fmt: skip
         self.calls.append(call)
         for refusal in self._refusals:
             if refusal.method == call.method and call.path.startswith(refusal.path) and refusal.times > 0:

@@ -129,6 +129,7 @@ async def test_a_batch_shows_what_it_would_send(ask: Any, home: Path, gate: Path
          "a batch is asked again as it was. For a change, submit its file anew.\n"),
         (("submit", "--again", "each-3c1f"),
          "no batch each-3c1f is known on this machine. Its runs are: broker sessions\n"),
+        (("cancel", "each-3c1f"), "each-3c1f is a batch. Name one of its runs: broker sessions\n"),
         (("submit", "fit.py", "--arg", "{z}", "--each", "targets.csv", "--accept", "2"),
          '"2": of a batch the best are taken. Write --accept best.\n'),
     ],
