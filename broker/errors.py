@@ -9,6 +9,7 @@
     ├── NotAllowed             signed in, but not theirs to do
     ├── NotFound
     ├── Conflict               cannot be done in the present state; says which
+    ├── KeyReused              an Idempotency-Key that belongs to another request
     ├── TooLarge
     ├── UnsupportedMediaType
     ├── NotAcceptable
@@ -74,6 +75,9 @@ class NotFound(BrokerError): ...
 
 
 class Conflict(BrokerError): ...
+
+
+class KeyReused(BrokerError): ...
 
 
 class TooLarge(BrokerError): ...

@@ -42,6 +42,8 @@ from broker.services.clock import SystemClock
 from broker.services.fanout import Fanout
 from broker.services.guard import GuardedPlanner
 from broker.services.identities import Identities
+from broker.services.keys import TIMER as FORGET
+from broker.services.keys import Keys
 from broker.services.offers import Offers, Timing
 from broker.services.records import Records
 from broker.services.releasing import Releasing
@@ -99,12 +101,14 @@ async def _join(
         readers=readers, map_=_map(settings), defaults=_defaults(settings), timing=_timing(settings),
         broker_id=broker_id,
     )  # fmt: skip
+    stack.push_async_callback(offers.close)
     sessions = Sessions(records=records, offers=offers, sites=sites, store=store, clock=clock, readers=readers)
     acceptance = Acceptance(
         records=records, offers=offers, sessions=sessions, sites=sites, window=window, clock=clock, readers=readers,
         forward=settings.acceptance.forward, patience=settings.acceptance.patience,
         guarded=settings.acceptance.direct == "guarded",
     )  # fmt: skip
+    keys = Keys(store, clock)
     releasing = Releasing(records=records, sites=sites, clock=clock)
     watching = Watching(store=store, records=records, sites=sites, window=window, clock=clock)
     upkeep.handle(
@@ -115,6 +119,7 @@ async def _join(
             "release": releasing.release,
             "follow": watching.follow,
             "look": watching.look,
+            FORGET: keys.forget,
         }
     )
     await sites.start()
@@ -127,7 +132,8 @@ async def _join(
     status = Status(name=settings.name, sites=sites, store=store, window=window, clock=clock)
     parts = Parts(
         offers=offers, acceptance=acceptance, sessions=sessions, sites=sites, status=status, access=access,
-        identities=identities, ready=store.ping, draw_offerset=answers.offerset, draw_session=answers.session,
+        identities=identities, keys=keys, ready=store.ping,
+        draw_offerset=answers.offerset, draw_session=answers.session,
         openapi=describe(release), broker_id=broker_id, version=release, public_url=settings.public_url,
         readers=readers,
         limits=Limits(settings.limits.json_bytes, settings.limits.yaml_bytes, settings.limits.xml_bytes),

@@ -1,13 +1,14 @@
-"""What the handlers need of the services, no more: their tests bring small stand-ins. Imports ports and the domain.
+"""What the handlers need of the services, no more: their tests bring small stand-ins. Imports ports, the domain,
+and from the services the words in which they are told what is wanted.
 
 What each method promises stands at the service that keeps it (broker/services/). All raise errors of broker/errors.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from broker.domain.identity import Caller, Hop
@@ -15,6 +16,10 @@ from broker.domain.request import ExecutionRequest
 from broker.domain.site import Profile, Registration
 from broker.domain.updates import AbstractUpdate
 from broker.ports import Listing, Logs, Result
+from broker.services.keys import Once
+from broker.services.offers import How
+
+T = TypeVar("T")
 
 
 class State(Protocol):
@@ -36,7 +41,7 @@ class Draw(Protocol):
 
 
 class Offers(Protocol):
-    async def ask(self, request: ExecutionRequest, caller: Caller, hop: Hop) -> State: ...
+    async def ask(self, request: ExecutionRequest, caller: Caller, hop: Hop, how: How) -> State: ...
 
     async def get(self, uuid: UUID, caller: Caller) -> State: ...
 
@@ -47,10 +52,18 @@ class Offers(Protocol):
     ) -> list[Listing]: ...
 
 
+class Keys(Protocol):
+    async def once(
+        self, once: Once, act: Callable[[UUID], Awaitable[T]], show: Callable[[UUID], Awaitable[T]]
+    ) -> T: ...
+
+
 class Acceptance(Protocol):
     async def update(self, uuid: UUID, update: AbstractUpdate, caller: Caller) -> SessionState: ...
 
-    async def direct(self, request: ExecutionRequest, caller: Caller, hop: Hop) -> SessionState: ...
+    async def direct(self, request: ExecutionRequest, caller: Caller, hop: Hop, how: How) -> SessionState: ...
+
+    async def directed(self, set_: UUID, caller: Caller) -> SessionState: ...
 
     async def release(self, uuids: Sequence[UUID], caller: Caller) -> None: ...
 

@@ -1,4 +1,4 @@
-"""The calls about offer sets: asking, reading, listing. Imports wire, xmlforms, lists, hop, needs."""
+"""The calls about offer sets: asking, reading, listing. Imports wire, xmlforms, lists, hop, manner, needs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from aiohttp import web
 
 from broker.api import lists
 from broker.api.hop import read_hop
+from broker.api.manner import Repeats, read_manner
 from broker.api.needs import Draw, Offers
 from broker.api.paths import uuid_of
 from broker.api.wire import Wire
@@ -18,18 +19,28 @@ _ROOT = root_of(OfferSetResponse)
 
 
 class Offersets:
-    def __init__(self, wire: Wire, offers: Offers, draw: Draw, broker_id: str) -> None:
-        self._wire, self._offers, self._draw, self._id = wire, offers, draw, broker_id
+    def __init__(self, wire: Wire, offers: Offers, repeats: Repeats, draw: Draw, broker_id: str) -> None:
+        self._wire, self._offers, self._repeats = wire, offers, repeats
+        self._draw, self._id = draw, broker_id
 
     async def ask(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """303 with the set as its body: some clients read the body, some follow the Location (protocol.md 1.1)."""
-        base, hop = self._wire.base(request), read_hop(request, self._id)
+        base, hop, manner = self._wire.base(request), read_hop(request, self._id), read_manner(request)
         wanted = await self._wire.read(request, ExecutionRequest)
-        state = await self._offers.ask(wanted, caller, hop)
+        state = await self._repeats.new(
+            manner,
+            caller,
+            call="POST /requests",
+            asked=wanted,
+            act=lambda how: self._offers.ask(wanted, caller, hop, how),
+            show=lambda uuid: self._offers.get(uuid, caller),
+        )
         location = f"{base}/offersets/{state.uuid}"
-        return await self._wire.answer(
+        response = await self._wire.answer(
             request, self._draw(state, base, caller), status=303, location=location, root=_ROOT
         )
+        response.headers.update(manner.applied(later=True))
+        return response
 
     async def get(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         base = self._wire.base(request)

@@ -277,6 +277,15 @@ _CALLS: tuple[tuple[str, str, str, str, Any, dict[str, Any]], ...] = (
 )  # fmt: skip
 
 
+_SAYS = {
+    "Idempotency-Key": "1 to 255 printable ASCII characters: sent again with the same key, the call is done once.",
+    "Prefer": "RFC 7240: wait=N, seconds for the answer; respond-async, an open set at once.",
+}
+_HEADERS = {
+    ("post", "/requests"): ("Idempotency-Key", "Prefer"),
+    ("post", "/direct"): ("Idempotency-Key", "Prefer"),
+    ("post", "/sessions/{uuid}"): ("Idempotency-Key",),
+}
 _SCHEMES = ("basic", "bearer")
 _PUBLIC = ("/openapi.json", "/health/live", "/health/ready")  # nobody need sign in, whatever the settings say
 
@@ -286,8 +295,9 @@ def _paths() -> dict[str, Any]:
     for method, path, operation, summary, body, answers in _CALLS:
         call: dict[str, Any] = {"operationId": operation, "summary": summary, "responses": {}}
         names = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
-        if names:
-            call["parameters"] = [_parameter(name) for name in names]
+        headers = _HEADERS.get((method, path), ())
+        if names or headers:
+            call["parameters"] = [*map(_parameter, names), *map(_header, headers)]
         if body is not None:
             call["requestBody"] = {"required": path != "/sites/{name}/drain", "content": _content(body)}
         for status, schema in answers.items():
@@ -305,6 +315,10 @@ def _paths() -> dict[str, Any]:
 def _parameter(name: str) -> dict[str, Any]:
     schema = {"type": "string", "format": "uuid"} if name == "uuid" else {"type": "string"}
     return {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _header(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "description": _SAYS[name], "schema": {"type": "string"}, "x-addition": True}
 
 
 def _response(status: str, schema: Any) -> dict[str, Any]:

@@ -52,6 +52,7 @@ TABLE: Mapping[type[BrokerError], Problem] = MappingProxyType(
         errors.Conflict: Problem(409, "conflict", "Not possible now"),
         errors.TooLarge: Problem(413, "too-large", "Too large"),
         errors.UnsupportedMediaType: Problem(415, "unsupported-media-type", "No such format is read here"),
+        errors.KeyReused: Problem(422, "key-reused", "The Idempotency-Key belongs to another request"),
         errors.TooMany: Problem(429, "too-many", "Too many"),
         errors.Unavailable: Problem(503, "unavailable", "Not available now"),
         errors.LoopDetected: Problem(508, "loop", "The request has been here already"),

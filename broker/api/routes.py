@@ -15,7 +15,8 @@ from aiohttp import hdrs, web
 from broker.api.auth import Door, Policy
 from broker.api.health import Health, Ready
 from broker.api.identities import IdentityCalls
-from broker.api.needs import Acceptance, Draw, Identities, Offers, Sessions, Sites, Status
+from broker.api.manner import Repeats
+from broker.api.needs import Acceptance, Draw, Identities, Keys, Offers, Sessions, Sites, Status
 from broker.api.offersets import Offersets
 from broker.api.problems import problems
 from broker.api.sessions import SessionCalls
@@ -45,6 +46,7 @@ class Parts:
     status: Status
     access: Access
     identities: Identities
+    keys: Keys
     ready: Ready
     draw_offerset: Draw
     draw_session: Draw
@@ -73,8 +75,9 @@ class Route:
 def routes(parts: Parts) -> Iterator[Route]:
     """Fixed paths stand before those with a name in them: the first that fits is taken."""
     wire = Wire(parts.limits, parts.public_url)
-    sets = Offersets(wire, parts.offers, parts.draw_offerset, parts.broker_id)
-    sessions = SessionCalls(wire, parts.sessions, parts.acceptance, parts.draw_session, parts.broker_id)
+    repeats = Repeats(parts.keys)
+    sets = Offersets(wire, parts.offers, repeats, parts.draw_offerset, parts.broker_id)
+    sessions = SessionCalls(wire, parts.sessions, parts.acceptance, repeats, parts.draw_session, parts.broker_id)
     sites, status = SiteCalls(wire, parts.sites), StatusCalls(wire, parts.status)
     health = Health(wire, parts.ready, parts.openapi, parts.version)
     identities = IdentityCalls(wire, parts.identities)

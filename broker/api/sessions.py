@@ -1,6 +1,6 @@
 """The calls about sessions: reading, changing, listing, logs and results, and `/direct`.
 
-Imports wire, xmlforms, lists, needs.
+Imports wire, xmlforms, lists, hop, manner, needs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pydantic import ConfigDict, Field
 
 from broker.api import lists
 from broker.api.hop import read_hop
+from broker.api.manner import Repeats, read_manner
 from broker.api.needs import Acceptance, Draw, Sessions
 from broker.api.paths import result_name, uuid_of
 from broker.api.wire import Wire
@@ -51,8 +52,10 @@ class Handles(Model):
 
 
 class SessionCalls:
-    def __init__(self, wire: Wire, sessions: Sessions, acceptance: Acceptance, draw: Draw, broker_id: str) -> None:
-        self._wire, self._sessions, self._acceptance = wire, sessions, acceptance
+    def __init__(
+        self, wire: Wire, sessions: Sessions, acceptance: Acceptance, repeats: Repeats, draw: Draw, broker_id: str
+    ) -> None:
+        self._wire, self._sessions, self._acceptance, self._repeats = wire, sessions, acceptance, repeats
         self._draw, self._id = draw, broker_id
 
     async def get(self, request: web.Request, caller: Caller) -> web.StreamResponse:
@@ -70,19 +73,34 @@ class SessionCalls:
     async def update(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         base, uuid = self._wire.base(request), uuid_of(request, "session")
         update = await self._wire.read(request, AbstractUpdate)
-        state = await self._acceptance.update(uuid, update, caller)
+        state = await self._repeats.existing(
+            read_manner(request),
+            caller,
+            call="POST /sessions",
+            asked=update,
+            uuid=uuid,
+            act=lambda uuid: self._acceptance.update(uuid, update, caller),
+            show=lambda uuid: self._sessions.get(uuid, caller),
+        )
         return await self._wire.answer(request, self._draw(state, base, caller), root=_ROOT)
 
     async def direct(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """A refusal is, by the standard, a 400 with a session FAILED and its messages, not a problem document."""
-        base, hop = self._wire.base(request), read_hop(request, self._id)
+        base, hop, manner = self._wire.base(request), read_hop(request, self._id), read_manner(request)
         wanted = await self._wire.read(request, ExecutionRequest)
-        state = await self._acceptance.direct(wanted, caller, hop)
+        state = await self._repeats.new(
+            manner,
+            caller,
+            call="POST /direct",
+            asked=wanted,
+            act=lambda how: self._acceptance.direct(wanted, caller, hop, msgspec.structs.replace(how, later=False)),
+            show=lambda uuid: self._acceptance.directed(uuid, caller),
+        )
         body = self._draw(state, base, caller)
-        if state.refused:
-            return await self._wire.answer(request, body, status=400, root=_ROOT)
-        location = f"{base}/sessions/{state.uuid}"
-        return await self._wire.answer(request, body, status=303, location=location, root=_ROOT)
+        status, location = (400, None) if state.refused else (303, f"{base}/sessions/{state.uuid}")
+        response = await self._wire.answer(request, body, status=status, location=location, root=_ROOT)
+        response.headers.update(manner.applied(later=False))
+        return response
 
     # ── batches, for brokers above ───────────────────────────────────────────────────────────────────────────
 

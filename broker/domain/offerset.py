@@ -139,6 +139,11 @@ class SetRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     def taken(self) -> UUID | None:
         return self.claim.session if self.claim and self.claim.state == "taken" else None
 
+    @property
+    def given_up(self) -> UUID | None:
+        """The session FAILED that stands for a direct request which nobody took."""
+        return next((item.uuid for item in self.sessions if item.phase == "FAILED" and not item.handle), None)
+
     def session(self, uuid: UUID) -> SessionRecord:
         """Raises NotFound."""
         found = next((item for item in self.sessions if item.uuid == uuid), None)

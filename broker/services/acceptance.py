@@ -32,7 +32,7 @@ from broker.errors import (
     Unavailable,
 )
 from broker.ports import Clock, Planner, Sighting
-from broker.services.offers import Offers
+from broker.services.offers import AT_ONCE, How, Offers
 from broker.services.orders import order, seen
 from broker.services.records import Records
 from broker.services.rights import Readers, must_change
@@ -93,16 +93,28 @@ class Acceptance:
                 raise BadInput(text, element="value", remedy="Use ACCEPTED, REJECTED or CANCELLED.")
         return await self._sessions.state(record, uuid)
 
-    async def direct(self, request: ExecutionRequest, caller: Caller, hop: Hop) -> SessionState:
+    async def direct(self, request: ExecutionRequest, caller: Caller, hop: Hop, how: How = AT_ONCE) -> SessionState:
         """Ask, and accept the best offer; on proof of refusal, the next. Where none is left the state is `refused`:
         a session FAILED, with the reasons as its messages."""
-        gathered = await self._offers.ask(request, caller, hop, direct=True)
+        gathered = await self._offers.ask(request, caller, hop, how, direct=True)
+        return await self._settle(gathered.record)
+
+    async def directed(self, set_: UUID, caller: Caller) -> SessionState:
+        """What became of the direct request with this set; one that a crash broke off is taken further. Raises
+        NotFound: nothing was kept of it."""
+        record = await self._records.load(set_)
+        must_change(record, caller, self._readers)
+        return await self._settle(record)
+
+    async def _settle(self, record: SetRecord) -> SessionState:
         held: dict[UUID, str] = {}
-        record = await self._next(gathered.record, held)
+        if record.given_up is None:
+            record = await self._next(record, held)
         if record.claim is not None:
             return await self._sessions.state(record, record.claim.session)
-        failed = await self._offers.give_up(record, held)
-        return await self._sessions.state(failed, failed.sessions[-1].uuid, refused=True)
+        if record.given_up is None:
+            record = await self._offers.give_up(record, held)
+        return await self._sessions.state(record, record.given_up or record.sessions[-1].uuid, refused=True)
 
     async def release(self, uuids: Sequence[UUID], caller: Caller) -> None:
         """Give back offers, many at once (a broker above us does). Unknown ones, and ones that are over, count as

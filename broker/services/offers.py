@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 import msgspec
+import structlog
 
 from broker.domain import offerset, setbody
 from broker.domain.deadline import Deadline
@@ -24,15 +25,19 @@ from broker.domain.ranking import Ranked
 from broker.domain.request import ExecutionRequest, check
 from broker.domain.setbody import SetBody
 from broker.domain.wishes import Defaults, resolve
-from broker.errors import NotAllowed, NotFound
+from broker.errors import BrokerError, NotAllowed, NotFound
 from broker.ports import Ask, Clock, Limits, Listing, Query, Store
 from broker.services.fanout import Fanout, Target
 from broker.services.gathering import Gathering, Joiner
+from broker.services.growing import Grower
 from broker.services.records import Records
 from broker.services.rights import Readers, must_read, owns
 from broker.services.sites import Entry, Sites
 from broker.services.window import Window
 
+_log = structlog.get_logger(__name__)
+
+SHORTEST = 1.0  # seconds: what a caller may shorten the wait for an answer to
 ROOT_KEPT = 600.0  # seconds for which a request that came by one way is known, longer than any fan-out
 
 
@@ -58,6 +63,19 @@ class Timing(msgspec.Struct, frozen=True):
     margin: float = 5.0
 
 
+class How(msgspec.Struct, frozen=True):
+    """What a caller wants of the asking itself. `set`: the uuid that the set gets, None: a fresh one; a set that is
+    there already is never made again. `wait`: seconds within which to answer, None: our own default. `later`: answer
+    with the open set at once, or when all is in or `wait` has passed; sites join it meanwhile."""
+
+    set: UUID | None = None
+    wait: float | None = None
+    later: bool = False
+
+
+AT_ONCE = How()
+
+
 class Offers:
     def __init__(
         self,
@@ -78,33 +96,73 @@ class Offers:
         self._records, self._sites, self._fanout, self._window = records, sites, fanout, window
         self._store, self._limits, self._clock, self._readers = store, limits, clock, readers
         self._map, self._defaults, self._timing, self._id = map_, defaults, timing, broker_id
+        self._growing: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Give up the sets that grow. What is not in by then is not waited for: their timers close them."""
+        for task in self._growing:
+            task.cancel()
+        await asyncio.gather(*self._growing, return_exceptions=True)
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def ask(self, request: ExecutionRequest, caller: Caller, hop: Hop, *, direct: bool = False) -> SetState:
+    async def ask(
+        self, request: ExecutionRequest, caller: Caller, hop: Hop, how: How = AT_ONCE, *, direct: bool = False
+    ) -> SetState:
         """One request to all sites that could host it. The set is durable on return. Raises BadInput before anybody
         is asked, Unavailable when it cannot be kept (the offers then expire at their sites)."""
         check(request)
         wishes = resolve(request.preferences, request, self._map.exchange, self._defaults)
-        set_ = new_set(os.urandom(16))
-        deadline = self._deadline(hop)
+        set_ = how.set or new_set(os.urandom(16))
+        deadline = self._deadline(hop, None if how.later else how.wait)
         entries, left = await self._whom(request, hop)
         ask = self._question(request, set_, hop, caller.owner, deadline)
         gathering = Gathering(
             request, wishes, set_, self._map, self._clock.now(), self._timing.margin, entries, caller.owner
         )
-        targets = [Target(entry.name, entry.planner) for entry in entries]
+        blank = self._blank(gathering, caller, hop, direct, left, entries)
+        if how.later:
+            return await self._ask_later(gathering, ask, blank, entries, left, how.wait or 0.0)
         enough = gathering.enough if wishes.enough is not None else None
         try:
-            outcomes = await self._fanout.ask(targets, ask, on_late=self._joiner(gathering), enough=enough)
+            outcomes = await self._fanout.ask(_targets(entries), ask, on_late=self._joiner(gathering), enough=enough)
             self._window.asked({**left, **outcomes})
-            blank = self._blank(gathering, caller, hop, direct, left, entries)
             return await self._save(gathering, {**left, **outcomes}, blank)
         finally:
             gathering.abandon()
 
-    def _deadline(self, hop: Hop) -> Deadline:
-        seconds = self._timing.deadline if hop.left is None else min(self._timing.longest, share(hop.left))
+    async def _ask_later(
+        self,
+        gathering: Gathering,
+        ask: Ask,
+        blank: SetRecord,
+        entries: Sequence[Entry],
+        left: Mapping[str, Outcome],
+        wait: float,
+    ) -> SetState:
+        """The set is saved before anybody is asked: after a crash its timer closes it, naming who never answered."""
+        state = await self._save(gathering, left, blank, ask.deadline.left(self._clock.monotonic()))
+        grower = Grower(gathering, self._records, self._clock)
+        task = asyncio.create_task(self._grow(grower, ask, entries, left))
+        self._growing.add(task)
+        task.add_done_callback(self._growing.discard)
+        if wait <= 0:
+            return state
+        await asyncio.wait([task], timeout=wait)
+        return await self._state(await self._records.load(gathering.set))
+
+    async def _grow(self, grower: Grower, ask: Ask, entries: Sequence[Entry], left: Mapping[str, Outcome]) -> None:
+        try:
+            outcomes = await grower.run(self._fanout, _targets(entries), ask, self._joiner(grower.gathering))
+            self._window.asked({**left, **outcomes})
+        except BrokerError as error:
+            _log.error("a growing set was lost; its timer closes it", set=str(ask.set), why=error.detail)
+
+    def _deadline(self, hop: Hop, wait: float | None) -> Deadline:
+        seconds = self._timing.deadline if wait is None else min(self._timing.longest, max(SHORTEST, wait))
+        if hop.left is not None:
+            given = min(self._timing.longest, share(hop.left))
+            seconds = given if wait is None else min(seconds, given)
         return Deadline.after(seconds, self._clock.monotonic())
 
     async def _whom(self, request: ExecutionRequest, hop: Hop) -> tuple[list[Entry], dict[str, Outcome]]:
@@ -156,13 +214,16 @@ class Offers:
             path=hop.path,
         )
 
-    async def _save(self, gathering: Gathering, outcomes: Mapping[str, Outcome], blank: SetRecord) -> SetState:
+    async def _save(
+        self, gathering: Gathering, outcomes: Mapping[str, Outcome], blank: SetRecord, ahead: float = 0.0
+    ) -> SetState:
+        """`ahead`: seconds until the answers are expected; the grace for late ones begins then."""
         answers = {site: gathering.take(site, outcome) for site, outcome in outcomes.items()}
         body = gathering.body()
         ranking = body.ranking()
         record = offerset.join(blank, gathering.sessions(answers, ranking), gathering.now)
         if not record.closed:
-            record = msgspec.structs.replace(record, closes=self._clock.now() + self._timing.grace)
+            record = msgspec.structs.replace(record, closes=self._clock.now() + ahead + self._timing.grace)
         # Shielded: the offers are in, and a caller that goes away now must not leave them known to nobody.
         await asyncio.shield(self._records.create(record, setbody.encode(body)))
         gathering.saved.set()
@@ -179,6 +240,9 @@ class Offers:
         must_read(record, caller, self._readers)
         if record.uuid != uuid:
             raise NotFound("that is a session, not an offer set.", remedy=f"GET /sessions/{uuid}")
+        return await self._state(record)
+
+    async def _state(self, record: SetRecord) -> SetState:
         body, now = await self.body(record), self._clock.now()
         return SetState(offerset.expire(record, now), body, now, body.ranking() if body else ())
 
@@ -267,3 +331,7 @@ class Offers:
         why = refused or reasons or ["no site is registered here"]
         now = self._clock.now()
         return (await self._records.change(record.uuid, lambda r: offerset.give_up(r, uuid, why, now)))[1]
+
+
+def _targets(entries: Sequence[Entry]) -> list[Target]:
+    return [Target(entry.name, entry.planner) for entry in entries]

@@ -50,6 +50,7 @@ class FakeServices:
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     error: BaseException | None = None
     refused: bool = False
+    how: Any = None
     lines: list[Listing] = field(default_factory=list)
     log: Logs = field(default_factory=lambda: Logs(stdout="out é", stderr=None))
     pieces: list[bytes | BaseException] = field(default_factory=lambda: [b"one", b"two"])
@@ -60,13 +61,23 @@ class FakeServices:
         if self.error:
             raise self.error
 
-    async def ask(self, request: Any, caller: Caller, hop: Any) -> State:
+    async def once(self, once: Any, act: Callable[[UUID], Awaitable[Any]], show: Any) -> Any:
+        self.note("once", once, once.caller)
+        return await act(once.uuid)
+
+    async def ask(self, request: Any, caller: Caller, hop: Any, how: Any) -> State:
         self.note("ask", request, caller, hop)
+        self.how = how
         return State(SET)
 
-    async def direct(self, request: Any, caller: Caller, hop: Any) -> State:
+    async def direct(self, request: Any, caller: Caller, hop: Any, how: Any) -> State:
         self.note("direct", request, caller, hop)
+        self.how = how
         return State(SESSION, "FAILED" if self.refused else "ACCEPTED", self.refused)
+
+    async def directed(self, set_: UUID, caller: Caller) -> State:
+        self.note("directed", set_, caller)
+        return State(SESSION, "ACCEPTED")
 
     async def get(self, uuid: UUID, caller: Caller) -> State:
         self.note("get", uuid, caller)
@@ -236,7 +247,7 @@ async def serve(users: dict[str, User]) -> AsyncIterator[Callable[..., Awaitable
             app = build_app(
                 Parts(
                     offers=services, acceptance=services, sessions=services, sites=FakeSites(services),
-                    status=services, access=access, identities=services, ready=services.ready,
+                    status=services, access=access, identities=services, keys=services, ready=services.ready,
                     draw_offerset=draw, draw_session=draw, openapi=b'{"openapi":"3.1.0"}',
                     broker_id="me-id", version="1.2.3", limits=limits or Limits(), **parts,
                 )

@@ -59,7 +59,7 @@ POLICIES = {
 def parts(api: Any) -> Parts:
     return Parts(
         offers=api.services, acceptance=api.services, sessions=api.services, sites=api.services, status=api.services,
-        access=api.access, identities=api.services, ready=api.services.ready, draw_offerset=None,
+        access=api.access, identities=api.services, keys=api.services, ready=api.services.ready, draw_offerset=None,
         draw_session=None, openapi=b"", broker_id="x", version="",
     )  # fmt: skip  # type: ignore[arg-type]
 

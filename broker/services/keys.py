@@ -1,0 +1,151 @@
+"""One act for one Idempotency-Key, however often and by however many it is sent. Imports ports and the domain.
+
+A key is kept by whose it is and what call it was sent with: the fingerprint of what was asked, and the uuid of what
+comes of it. That uuid is drawn before the act, and the store makes an aggregate once: so a worker that was thought
+dead makes no second one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from hashlib import blake2b
+from typing import TypeVar
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from broker.domain.identity import Caller, aggregate
+from broker.errors import BrokerError, Conflict, KeyReused, NotFound
+from broker.ports import Clock, Store
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+KEPT = 25 * 3600.0  # seconds; at least a day is promised
+TIMER = "forget"
+
+
+class Once(msgspec.Struct, frozen=True):
+    """An act that is to be done once. `call`: method and route. `asked`: what was asked, in one form however it was
+    written. `uuid`: of what comes of it. `within`: seconds after which whoever is at it has surely ended.
+    `repeatable`: doing it again to the same uuid does no harm."""
+
+    caller: Caller
+    call: str
+    key: str
+    asked: bytes
+    uuid: UUID
+    within: float
+    repeatable: bool = False
+
+
+class _Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    fingerprint: bytes
+    uuid: UUID
+    until: float  # epoch seconds: somebody is at it before this
+    forget: float
+    done: bool = False
+
+
+class Keys:
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store, self._clock = store, clock
+
+    async def once(self, once: Once, act: Callable[[UUID], Awaitable[T]], show: Callable[[UUID], Awaitable[T]]) -> T:
+        """What `act` makes, the first time; afterwards what `show` says of it. Either is given the first time's uuid.
+
+        Where a worker died before its act was marked as done, `show` is tried first (not for what is repeatable), then
+        `act`. An act that failed and made nothing leaves its key free. Raises Conflict while another is at it,
+        KeyReused where something else was asked with this key."""
+        name, fingerprint = _name(once), blake2b(once.asked, digest_size=16).digest()
+        for _ in range(3):
+            stored = await self._store.read(name)
+            record = msgspec.msgpack.decode(stored.record, type=_Record) if stored else None
+            if record is not None:
+                self._check(record, fingerprint)
+                if record.done:
+                    return await show(record.uuid)
+            mine = self._mine(once, record, fingerprint)
+            version = stored.version if stored else 0
+            if await self._write(name, version, mine):
+                return await self._act(
+                    name, version + 1, mine, act, None if record is None or once.repeatable else show
+                )
+        raise _busy()
+
+    async def forget(self, name: str) -> float | None:
+        """The timer: the day is over."""
+        stored = await self._store.read(name)
+        if stored is not None:
+            await self._store.remove(name, stored.version)
+        return None
+
+    def _check(self, record: _Record, fingerprint: bytes) -> None:
+        if record.fingerprint != fingerprint:
+            raise KeyReused(
+                "something else was asked with this Idempotency-Key.", remedy="Draw a new key for every request."
+            )
+        if not record.done and self._clock.now() < record.until:
+            raise _busy()
+
+    def _mine(self, once: Once, old: _Record | None, fingerprint: bytes) -> _Record:
+        now = self._clock.now()
+        if old is not None:
+            return msgspec.structs.replace(old, until=now + once.within)
+        return _Record(fingerprint, once.uuid, now + once.within, now + KEPT)
+
+    async def _act(
+        self,
+        name: str,
+        version: int,
+        record: _Record,
+        act: Callable[[UUID], Awaitable[T]],
+        show: Callable[[UUID], Awaitable[T]] | None,
+    ) -> T:
+        try:
+            made = await _again(record.uuid, act, show) if show else await act(record.uuid)
+        except BrokerError:
+            await self._undo(name, version, record)
+            raise
+        try:
+            if not await self._write(name, version, msgspec.structs.replace(record, done=True)):
+                _log.warning("another worker took a key over", key=name)
+        except BrokerError as error:  # what was made stands; a repetition finds it
+            _log.warning("a key was not marked as done", key=name, why=error.detail)
+        return made
+
+    async def _undo(self, name: str, version: int, record: _Record) -> None:
+        """What may have been made keeps its key, to be taken up by the next who sends it."""
+        try:
+            if await self._store.read(aggregate(record.uuid)) is None:
+                await self._store.remove(name, version)
+            else:
+                await self._write(name, version, msgspec.structs.replace(record, until=0.0))
+        except BrokerError as error:
+            _log.warning("a key stays taken for a while", key=name, why=error.detail)
+
+    async def _write(self, name: str, version: int, record: _Record) -> bool:
+        timers = {TIMER: record.forget} if version == 0 else None
+        return await self._store.write(name, version, msgspec.msgpack.encode(record), timers=timers)
+
+
+async def _again(uuid: UUID, act: Callable[[UUID], Awaitable[T]], show: Callable[[UUID], Awaitable[T]]) -> T:
+    try:
+        return await show(uuid)
+    except NotFound:
+        return await act(uuid)
+
+
+def _busy() -> Conflict:
+    return Conflict(
+        "a request with this Idempotency-Key is being worked on.",
+        remedy="Send it again in some seconds: the answer is then that of the first.",
+    )
+
+
+def _name(once: Once) -> str:
+    parts = (once.caller.owner.by(once.caller.account), once.call, once.key)
+    digest = blake2b(msgspec.json.encode(parts), digest_size=16).hexdigest()
+    return f"key:{digest}"

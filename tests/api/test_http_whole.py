@@ -1,0 +1,131 @@
+"""HTTP as clients of any make use it, through a whole broker and its sites over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from broker.api.routes import build_app
+from broker.domain import kinds
+from broker.settings import load_settings
+from broker.testing.site import FakeSite
+from broker.wiring import open_services
+
+REQUEST: dict[str, Any] = {
+    "executable": {"kind": kinds.DOCKER_CONTAINER, "image": {"locations": ["docker://a/b:1"]}},
+    "compute": {"kind": kinds.SIMPLE_COMPUTE, "cores": {"min": 2}, "memory": {"min": 1}},
+    "schedule": {"requested": {"duration": "PT1H"}},
+}
+ACCEPT = {"kind": kinds.ENUM_UPDATE, "path": "/phase", "value": "ACCEPTED"}
+
+
+class Answer:
+    def __init__(self, status: int, headers: Any, body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Whole:
+    def __init__(self, url: str, http: aiohttp.ClientSession, sites: list[FakeSite]) -> None:
+        self.url, self.http, self.sites = url, http, sites
+
+    async def call(self, method: str, path: str, document: Any = None, **headers: str) -> Answer:
+        url = path if path.startswith("http") else self.url + path
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        async with self.http.request(method, url, json=document, headers=given, allow_redirects=False) as answer:
+            return Answer(answer.status, answer.headers, await answer.read())
+
+
+@pytest.fixture
+async def whole(tmp_path: Path) -> AsyncIterator[Whole]:
+    async with AsyncExitStack() as stack:
+        sites = [
+            await stack.enter_async_context(FakeSite(name, price=price))
+            for name, price in (("alba", 1.0), ("bora", 2.0))
+        ]
+        file = tmp_path / "broker.yaml"
+        document = {
+            "name": "whole",
+            "listen": "127.0.0.1:0",
+            "access": {"anonymous": "loopback"},
+            "sites": {site.name: {"url": site.url, "poll": 0.2} for site in sites},
+        }
+        file.write_text(json.dumps(document))
+        parts = await stack.enter_async_context(open_services(load_settings(file)))
+        runner = web.AppRunner(build_app(parts), access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        yield Whole(f"http://127.0.0.1:{runner.addresses[0][1]}", http, sites)
+
+
+# ── keys ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_one_set_is_made_however_often_its_key_comes_at_one_instant(whole: Whole) -> None:
+    answers = await asyncio.gather(*(whole.call("POST", "/requests", REQUEST, Idempotency_Key="k1") for _ in range(12)))
+    assert sorted({answer.status for answer in answers}) == [303, 409]
+    made = {answer.headers["Location"] for answer in answers if answer.status == 303}
+    assert len(made) == 1
+    busy = next(answer for answer in answers if answer.status == 409)
+    assert busy.json()["type"] == "uri:problem-conflict-1.0"
+    again = await whole.call("POST", "/requests", REQUEST, Idempotency_Key="k1")
+    assert (again.status, again.headers["Location"]) == (303, *made)
+    listed = (await whole.call("GET", "/offersets")).json()["offersets"]
+    assert [line["url"] for line in listed] == list(made)
+
+
+async def test_a_replay_answers_what_was_made_as_it_is_now(whole: Whole) -> None:
+    first = (await whole.call("POST", "/requests", REQUEST, Idempotency_Key="k1")).json()
+    best = first["offers"][0]["meta"]["uuid"]
+    taken = await whole.call("POST", f"/sessions/{best}", ACCEPT, Idempotency_Key="k1")
+    assert (taken.status, taken.json()["meta"]["uuid"]) == (200, best)
+    now = (await whole.call("POST", "/requests", REQUEST, Idempotency_Key="k1")).json()
+    assert (now["meta"]["uuid"], now.get("taken")) == (first["meta"]["uuid"], best)
+    cancelled = await whole.call("POST", f"/sessions/{best}", {**ACCEPT, "value": "CANCELLED"})
+    replayed = await whole.call("POST", f"/sessions/{best}", ACCEPT, Idempotency_Key="k1")
+    assert replayed.json()["phase"] == cancelled.json()["phase"]
+    other = await whole.call("POST", "/requests", {**REQUEST, "name": "other"}, Idempotency_Key="k1")
+    assert (other.status, other.json()["type"]) == (422, "uri:problem-key-reused-1.0")
+
+
+async def test_a_direct_request_with_a_key_runs_once(whole: Whole) -> None:
+    first = await whole.call("POST", "/direct", REQUEST, Idempotency_Key="k1")
+    again = await whole.call("POST", "/direct", REQUEST, Idempotency_Key="k1")
+    assert first.status == again.status
+    assert first.headers.get("Location") == again.headers.get("Location")
+    assert first.json()["meta"]["uuid"] == again.json()["meta"]["uuid"]
+    assert len((await whole.call("GET", "/offersets")).json()["offersets"]) == 1
+
+
+async def test_a_key_whose_request_was_refused_is_free(whole: Whole) -> None:
+    volume = {"kind": kinds.SIMPLE_VOLUME, "path": "/data", "resource": "nowhere"}
+    wrong = {**REQUEST, "compute": {**REQUEST["compute"], "volumes": [volume]}}
+    assert (await whole.call("POST", "/requests", wrong, Idempotency_Key="k1")).status == 400
+    assert (await whole.call("POST", "/requests", REQUEST, Idempotency_Key="k1")).status == 303
+
+
+# ── preferences ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_answer_at_once_is_an_open_set_that_fills(whole: Whole) -> None:
+    answer = await whole.call("POST", "/requests", REQUEST, Prefer="respond-async")
+    assert (answer.status, answer.headers["Preference-Applied"]) == (303, "respond-async")
+    document = answer.json()
+    assert (document["result"], document["pending"], document["closed"]) == ("NO", 2, False)
+    while not document["closed"]:
+        document = (await whole.call("GET", answer.headers["Location"])).json()
+    assert (document["result"], len(document["offers"])) == ("YES", 2)
+    waited = await whole.call("POST", "/requests", REQUEST, Prefer="respond-async, wait=30")
+    assert (waited.json()["closed"], waited.json()["result"]) == (True, "YES")
