@@ -16,6 +16,7 @@ import os
 import random
 import socket
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,16 +25,20 @@ from tornado import httpserver, ioloop
 from traitlets.config import Config
 
 UNUSED = 4  # exit code
-LOOK = 60.0  # seconds between two looks at whether anybody is there, at most
+LOOK = 30.0  # seconds between two looks at whether anybody is there, at most
 
 
 class Server(ServerApp):
-    """Listens on the socket it is given, looks more often than once a minute, and knows why it stopped."""
+    """Listens on the socket it is given, and stops when nobody has used it for `idle` seconds.
+
+    Jupyter's own time limit does not serve: an open page asks for the list of files every few seconds, and each answer
+    counts as use. Here computing counts, saving, and what is typed at a terminal; a kernel that computes is never idle.
+    """
 
     listening: socket.socket
     opened: Path
+    idle: float
     unused = False
-    _looking = False
 
     def init_httpserver(self) -> None:
         # The socket is held from the choice of its port on: nobody can take it in between.
@@ -47,19 +52,23 @@ class Server(ServerApp):
         new.replace(self.opened)
 
     def init_shutdown_no_activity(self) -> None:
-        often = min(LOOK, self.shutdown_no_activity_timeout / 4)
-        ioloop.PeriodicCallback(self.shutdown_no_activity, often * 1000).start()
+        self._saved = datetime.now(UTC)
+        contents: Any = self.contents_manager
+        contents.register_post_save_hook(self._note_saving)
+        ioloop.PeriodicCallback(self.shutdown_no_activity, min(LOOK, self.idle / 4) * 1000).start()
+
+    def _note_saving(self, **_: object) -> None:
+        self._saved = datetime.now(UTC)
 
     def shutdown_no_activity(self) -> None:
-        self._looking = True
-        try:
-            super().shutdown_no_activity()
-        finally:
-            self._looking = False
-
-    def stop(self, from_signal: bool = False) -> None:
-        self.unused = self._looking
-        super().stop(from_signal=from_signal)
+        kernels: list[Any] = [self.kernel_manager.get_kernel(name) for name in self.kernel_manager.list_kernel_ids()]
+        if any(kernel.execution_state in ("busy", "starting") for kernel in kernels):
+            return
+        terminals = getattr(self.web_app.settings.get("terminal_manager"), "terminals", {})
+        used = max([self._saved, *(thing.last_activity for thing in (*kernels, *terminals.values()))])
+        if (datetime.now(UTC) - used).total_seconds() > self.idle:
+            self.unused = True
+            self.stop()
 
 
 def listen(host: str, first: int, last: int) -> socket.socket:
@@ -80,7 +89,6 @@ def listen(host: str, first: int, last: int) -> socket.socket:
 
 
 def configured(settings: dict[str, Any], port: int, token: str) -> dict[str, Any]:
-    idle = max(1, round(settings["idle"]))
     return {
         "ServerApp": {
             "ip": settings["host"],
@@ -91,17 +99,8 @@ def configured(settings: dict[str, Any], port: int, token: str) -> dict[str, Any
             "allow_root": True,  # where the broker runs as root, its jobs do, and its profile says so
             "local_hostnames": ["localhost", *(host.replace("{port}", str(port)) for host in settings["hosts"])],
             "jpserver_extensions": {"jupyterlab": True},
-            "shutdown_no_activity_timeout": idle,
         },
         "IdentityProvider": {"token": token},
-        # A kernel that computes is no idle one, however long nobody looks; a forgotten tab does not keep one alive.
-        "MappingKernelManager": {
-            "cull_idle_timeout": idle,
-            "cull_interval": max(1, min(60, idle // 4)),
-            "cull_connected": True,
-            "cull_busy": False,
-        },
-        "TerminalManager": {"cull_inactive_timeout": idle, "cull_interval": max(1, min(60, idle // 4))},
         # Nothing is asked of servers that the person did not name.
         "LabApp": {
             "news_url": None,
@@ -125,7 +124,7 @@ def main(settings: dict[str, Any]) -> NoReturn:
         sys.exit(f"{error}.")
     hush()
     server = Server.instance()
-    server.listening, server.opened = listening, Path(settings["opened"])
+    server.listening, server.opened, server.idle = listening, Path(settings["opened"]), settings["idle"]
     server.update_config(Config(configured(settings, listening.getsockname()[1], os.environ.pop("BROKER_TOKEN"))))
     server.initialize(argv=[])
     server.start()

@@ -39,7 +39,10 @@ class Follower:
         self._line(session, note(session, self._seen))
         for connector in session.document.connectors or ():
             if connector.location and session.phase == "AVAILABLE":
-                self._screen.say(f"      {plain(connector.protocol or 'open')}  {plain(connector.location)}")
+                # Without what lets in whoever reads it over a shoulder, or in a log.
+                place = plain(connector.location.partition("?")[0])
+                protocol = plain(connector.protocol or "at")
+                self._screen.say(f"      {protocol}  {place}    broker open {short(session.uuid)}")
 
     def silent(self, error: BrokerError) -> None:
         self._screen.note(f"{clock(self._screen.clock(), self._screen.zone, self._screen.clock())} {error.detail} "

@@ -14,7 +14,7 @@ import typer
 from typer.exceptions import TyperException
 
 from broker.cli import desk as desks
-from broker.cli import jobs, service, sites, starting
+from broker.cli import jobs, opening, service, sites, starting
 from broker.cli.check import check
 from broker.cli.desk import INTERRUPTED, Desk
 from broker.cli.exits import Exit, code, one_line
@@ -72,6 +72,7 @@ def build() -> _Command:
     app.callback()(_options)
     for command in _JOBS:
         app.command()(command)
+    app.command("open")(opening.open_)
     app.add_typer(_sites(), name="sites", help="List, add, drain and remove sites.")
     for command in _SERVICE:
         app.command()(command)

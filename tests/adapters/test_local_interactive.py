@@ -79,8 +79,8 @@ class Place:
         self.folder = folder / "jobs"
         self._jobs: list[tuple[LocalPlatform, Job]] = []
 
-    def platform(self, **interactive: Any) -> LocalPlatform:
-        options = {"folder": self.folder, "grace": 2, "nice": 0, "interactive": interactive}
+    def platform(self, isolation: str = "none", **interactive: Any) -> LocalPlatform:
+        options = {"folder": self.folder, "grace": 2, "nice": 0, "isolation": isolation, "interactive": interactive}
         return LocalPlatform(LocalOptions.model_validate(options), SystemClock())
 
     async def start(self, platform: LocalPlatform, job: Job, *phases: str) -> Sighting:
@@ -129,7 +129,7 @@ def connector(seen: Sighting) -> dict[str, str]:
 async def test_a_server_opens_to_its_token_alone_and_ends_when_nobody_uses_it(
     place: Place, http: aiohttp.ClientSession
 ) -> None:
-    platform, job = place.platform(idle="PT3S"), a_job()
+    platform, job = place.platform(idle="PT4S"), a_job()
     seen = await place.start(platform, job, "AVAILABLE")
     assert seen.phase == "AVAILABLE", seen
     shown = connector(seen)
@@ -144,9 +144,18 @@ async def test_a_server_opens_to_its_token_alone_and_ends_when_nobody_uses_it(
     async with http.get(f"{server}api/contents/notebook.ipynb", headers=signed) as answer:
         assert (await answer.json())["content"]["cells"][0]["source"] == "print(6 * 7)"
 
+    async def forgotten() -> bool:
+        """A page left open asks for the files again and again."""
+        try:
+            async with http.get(f"{server}api/contents", headers=signed) as answer:
+                return answer.status != 200
+        except aiohttp.ClientConnectionError:
+            return True
+
+    await until(forgotten)
     over = await place.reached(platform, job)
     assert over.phase == "COMPLETED"
-    assert over.messages == ("nothing was computed or saved for 3 s, so it was ended",)
+    assert over.messages == ("nothing was computed or saved for 4 s, so it was ended",)
     assert connector(over) == {"status": "FINISHED", "protocol": "HTTP"}
     assert [result.name for result in await platform.results(job, soon())] == ["notebook.ipynb"]
     logs = await platform.logs(job, soon())
@@ -156,7 +165,7 @@ async def test_a_server_opens_to_its_token_alone_and_ends_when_nobody_uses_it(
 
 
 async def test_its_time_ends_it_and_what_was_saved_is_kept(place: Place, http: aiohttp.ClientSession) -> None:
-    platform, job = place.platform(), a_job(duration=3.0)
+    platform, job = place.platform(), a_job(duration=5.0)
     seen = await place.start(platform, job, "AVAILABLE")
     location = connector(seen)["location"]
     page, token = location.partition("lab/")[0], location.partition("?token=")[2]
@@ -166,7 +175,7 @@ async def test_its_time_ends_it_and_what_was_saved_is_kept(place: Place, http: a
     ) as answer:
         assert answer.status == 201
     over = await place.reached(platform, job)
-    assert (over.phase, over.messages) == ("COMPLETED", ("its time was up: 3 s were granted",))
+    assert (over.phase, over.messages) == ("COMPLETED", ("its time was up: 5 s were granted",))
     assert [result.name for result in await platform.results(job, soon())] == ["mine.ipynb", "notebook.ipynb"]
     pieces = [piece async for piece in platform.fetch(job, "mine.ipynb", soon())]
     assert json.loads(b"".join(pieces))["cells"][0]["source"] == ["mine"]
@@ -179,7 +188,8 @@ async def test_it_is_reached_where_the_operator_says(place: Place, http: aiohttp
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     platform = place.platform(url="https://lab.example/notebooks/{port}", ports=[port, port])
-    shown = connector(await place.start(platform, a_job(), "AVAILABLE"))
+    job = a_job()
+    shown = connector(await place.start(platform, job, "AVAILABLE"))
     assert shown["protocol"] == "HTTPS"
     before, _, token = shown["location"].partition("?token=")
     assert before == f"https://lab.example/notebooks/{port}/lab/tree/notebook.ipynb"
@@ -190,6 +200,22 @@ async def test_it_is_reached_where_the_operator_says(place: Place, http: aiohttp
         assert answer.status == 200
     async with http.get(url, headers={**signed, "Host": "evil.example"}) as answer:
         assert answer.status == 403
+    await platform.cancel(job, soon())
+    over = await place.reached(platform, job)
+    assert (over.phase, connector(over)["status"]) == ("CANCELLED", "FINISHED")
+
+
+@pytest.fixture
+def sandboxed() -> None:
+    if shutil.which("bwrap") is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no bubblewrap here: make servers")
+
+
+@pytest.mark.usefixtures("sandboxed")
+async def test_it_opens_from_within_the_sandbox(place: Place, http: aiohttp.ClientSession) -> None:
+    shown = connector(await place.start(place.platform(isolation="bwrap"), a_job(), "AVAILABLE"))
+    async with http.get(shown["location"]) as answer:
+        assert "JupyterLab" in await answer.text()
 
 
 async def test_a_server_without_a_port_fails_and_says_so(place: Place) -> None:
@@ -308,6 +334,7 @@ async def test_a_person_computes_in_the_browser_and_gets_the_notebook_back(
     assert offered["result"] == "YES", offered
     best = offered["offers"][0]
     assert best["executable"]["mode"] == "interactive"
+    assert best["ranking"]["result"] == best["ranking"]["ready"]  # a person's time in it is no waiting
     url = best["meta"]["url"]
     assert (await call("POST", url, ACCEPT)).status == 200
     shown = await reached(call, url, "AVAILABLE")

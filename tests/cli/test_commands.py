@@ -186,10 +186,11 @@ async def test_available_of_a_batch_run_prints_as_running_but_not_of_an_interact
     run: Any, fake: FakeBroker
 ) -> None:
     accepted, running, done = run_of(drawn_offers()[0])
-    connector = SimpleSessionConnector(protocol="https", location="https://alba.example/lab")
+    connector = SimpleSessionConnector(protocol="https", location="https://alba.example/lab?token=sesame")
     fake.scripts[ALBA] = [accepted, running.with_(connectors=(connector,)), done]
     out = (await run("accept", "91c2", "--watch", tty=True)).out
-    assert "AVAILABLE  data already there\n      https  https://alba.example/lab\n" in out
+    assert "AVAILABLE  data already there\n      https  https://alba.example/lab    broker open 91c2\n" in out
+    assert "sesame" not in out
     fake.scripts[DELTA] = run_of(drawn_offers()[3])
     assert "RUNNING" in (await run("accept", "b1d5", "--watch", tty=True)).out
 
