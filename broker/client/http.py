@@ -11,13 +11,14 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
 from broker.client.errors import Misanswered, Unreachable
-from broker.client.login import Login
+from broker.client.login import Login, signed_out
 from broker.errors import (
     BadInput,
     BrokerError,
@@ -112,8 +113,12 @@ class Connection:
         if answer.status == 303 and not answer.body.strip():
             answer = await self._send("GET", self._location(answer), None, headers, extra)
         if answer.status >= 400 or (answer.status >= 300 and answer.status != 303):
-            raise refusal(answer)
+            raise self._refusal(answer)
         return answer
+
+    def _refusal(self, answer: Answer) -> BrokerError:
+        error = refusal(answer)
+        return signed_out(self.login, answer.url, error, datetime.now(UTC)) if isinstance(error, NotSignedIn) else error
 
     async def _send(
         self, method: str, url: URL, body: bytes | None, headers: Mapping[str, str] | None, extra: float
@@ -131,7 +136,7 @@ class Connection:
         async with self._asked("GET", url, None, None, None) as response:
             if response.status != 200:
                 body = await response.content.read(_PIECE)
-                raise refusal(Answer(response.status, response.url, response.headers, body))
+                raise self._refusal(Answer(response.status, response.url, response.headers, body))
             async for piece in response.content.iter_chunked(_PIECE):
                 yield piece
 

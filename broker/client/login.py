@@ -11,22 +11,26 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from yarl import URL
 
 from broker.client.errors import NoBroker
-from broker.errors import BadInput
+from broker.client.words import clock
+from broker.errors import BadInput, NotSignedIn
 
 
 @dataclass(frozen=True)
 class Login:
-    """A broker's base URL and what signs us in there. The repr hides the secrets."""
+    """A broker's base URL and what signs us in there. The repr hides the secrets. `source`: where they are from, the
+    name of a variable or `stored`; empty: from an argument, or there are none."""
 
     url: URL
     username: str = ""
     password: str = ""
     token: str = ""
+    source: str = ""
 
     def __repr__(self) -> str:
         return f"Login({self.url}, {self.username or 'anonymous'}, …)"
@@ -41,6 +45,33 @@ class Login:
             pair = base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
             return {"Authorization": f"Basic {pair}"}
         return {}
+
+
+def signed_out(login: Login | None, url: URL, error: NotSignedIn, now: datetime) -> NotSignedIn:
+    """A broker's 401 in words that say whose credential it is, when it ended where that can be known, and who acts.
+    What runs goes on without it."""
+    if login is None or not login.header(url):
+        where = login.url if login and login.url.origin() == url.origin() else url.origin()
+        theirs = error.remedy if "broker login" not in error.remedy else ""
+        return NotSignedIn(error.detail, remedy=theirs or f"Run: broker login {where} --user NAME")
+    if not login.source:
+        return error
+    ended = _ended(login.token)
+    when = f"ended {clock(ended, None, now)}" if ended and ended <= now else "is not taken"
+    whose = f"your login at {url.host}" if login.source == "stored" else f"{login.source} for {url.host}"
+    user = f" --user {login.username}" if login.username else " --token-file FILE"
+    act = f"Run: broker login {login.url}{user}" if login.source == "stored" else "Set it anew"
+    return NotSignedIn(f"{whose} {when} ({error.detail.rstrip('.')}). What runs goes on.", remedy=f"{act}.")
+
+
+def _ended(token: str) -> datetime | None:
+    """When a token says that it ends; None where it is no JSON Web Token, or does not say."""
+    try:
+        body = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        return datetime.fromtimestamp(float(claims["exp"]), UTC)
+    except (IndexError, ValueError, TypeError, KeyError, OverflowError, OSError):
+        return None
 
 
 def parse(text: str) -> Login:
@@ -69,13 +100,15 @@ def find(
     login = parse(named) if named else stored
     if login is None:
         raise NoBroker("no broker known.", remedy="Run: broker login URL, or try: make demo")
+    source = ""
     if not (username or token):
         username, token = environ.get("BROKER_USER"), environ.get("BROKER_TOKEN")
+        source = "BROKER_TOKEN" if token else "BROKER_PASSWORD" if username else ""
     if token:
-        return replace(login, username="", password="", token=token)
+        return replace(login, username="", password="", token=token, source=source)
     if username:
         secret = password if password is not None else environ.get("BROKER_PASSWORD", "")
-        return replace(login, username=username, password=secret, token="")
+        return replace(login, username=username, password=secret, token="", source=source)
     if stored and not login.username and stored.url.origin() == login.url.origin():
         return replace(stored, url=login.url)
     return login
@@ -92,7 +125,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Login | None:
     try:
         entry = json.loads(path.read_text())
         username, password, token = (str(entry.get(key) or "") for key in ("username", "password", "token"))
-        return replace(parse(entry["url"]), username=username, password=password, token=token)
+        return replace(parse(entry["url"]), username=username, password=password, token=token, source="stored")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):

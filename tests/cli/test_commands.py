@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -392,8 +393,28 @@ async def test_login_is_stored_for_its_owner_alone_and_used(
 async def test_a_login_that_is_not_taken_is_not_stored(run: Any, fake: FakeBroker, home: Path) -> None:
     fake.refuse("GET", "/sessions", 401, {"detail": "who are you?"})
     ran = await run("login", fake.url)
-    assert (ran.code, ran.err) == (4, "who are you? Run: broker login URL --user NAME\n")
+    assert (ran.code, ran.err) == (4, f"who are you? Run: broker login {fake.url} --user NAME\n")
     assert written(home, "login.json") == []
+
+
+async def test_whose_credential_ended_when_and_who_acts(
+    run: Any, fake: FakeBroker, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BROKER_URL")
+    claims = base64.urlsafe_b64encode(json.dumps({"exp": 1_699_963_200}).encode()).decode().rstrip("=")
+    for name, token in (("jwt", f"e30.{claims}.x"), ("plain", "s3cret")):
+        (home / name).write_text(token)
+    await run("login", fake.url, "--token-file", "jwt")
+    fake.refuse("GET", "/sessions", 401, {"detail": "who are you?"})
+    ran = await run("sessions")
+    assert (ran.code, ran.err) == (
+        4,
+        "your login at 127.0.0.1 ended 2023-11-14 (who are you?). What runs goes on. "
+        f"Run: broker login {fake.url} --token-file FILE.\n",
+    )
+    monkeypatch.setenv("BROKER_USER", "ada")
+    ran = await run("sessions")
+    assert ran.err == "BROKER_PASSWORD for 127.0.0.1 is not taken (who are you?). What runs goes on. Set it anew.\n"
 
 
 async def test_a_pending_set_says_so(run: Any, fake: FakeBroker) -> None:
