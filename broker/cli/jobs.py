@@ -55,6 +55,9 @@ def submit(
     max_price: Annotated[float | None, typer.Option(help="the most that may be paid for a run", min=0)] = None,
     name: Annotated[str | None, typer.Option(help="name of the run")] = None,
     arg: Annotated[list[str] | None, typer.Option(help="argument of the program; may be repeated")] = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="open the notebook for a person, in place of executing it")
+    ] = False,
     site: Annotated[str | None, typer.Option(help="ask this site alone")] = None,
     again: Annotated[
         str | None, typer.Option(help="ask once more what this set asked; of a batch, what failed")
@@ -74,7 +77,7 @@ def submit(
     desk, arguments = desks.of(context), arg or ()
 
     def options(row: dict[str, str] | None = None) -> Options:
-        return Options(data or (), cores, memory, duration, prefer, max_price, name, arguments, site, row)
+        return Options(data or (), cores, memory, duration, prefer, max_price, name, arguments, site, row, interactive)
 
     if (what is None) == (again is None):
         raise BadInput("a file is wanted, or --again and a set.", remedy="Write: broker submit FILE")

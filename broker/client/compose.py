@@ -49,7 +49,8 @@ _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
 @dataclass(frozen=True)
 class Options:
     """What can be said beside the file; what is said here wins. `memory` in GiB, `max_price` in the currency of the
-    preferences; `site`: ask this one alone; `row`: what takes the place of each `{column}` in the request."""
+    preferences; `site`: ask this one alone; `row`: what takes the place of each `{column}` in the request;
+    `interactive`: a notebook is opened for a person, not executed."""
 
     data: Sequence[str] = ()
     cores: int | None = None
@@ -61,6 +62,7 @@ class Options:
     arguments: Sequence[str] = ()
     site: str | None = None
     row: Mapping[str, str] | None = None
+    interactive: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,11 +121,7 @@ def _read(what: str | os.PathLike[str] | ExecutionRequest | Mapping[str, Any]) -
 def _apply(content: dict[str, Any], options: Options, document: Document) -> None:
     """The options, written into the document. What the document holds wrongly is left for the check that follows."""
     _apply_data(content, options.data, document)
-    if options.arguments:
-        executable = _into(content, "executable")
-        if kinds.short(str(executable.get("kind"))) != kinds.short(kinds.PYTHON_PROGRAM):
-            raise BadInput("arguments are for a Python program.", remedy="Write a container's into its command.")
-        executable["arguments"] = list(options.arguments)
+    _apply_executable(content, options)
     if options.site is not None:
         _into(content, "preferences")["sites_allowed"] = [options.site]
     for what, low in (("cores", options.cores), ("memory", options.memory)):
@@ -136,8 +134,23 @@ def _apply(content: dict[str, Any], options: Options, document: Document) -> Non
     if options.max_price is not None:
         others = [cost for cost in _listed(content.get("costs")) if not _is_money(cost)]
         content["costs"] = [*others, {"kind": kinds.MINMAX_COST, "type": kinds.MONETARY, "max": options.max_price}]
+
+
+def _apply_executable(content: dict[str, Any], options: Options) -> None:
+    if not (options.arguments or options.interactive or options.name is not None):
+        return
+    executable = _into(content, "executable")
+    kind = kinds.short(str(executable.get("kind")))
+    if options.arguments:
+        if kind != kinds.short(kinds.PYTHON_PROGRAM):
+            raise BadInput("arguments are for a Python program.", remedy="Write a container's into its command.")
+        executable["arguments"] = list(options.arguments)
+    if options.interactive:
+        if kind != kinds.short(kinds.JUPYTER_NOTEBOOK):
+            raise BadInput("only a notebook is interactive.", remedy="Leave --interactive out.")
+        executable["mode"] = "interactive"
     if options.name is not None:
-        _into(_into(content, "executable"), "meta")["name"] = options.name
+        _into(executable, "meta")["name"] = options.name
 
 
 def _apply_data(content: dict[str, Any], urls: Sequence[str], document: Document) -> None:

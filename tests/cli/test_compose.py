@@ -238,3 +238,11 @@ def test_tables_are_read_as_they_are_found(home: Path) -> None:
     assert read_rows(Path("t.csv")) == [{"name": "m 31, north", "z": "1"}, {"name": "m87", "z": "2"}]
     (home / "t.tsv").write_text("name\tz\nm31\t1,5\n")
     assert read_rows(Path("t.tsv")) == [{"name": "m31", "z": "1,5"}]
+
+
+def test_a_notebook_is_opened_when_that_is_asked(home: Path) -> None:
+    (home / "n.ipynb").write_text("{}")
+    assert compose("n.ipynb", Options()).request.to_wire()["executable"].get("mode") is None
+    assert compose("n.ipynb", Options(interactive=True)).request.to_wire()["executable"]["mode"] == "interactive"
+    with pytest.raises(BadInput, match="only a notebook is interactive"):
+        compose({"executable": {"kind": "python-program", "source": "x"}}, Options(interactive=True))
