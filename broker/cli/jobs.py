@@ -205,6 +205,12 @@ def accept(context: typer.Context, handle: Runs, watch: Watch = False, json: Jso
             batch = await batches.find(desk, broker, handle)
             return await batches.take(desk, broker, batch, watch=watch, json=json)
         session = await desk.session(broker, handle)
+        if session.name == handle and taken(session.phase):
+            # Whoever names a run that is under way may mean an offer of the same name; which one is not guessed.
+            raise BadInput(
+                f'"{handle}" is a run already, {short(session.uuid)} ({session.state}).',
+                remedy="Give the rank of an offer: broker accept 1",
+            )
         return await _accept(desk, session, None, watch=watch, json=json)
 
     desk.run(work)

@@ -6,6 +6,7 @@ Imports everything else of the command line; the server only when `serve` is ask
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Annotated
@@ -34,14 +35,14 @@ _SERVICE: tuple[Callable[..., None], ...] = (
 def main(argv: Sequence[str] | None = None, desk: Desk | None = None) -> int:
     """Run one command; the returned exit code is one of `exits.Exit`, or 130. The entry point passes nothing."""
     desk = desk or Desk(Screen.real(), Memory.real())
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         return int(build()(arguments, desk) or 0)
     except BrokerError as error:
         desk.screen.note(one_line(error))
         return code(error)
     except TyperException as error:
-        desk.screen.note(f"broker: {' '.join(plain(error.format_message()).split())} See: broker --help")
+        desk.screen.note(_usage(error))
         return Exit.BAD_INPUT
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
@@ -49,6 +50,13 @@ def main(argv: Sequence[str] | None = None, desk: Desk | None = None) -> int:
         # Whoever read us has gone. Python would complain once more at exit, on the closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.RUN_FAILED
+
+
+def _usage(error: TyperException) -> str:
+    text = " ".join(plain(error.format_message()).split())
+    for kind, wanted in (("integer", "a whole number"), ("number", "a number")):
+        text = re.sub(rf"Input should be a valid {kind}, [^.]*$", f"{wanted} is wanted.", text)
+    return f"broker: {text} See: broker --help"
 
 
 class _Command:
@@ -65,7 +73,6 @@ class _Command:
 def build() -> _Command:
     app = typer.Typer(
         help="Ask every science platform at once where and when it can run, what it costs, and take the best.",
-        no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )

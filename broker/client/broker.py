@@ -260,13 +260,17 @@ def _uuid(text: str) -> UUID | None:
 
 
 def match(lines: Sequence[Line], text: str) -> Line:
-    """The one line that `text` names: by whole name, or by how its uuid begins. Raises NotFound or BadInput."""
+    """The one line that `text` names: by whole name, or by how its uuid begins. Raises NotFound or BadInput.
+
+    The offers of a set all bear the name of what was asked: of several, the one that became a run is meant."""
     digits = text.lower().replace("-", "")
     found = [line for line in lines if line.name == text or (digits and line.uuid.replace("-", "").startswith(digits))]
     if not found:
         raise NotFound(f'"{text}" is nothing of yours.', remedy="See: broker sessions --all")
     if len(found) > 1:
+        found = [line for line in found if line.phase not in _SHOWN] or found
+    if len(found) > 1:
         shown = ", ".join(f"{line.uuid[:8]} ({line.name or '-'}, {line.phase})" for line in found[:4])
         more = f" and {len(found) - 4} more" if len(found) > 4 else ""
-        raise BadInput(f'"{text}" may mean {shown}{more}.', remedy="Give more of the uuid.")
+        raise BadInput(f'"{text}" may mean {shown}{more}.', remedy="Give a rank, or more of the uuid.")
     return found[0]

@@ -271,7 +271,8 @@ def _expand(content: dict[str, Any], document: Document) -> None:
             item["type"] = kinds.expand(str(item.get("type")), types) or item.get("type")
     compute = content.get("compute")
     for size in ("cores", "memory"):
-        if isinstance(compute, dict) and type(compute.get(size)) is int:
+        # Words too: the check that follows then says which number is wanted.
+        if isinstance(compute, dict) and type(compute.get(size)) in (int, float, str):
             compute[size] = {"min": compute[size]}
 
 
@@ -328,6 +329,9 @@ def _bring_along(content: dict[str, Any], document: Document, folder: Path) -> N
         location = executable.get("location")
         if isinstance(location, str) and location and not _URL.match(location):
             _inline(executable, folder / location, document)
+        if executable["kind"] == kinds.PYTHON_PROGRAM and not {"location", "source"} & executable.keys():
+            near = get_close_matches("location", [key for key in executable if key != "kind"], n=1, cutoff=0.6)
+            raise _wrong(document, "executable.location", "missing.", f'You wrote "{near[0]}".' if near else "")
     for path, item in _at(content, "data[]"):
         location = item.get("location")
         if isinstance(location, str) and not _URL.match(location):

@@ -158,7 +158,7 @@ class Connection:
                 yield response
         except aiohttp.ClientConnectorError as error:
             raise Unreachable(
-                f"no broker answers at {host} ({_why(error)}).", remedy="Is it running? broker status"
+                f"no broker answers at {host} ({_why(error)}).", remedy="Is it running, and the address right?"
             ) from error
         except TimeoutError as error:
             raise Unreachable(f"{host} gave no whole answer in time.", sent=True) from error

@@ -181,7 +181,7 @@ def money_guard(offer: Offer, ceiling: float | None) -> None:
     if ceiling is None:
         raise BadInput(
             f"offer {offer.rank} ({offer.site}) costs up to {facts.amount(pay)}, and no ceiling stands.",
-            remedy="Name one: --max-price",
+            remedy=f"Name one: --max-price, or take it: broker accept {str(offer.uuid)[:8]}",
         )
     if pay.pessimistic > ceiling:
         raise BadInput(

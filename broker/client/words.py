@@ -75,7 +75,7 @@ def wrap(text: str, room: int, *, most: int = 4) -> list[str]:
 def money(amount: float) -> str:
     """Two decimals; below one cent, two digits that count, since a cheap offer is no free one."""
     if 0 < abs(amount) < 0.01:
-        return f"{amount:.2g}" if abs(amount) >= 1e-4 else f"{amount:.0e}"
+        return f"{amount:.2g}" if abs(amount) >= 1e-4 else f"{amount:.5f}" if abs(amount) >= 1e-5 else f"{amount:.0e}"
     return f"{amount:.2f}"
 
 

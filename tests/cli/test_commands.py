@@ -174,6 +174,14 @@ async def test_a_name_that_many_bear_is_not_guessed(run: Any, fake: FakeBroker) 
     assert fake.sent("POST") == []
 
 
+async def test_of_all_that_bear_a_name_the_run_is_meant_and_no_offer(run: Any, fake: FakeBroker) -> None:
+    await run("accept", "91c2")
+    ran = await run("cancel", "fit")
+    assert (ran.code, ran.err) == (0, "")
+    assert fake.sent("POST")[-1].path.endswith(str(ALBA))
+    assert (await run("accept", "fit")).code == 2
+
+
 async def test_a_failed_run_ends_with_1_and_says_why(run: Any, fake: FakeBroker) -> None:
     accepted, running, _ = run_of(drawn_offers()[0])
     meta = ComponentMetadata(uuid=ALBA, messages=(MessageItem.fill("uri:x", "exit 3: no such column"),))
@@ -367,7 +375,13 @@ async def test_the_brokers_refusal_of_an_element_names_the_line(run: Any, fake: 
 async def test_a_wrong_option_is_one_line(run: Any) -> None:
     ran = await run("submit", "fit.py", "--cores", "many")
     assert (ran.code, ran.err.count("\n")) == (2, 1)
-    assert "--cores" in ran.err
+    assert ran.err == "broker: Invalid value for '--cores': a whole number is wanted. See: broker --help\n"
+
+
+async def test_nothing_said_is_a_question_for_help(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = await run()
+    assert (ran.code, ran.err) == (0, "")
+    assert len(capsys.readouterr().out.splitlines()) > 20
 
 
 async def test_a_rank_that_is_not_there(run: Any) -> None:

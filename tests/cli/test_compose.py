@@ -34,6 +34,10 @@ PROGRAM = "executable:\n  kind: python-program\n  source: x\n"
             "data:\n  - location: https://x\n    meta: {name: cube}\n",
             'r.yaml:6 compute.volumes[0].resource "cub": no such data or storage. There are: cube.',
         ),
+        (PROGRAM + "compute: {memory: 16GB}\n",
+         'r.yaml:4 compute.memory.min "16GB": a whole number of GiB is wanted. Write 16.'),
+        ("executable: {kind: python-program, locatoin: fit.py}",
+         'r.yaml:1 executable.location: missing. You wrote "locatoin".'),
         (
             "executable: {kind: python-program, location: nix.py}",
             'r.yaml:1 executable.location "nix.py": no such file.',

@@ -119,7 +119,7 @@ def test_control_and_direction_characters_are_defused() -> None:
 
 
 def test_figures_are_written_for_people() -> None:
-    assert [money(x) for x in (0, 1.2, 0.004, 0.00001, 1234.5)] == ["0.00", "1.20", "0.004", "1e-05", "1234.50"]
+    assert [money(x) for x in (0, 1.2, 0.004, 0.00001, 1234.5)] == ["0.00", "1.20", "0.004", "0.00001", "1234.50"]
     assert [size(x) for x in (0, 999, 84.2e9, 1.2e6, 999.99e6, 3e15)] == [
         "0", "999 B", "84.2 GB", "1.2 MB", "1.0 GB", "3.0 PB",
     ]  # fmt: skip
