@@ -39,8 +39,10 @@ from broker.ports import Clock, Store
 from broker.services.acceptance import Acceptance
 from broker.services.access import Access, User, hasher_of
 from broker.services.clock import SystemClock
+from broker.services.events import Events
 from broker.services.fanout import Fanout
 from broker.services.guard import GuardedPlanner
+from broker.services.hub import Hub
 from broker.services.identities import Identities
 from broker.services.keys import TIMER as FORGET
 from broker.services.keys import Keys
@@ -85,7 +87,8 @@ async def _join(
     settings: Settings, store: SqliteStore, clock: Clock, builder: Builder, broker_id: str, stack: AsyncExitStack
 ) -> tuple[Parts, list[asyncio.Task[None]]]:
     upkeep = Upkeep(store, clock)
-    records = Records(store, clock, upkeep.nudge)
+    hub = Hub()
+    records = Records(store, clock, upkeep.nudge, hub)
     window = Window(clock.now)
     sites = Sites(_registrations(settings), store=store, clock=clock, build=builder.build, broker_id=broker_id)
     stack.push_async_callback(sites.close)
@@ -109,6 +112,7 @@ async def _join(
         guarded=settings.acceptance.direct == "guarded",
     )  # fmt: skip
     keys = Keys(store, clock)
+    events = Events(records=records, offers=offers, sessions=sessions, hub=hub, clock=clock)
     releasing = Releasing(records=records, sites=sites, clock=clock)
     watching = Watching(store=store, records=records, sites=sites, window=window, clock=clock)
     upkeep.handle(
@@ -132,7 +136,7 @@ async def _join(
     status = Status(name=settings.name, sites=sites, store=store, window=window, clock=clock)
     parts = Parts(
         offers=offers, acceptance=acceptance, sessions=sessions, sites=sites, status=status, access=access,
-        identities=identities, keys=keys, ready=store.ping,
+        identities=identities, keys=keys, events=events, ready=store.ping,
         draw_offerset=answers.offerset, draw_session=answers.session,
         openapi=describe(release), broker_id=broker_id, version=release, public_url=settings.public_url,
         readers=readers,

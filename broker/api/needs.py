@@ -6,7 +6,7 @@ What each method promises stands at the service that keeps it (broker/services/)
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -89,6 +89,26 @@ class Sessions(Protocol):
     async def results(self, uuid: UUID, caller: Caller) -> tuple[Result, ...]: ...
 
     async def fetch(self, uuid: UUID, name: str, caller: Caller) -> AsyncIterator[bytes]: ...
+
+
+class Change(Protocol):
+    @property
+    def cursor(self) -> int: ...
+
+    @property
+    def state(self) -> State: ...
+
+
+class Events(Protocol):
+    async def follow_set(
+        self, uuid: UUID, caller: Caller, after: int | None
+    ) -> AsyncGenerator[Change | None, None] | None: ...
+
+    async def follow_session(
+        self, uuid: UUID, caller: Caller, after: int | None
+    ) -> AsyncGenerator[Change | None, None] | None: ...
+
+    def close(self) -> None: ...
 
 
 class Sites(Protocol):

@@ -240,6 +240,7 @@ _IDENTITY = {
     "required": ["uuid", "username"],
     "properties": {"uuid": {"type": "string", "format": "uuid"}, "username": {"type": "string"}},
 }
+_EVENTS = {"type": "string", "contentMediaType": "text/event-stream"}
 # method, path, operationId, summary, body, {status: schema}
 _CALLS: tuple[tuple[str, str, str, str, Any, dict[str, Any]], ...] = (
     ("post", "/requests", "ExecutionRequest", "Ask the federation for offers.", "ExecutionRequest",
@@ -250,12 +251,16 @@ _CALLS: tuple[tuple[str, str, str, str, Any, dict[str, Any]], ...] = (
     ("get", "/offersets/{uuid}", "OfferSetSelect", "An offer set.", None, {"200": "OfferSetResponse"}),
     ("get", "/offersets/{uuid}/request", "OfferSetRequest", "The request of a set, as it was sent.", None,
      {"200": "ExecutionRequest"}),
+    ("get", "/offersets/{uuid}/events", "OfferSetEvents", "A set whenever it changes, as server-sent events.", None,
+     {"200": _EVENTS, "204": None}),
     ("get", "/sessions", "SessionList", "One's own sessions, newest first.", None, {"200": {"type": "object"}}),
     ("get", "/sessions/{uuid}", "SessionSelect", "A session.", None, {"200": "AbstractExecutionSession"}),
     ("post", "/sessions/{uuid}", "SessionUpdate", "Change the phase: ACCEPTED, REJECTED, CANCELLED.", "AbstractUpdate",
      {"200": "AbstractExecutionSession"}),
     ("post", "/sessions/release", "SessionsRelease", "Give back many offers.", _SESSIONS, {"204": None}),
     ("post", "/sessions/status", "SessionsStatus", "Many sessions at once.", _SESSIONS, {"200": {"type": "object"}}),
+    ("get", "/sessions/{uuid}/events", "SessionEvents", "A session whenever it changes, as server-sent events.", None,
+     {"200": _EVENTS, "204": None}),
     ("get", "/sessions/{uuid}/logs", "SessionLogs", "Standard output and error.", None, {"200": {"type": "object"}}),
     ("get", "/sessions/{uuid}/results", "SessionResults", "The files left in ./results.", None,
      {"200": {"type": "object"}}),
@@ -335,5 +340,7 @@ def _response(status: str, schema: Any) -> dict[str, Any]:
 
 
 def _content(schema: Any) -> dict[str, Any]:
+    if isinstance(schema, dict) and "contentMediaType" in schema:
+        return {schema["contentMediaType"]: {"schema": {"type": schema["type"]}}}
     body = {"$ref": _REF.format(model=schema)} if isinstance(schema, str) else schema
     return {media: {"schema": body} for media in _FORMATS}

@@ -13,10 +13,11 @@ from urllib.parse import quote
 from aiohttp import hdrs, web
 
 from broker.api.auth import Door, Policy
+from broker.api.events import EventCalls
 from broker.api.health import Health, Ready
 from broker.api.identities import IdentityCalls
 from broker.api.manner import Repeats
-from broker.api.needs import Acceptance, Draw, Identities, Keys, Offers, Sessions, Sites, Status
+from broker.api.needs import Acceptance, Draw, Events, Identities, Keys, Offers, Sessions, Sites, Status
 from broker.api.offersets import Offersets
 from broker.api.problems import problems
 from broker.api.sessions import SessionCalls
@@ -47,6 +48,7 @@ class Parts:
     access: Access
     identities: Identities
     keys: Keys
+    events: Events
     ready: Ready
     draw_offerset: Draw
     draw_session: Draw
@@ -78,6 +80,7 @@ def routes(parts: Parts) -> Iterator[Route]:
     repeats = Repeats(parts.keys)
     sets = Offersets(wire, parts.offers, repeats, parts.draw_offerset, parts.broker_id)
     sessions = SessionCalls(wire, parts.sessions, parts.acceptance, repeats, parts.draw_session, parts.broker_id)
+    events = EventCalls(wire, parts.events, parts.draw_offerset, parts.draw_session)
     sites, status = SiteCalls(wire, parts.sites), StatusCalls(wire, parts.status)
     health = Health(wire, parts.ready, parts.openapi, parts.version)
     identities = IdentityCalls(wire, parts.identities)
@@ -87,6 +90,7 @@ def routes(parts: Parts) -> Iterator[Route]:
     yield Route("GET", "/offersets", reader, sets.list)
     yield Route("GET", "/offersets/{uuid}", reader, sets.get)
     yield Route("GET", "/offersets/{uuid}/request", reader, sets.request)
+    yield Route("GET", "/offersets/{uuid}/events", reader, events.offerset, document=False, head=False)
 
     yield Route("POST", "/direct", user, sessions.direct)
     yield Route("GET", "/sessions", reader, sessions.list)
@@ -94,6 +98,7 @@ def routes(parts: Parts) -> Iterator[Route]:
     yield Route("POST", "/sessions/status", reader, sessions.status)
     yield Route("GET", "/sessions/{uuid}", reader, sessions.get)
     yield Route("POST", "/sessions/{uuid}", user, sessions.update)
+    yield Route("GET", "/sessions/{uuid}/events", reader, events.session, document=False, head=False)
     yield Route("GET", "/sessions/{uuid}/logs", reader, sessions.logs, document=False)
     yield Route("GET", "/sessions/{uuid}/results", reader, sessions.results)
     yield Route("GET", "/sessions/{uuid}/results/{name:.+}", reader, sessions.fetch, document=False, head=False)
@@ -125,6 +130,7 @@ def build_app(parts: Parts) -> web.Application:
         app.router.add_route(route.method, route.path, handler)
         if route.method == "GET" and route.head:
             app.router.add_route("HEAD", route.path, handler)
+    app.on_shutdown.append(_ends(parts.events))
     app.on_response_prepare.append(_signature(parts.broker_id))
     return app
 
@@ -138,6 +144,15 @@ def _guarded(route: Route, door: Door) -> Callable[[web.Request], Awaitable[web.
         return await route.call(request, caller)
 
     return handle
+
+
+def _ends(events: Events) -> Callable[[web.Application], Awaitable[None]]:
+    """A server that stops waits for its answers, and a stream has no end of its own."""
+
+    async def end(_: web.Application) -> None:
+        events.close()
+
+    return end
 
 
 def _signature(broker_id: str) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:

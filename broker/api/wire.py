@@ -111,6 +111,12 @@ def negotiate(request: web.Request) -> tuple[Codec, str]:
     return best, next((media for media in asked if media in best.media), best.media[0])
 
 
+def accepts(request: web.Request, media: str) -> bool:
+    """Whether what is no format of `CODECS`, such as a stream, may be answered."""
+    asked = _ranges(request.headers.getall(hdrs.ACCEPT, []))
+    return asked.get(media, asked.get(f"{media.partition('/')[0]}/*", asked.get("*/*", 0.0))) > 0
+
+
 def preferred(request: web.Request) -> Codec:
     """As `negotiate`, but the default for whoever accepts nothing: an error must be told in some way."""
     try:

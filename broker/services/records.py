@@ -18,6 +18,7 @@ from broker.domain.identity import aggregate
 from broker.domain.offerset import SessionRecord, SetRecord
 from broker.errors import NotFound, Unavailable
 from broker.ports import Clock, Listing, Store
+from broker.services.hub import Hub
 
 _log = structlog.get_logger(__name__)
 _TRIES = 50  # a conflict means that somebody else advanced; more in a row than this is a fault of ours
@@ -30,10 +31,12 @@ class Nudge(Protocol):
 
 
 class Records:
-    """`nudge` is called after each write that set timers, with the earliest, so that due work starts at once."""
+    """`nudge` is called after each write that set timers, with the earliest, so that due work starts at once; `hub`
+    rings after each write."""
 
-    def __init__(self, store: Store, clock: Clock, nudge: Nudge) -> None:
+    def __init__(self, store: Store, clock: Clock, nudge: Nudge, hub: Hub | None = None) -> None:
         self._store, self._clock, self.nudge = store, clock, nudge
+        self._hub = hub or Hub()
 
     async def create(self, record: SetRecord, body: bytes) -> None:
         """Durable on return. Raises Unavailable; then nothing was stored."""
@@ -45,6 +48,10 @@ class Records:
     async def load(self, uuid: UUID) -> SetRecord:
         """The record that holds this set or session. Raises NotFound."""
         return (await self._load(aggregate(uuid)))[1]
+
+    async def versioned(self, uuid: UUID) -> tuple[int, SetRecord]:
+        """As `load`, with the version, which every change raises."""
+        return await self._load(aggregate(uuid))
 
     async def by_key(self, key: str) -> SetRecord | None:
         stored = await self._store.read(key)
@@ -94,6 +101,8 @@ class Records:
         written = await self._store.write(key, version, data, body=body, timers=timers, listings=listings)
         if written and (set_ := [due for due in timers.values() if due is not None]):
             self.nudge(min(set_))
+        if written:
+            self._hub.ring(key)
         return written
 
 

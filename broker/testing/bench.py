@@ -24,6 +24,7 @@ from broker.ports import Limits, Planner, Store
 from broker.services.acceptance import Acceptance
 from broker.services.fanout import Fanout
 from broker.services.guard import GuardedPlanner
+from broker.services.hub import Hub
 from broker.services.offers import Offers, SetState, Timing
 from broker.services.records import Records
 from broker.services.releasing import Releasing
@@ -70,7 +71,8 @@ class Bench:
         forward: float = 20.0,
     ) -> None:
         self.store, self.clock, self.nudges = store, clock, 0
-        self.records = Records(store, clock, self._nudge)
+        self.hub = Hub()
+        self.records = Records(store, clock, self._nudge, self.hub)
         self.window = Window(clock.now)
         given = registrations or {}
         configured = [given.get(name, Registration(name=name, url="http://x/")) for name in planners]

@@ -51,6 +51,8 @@ class FakeServices:
     error: BaseException | None = None
     refused: bool = False
     how: Any = None
+    changes: list[Any] = field(default_factory=list)
+    closed: bool = False
     lines: list[Listing] = field(default_factory=list)
     log: Logs = field(default_factory=lambda: Logs(stdout="out é", stderr=None))
     pieces: list[bytes | BaseException] = field(default_factory=lambda: [b"one", b"two"])
@@ -130,6 +132,28 @@ class FakeServices:
     async def make(self, name: str, password: str, caller: Caller) -> Made:
         self.note("make", name, password, caller)
         return Made(SET, name, name != "ann")
+
+    async def follow_set(self, uuid: UUID, caller: Caller, after: int | None) -> Any:
+        self.note("follow_set", uuid, after, caller)
+        return await self._follow(uuid, caller)
+
+    async def follow_session(self, uuid: UUID, caller: Caller, after: int | None) -> Any:
+        self.note("follow_session", uuid, after, caller)
+        return await self._follow(uuid, caller)
+
+    async def _follow(self, uuid: UUID, caller: Caller) -> Any:
+        await self.get(uuid, caller)
+
+        async def changes() -> AsyncIterator[Any]:
+            for change in self.changes:
+                if isinstance(change, BaseException):
+                    raise change
+                yield change
+
+        return changes() if self.changes else None
+
+    def close(self) -> None:
+        self.closed = True
 
     async def metrics(self) -> bytes:
         self.note("metrics")
@@ -247,7 +271,8 @@ async def serve(users: dict[str, User]) -> AsyncIterator[Callable[..., Awaitable
             app = build_app(
                 Parts(
                     offers=services, acceptance=services, sessions=services, sites=FakeSites(services),
-                    status=services, access=access, identities=services, keys=services, ready=services.ready,
+                    status=services, access=access, identities=services, keys=services, events=services,
+                    ready=services.ready,
                     draw_offerset=draw, draw_session=draw, openapi=b'{"openapi":"3.1.0"}',
                     broker_id="me-id", version="1.2.3", limits=limits or Limits(), **parts,
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -36,8 +37,8 @@ class Answer:
 
 
 class Whole:
-    def __init__(self, url: str, http: aiohttp.ClientSession, sites: list[FakeSite]) -> None:
-        self.url, self.http, self.sites = url, http, sites
+    def __init__(self, url: str, http: aiohttp.ClientSession, runner: web.AppRunner) -> None:
+        self.url, self.http, self.runner = url, http, runner
 
     async def call(self, method: str, path: str, document: Any = None, **headers: str) -> Answer:
         url = path if path.startswith("http") else self.url + path
@@ -67,7 +68,7 @@ async def whole(tmp_path: Path) -> AsyncIterator[Whole]:
         stack.push_async_callback(runner.cleanup)
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         http = await stack.enter_async_context(aiohttp.ClientSession())
-        yield Whole(f"http://127.0.0.1:{runner.addresses[0][1]}", http, sites)
+        yield Whole(f"http://127.0.0.1:{runner.addresses[0][1]}", http, runner)
 
 
 # ── keys ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -129,3 +130,76 @@ async def test_an_answer_at_once_is_an_open_set_that_fills(whole: Whole) -> None
     assert (document["result"], len(document["offers"])) == ("YES", 2)
     waited = await whole.call("POST", "/requests", REQUEST, Prefer="respond-async, wait=30")
     assert (waited.json()["closed"], waited.json()["result"]) == (True, "YES")
+
+
+# ── events ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Reader:
+    """Reads events one by one from an open stream."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.response = response
+
+    async def next(self) -> tuple[str, Any]:
+        """The id and the document; EOFError at the end of the stream."""
+        fields: dict[str, str] = {}
+        while True:
+            line = (await self.response.content.readline()).decode()
+            if not line:
+                raise EOFError
+            name, _, value = line.rstrip("\n").partition(": ")
+            if not name and "data" in fields:
+                return fields["id"], json.loads(fields["data"])
+            fields[name] = value
+
+    async def rest(self) -> list[tuple[str, Any]]:
+        """All until the stream ends as it should; a connection that is broken off is an error of its own."""
+        found = []
+        with contextlib.suppress(EOFError):
+            while True:
+                found.append(await self.next())
+        return found
+
+
+async def test_a_growing_set_is_followed_until_it_is_closed_and_on_from_where_one_was(whole: Whole) -> None:
+    answer = await whole.call("POST", "/requests", REQUEST, Prefer="respond-async")
+    url = f"{answer.headers['Location']}/events"
+    async with whole.http.get(url) as response:
+        cursor, document = await Reader(response).next()
+        reader = Reader(response)
+        while not document["closed"]:
+            cursor, document = await reader.next()
+    assert len(document["offers"]) == 2
+    for offer in document["offers"]:
+        await whole.call("POST", f"/sessions/{offer['meta']['uuid']}", {**ACCEPT, "value": "REJECTED"})
+    async with whole.http.get(url, headers={"Last-Event-ID": cursor}) as response:
+        cursor, document = (await Reader(response).rest())[-1]
+    assert (document["result"], document["closed"]) == ("NO", True)
+    # What is released at the sites afterwards changes the version once more; in the end nothing more can come.
+    while (again := await whole.call("GET", url, Last_Event_ID=cursor)).status == 200:
+        cursor = again.body.decode().partition("id: ")[2].partition("\n")[0]
+    assert again.status == 204
+
+
+async def test_a_session_is_followed_to_its_end(whole: Whole) -> None:
+    best = (await whole.call("POST", "/requests", REQUEST)).json()["offers"][0]
+    async with whole.http.get(f"{best['meta']['url']}/events") as response:
+        reader = Reader(response)
+        _, document = await reader.next()
+        seen = [document["phase"]]
+        await whole.call("POST", f"/sessions/{best['meta']['uuid']}", ACCEPT)
+        while seen[-1] not in ("ACCEPTED", "PREPARING", "AVAILABLE", "RUNNING"):
+            seen.append((await reader.next())[1]["phase"])
+        await whole.call("POST", f"/sessions/{best['meta']['uuid']}", {**ACCEPT, "value": "CANCELLED"})
+        seen += [document["phase"] for _, document in await reader.rest()]
+    assert (seen[0], seen[-1]) == ("OFFERED", "CANCELLED")
+
+
+async def test_a_server_that_stops_ends_its_streams_instead_of_waiting_for_them(whole: Whole) -> None:
+    best = (await whole.call("POST", "/requests", REQUEST)).json()["offers"][0]
+    async with whole.http.get(f"{best['meta']['url']}/events") as response:
+        reader = Reader(response)
+        await reader.next()
+        await whole.runner.cleanup()
+        assert {document["phase"] for _, document in await reader.rest()} <= {"OFFERED"}

@@ -27,12 +27,14 @@ POLICIES = {
     "POST /direct": Policy.USER,
     "GET /offersets": Policy.READER,
     "GET /offersets/{uuid}": Policy.READER,
+    "GET /offersets/{uuid}/events": Policy.READER,
     "GET /offersets/{uuid}/request": Policy.READER,
     "GET /sessions": Policy.READER,
     "GET /sessions/{uuid}": Policy.READER,
     "POST /sessions/{uuid}": Policy.USER,
     "POST /sessions/release": Policy.USER,
     "POST /sessions/status": Policy.READER,
+    "GET /sessions/{uuid}/events": Policy.READER,
     "GET /sessions/{uuid}/logs": Policy.READER,
     "GET /sessions/{uuid}/results": Policy.READER,
     "GET /sessions/{uuid}/results/{name}": Policy.READER,
@@ -59,8 +61,8 @@ POLICIES = {
 def parts(api: Any) -> Parts:
     return Parts(
         offers=api.services, acceptance=api.services, sessions=api.services, sites=api.services, status=api.services,
-        access=api.access, identities=api.services, keys=api.services, ready=api.services.ready, draw_offerset=None,
-        draw_session=None, openapi=b"", broker_id="x", version="",
+        access=api.access, identities=api.services, keys=api.services, events=api.services,
+        ready=api.services.ready, draw_offerset=None, draw_session=None, openapi=b"", broker_id="x", version="",
     )  # fmt: skip  # type: ignore[arg-type]
 
 
@@ -98,7 +100,10 @@ async def test_policies_hold_over_http(api: Any, call: str) -> None:
         assert allowed or len(api.services.calls) == before
 
 
-@pytest.mark.parametrize("call", [call for call in POLICIES if call.startswith("GET") and "{name}" not in call])
+@pytest.mark.parametrize(
+    "call",
+    [call for call in POLICIES if call.startswith("GET") and "{name}" not in call and not call.endswith("/events")],
+)
 async def test_what_can_be_read_answers_head(api: Any, call: str) -> None:
     path = call.removeprefix("GET ").replace("{uuid}", SESSION)
     answer = await api.call("HEAD", path)
