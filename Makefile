@@ -48,6 +48,7 @@ check: $(VENV)/.develops
 	$(BIN)/mypy deploy/demo/demo.py deploy/demo/sky.py
 	$(BIN)/lint-imports
 	$(BIN)/mypy config/schema.py docs/generate.py
+	MYPYPATH=docs/examples/adapter $(BIN)/mypy docs/examples/adapter/shelf docs/examples/adapter/test_shelf.py
 	$(BIN)/python config/schema.py --check
 	$(BIN)/python docs/generate.py --check
 
