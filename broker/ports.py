@@ -177,7 +177,8 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 class Query(msgspec.Struct, frozen=True):
-    """Newest first. `after` is the (created, id) of the last line of the page before."""
+    """Newest first. `after` is the (created, id) of the last line of the page before; `since`: created then or
+    later."""
 
     kind: str
     owner: str | None = None
@@ -185,6 +186,8 @@ class Query(msgspec.Struct, frozen=True):
     site: str | None = None
     after: tuple[float, str] | None = None
     limit: int = 100
+    name: str | None = None
+    since: float | None = None
 
 
 class Lease(msgspec.Struct, frozen=True):

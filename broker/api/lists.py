@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from broker.domain.quantities import format_instant
+from broker.domain.quantities import format_instant, parse_instant
 from broker.domain.session import SessionPhase
 from broker.errors import BadInput
 from broker.ports import Listing
@@ -26,17 +26,46 @@ _SHOWN = tuple(phase.value for phase in SessionPhase if phase not in _HIDDEN)
 
 
 class Page(msgspec.Struct, frozen=True):
-    """`phases` empty: all. `everyone`: others' lines too, where the caller may see them."""
+    """`phases` empty: all. `everyone`: others' lines too, where the caller may see them. `since`: epoch seconds."""
 
     after: tuple[float, str] | None
     limit: int
     phases: tuple[str, ...]
     everyone: bool
+    site: str | None = None
+    name: str | None = None
+    since: float | None = None
 
 
 def page(request: web.BaseRequest) -> Page:
-    """`after`, `limit`, `phase` (several, or with commas between), `all`, `everyone`. Raises BadInput."""
-    return Page(_after(request), _limit(request), _phases(request), _flag(request, "everyone"))
+    """`after`, `limit`, `phase` (several, or with commas between), `all`, `everyone`, `site`, `name`, `since`. Raises
+    BadInput."""
+    return Page(
+        _after(request),
+        _limit(request),
+        _phases(request),
+        _flag(request, "everyone"),
+        _text(request, "site"),
+        _text(request, "name"),
+        _since(request),
+    )
+
+
+def _text(request: web.BaseRequest, name: str) -> str | None:
+    """What cannot be UTF-8 is in no list."""
+    text = request.query.get(name)
+    return text if text is None else text.encode(errors="replace").decode()
+
+
+def _since(request: web.BaseRequest) -> float | None:
+    text = request.query.get("since")
+    if text is None:
+        return None
+    try:
+        # A plus that was not encoded has become a space on the way.
+        return parse_instant(text.replace(" ", "+")).timestamp()
+    except (ValueError, OverflowError):
+        raise BadInput("an instant is wanted, such as 2026-11-22T13:00:00Z.", element="since") from None
 
 
 def _after(request: web.BaseRequest) -> tuple[float, str] | None:

@@ -48,7 +48,14 @@ class Offers(Protocol):
     async def request(self, uuid: UUID, caller: Caller) -> bytes: ...
 
     async def list(
-        self, caller: Caller, *, after: tuple[float, str] | None, limit: int, everyone: bool
+        self,
+        caller: Caller,
+        *,
+        after: tuple[float, str] | None,
+        limit: int,
+        everyone: bool,
+        name: str | None,
+        since: float | None,
     ) -> list[Listing]: ...
 
 
@@ -81,6 +88,9 @@ class Sessions(Protocol):
         limit: int,
         phases: tuple[str, ...],
         everyone: bool,
+        site: str | None,
+        name: str | None,
+        since: float | None,
     ) -> list[Listing]:
         """No `phases`: all of them."""
 

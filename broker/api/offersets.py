@@ -53,5 +53,7 @@ class Offersets:
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         base, page = self._wire.base(request), lists.page(request)
-        found = await self._offers.list(caller, after=page.after, limit=page.limit, everyone=page.everyone)
+        found = await self._offers.list(
+            caller, after=page.after, limit=page.limit, everyone=page.everyone, name=page.name, since=page.since
+        )
         return await self._wire.document(request, lists.show("offersets", found, base, page))

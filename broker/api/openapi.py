@@ -27,6 +27,7 @@ from broker.domain.session import (
     OutcomeNote,
     Promise,
     RankingNote,
+    SessionPhase,
     SimpleExecutionSession,
     Term,
 )
@@ -291,6 +292,23 @@ _HEADERS = {
     ("post", "/direct"): ("Idempotency-Key", "Prefer"),
     ("post", "/sessions/{uuid}"): ("Idempotency-Key",),
 }
+_INSTANT = {"type": "string", "format": "date-time"}
+_ASKED: dict[str, dict[str, Any]] = {
+    "after": {"type": "string", "description": "`next` of the page before"},
+    "limit": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100},
+    "phase": {"type": "array", "items": {"type": "string", "enum": [phase.value for phase in SessionPhase]}},
+    "all": {"type": "boolean", "description": "offers and refusals too"},
+    "everyone": {"type": "boolean", "description": "others' too, for operators"},
+    "site": {"type": "string"},
+    "name": {"type": "string"},
+    "since": {**_INSTANT, "description": "made then or later"},
+    "stream": {"type": "string", "enum": ["stdout", "stderr"], "description": "this one alone, as plain text"},
+}
+_QUERIES = {
+    ("get", "/offersets"): ("after", "limit", "everyone", "name", "since"),
+    ("get", "/sessions"): ("after", "limit", "phase", "all", "everyone", "site", "name", "since"),
+    ("get", "/sessions/{uuid}/logs"): ("stream",),
+}
 _SCHEMES = ("basic", "bearer")
 _PUBLIC = ("/openapi.json", "/health/live", "/health/ready")  # nobody need sign in, whatever the settings say
 
@@ -300,9 +318,9 @@ def _paths() -> dict[str, Any]:
     for method, path, operation, summary, body, answers in _CALLS:
         call: dict[str, Any] = {"operationId": operation, "summary": summary, "responses": {}}
         names = [part.strip("{}") for part in path.split("/") if part.startswith("{")]
-        headers = _HEADERS.get((method, path), ())
-        if names or headers:
-            call["parameters"] = [*map(_parameter, names), *map(_header, headers)]
+        headers, queries = _HEADERS.get((method, path), ()), _QUERIES.get((method, path), ())
+        if names or headers or queries:
+            call["parameters"] = [*map(_parameter, names), *map(_header, headers), *map(_query, queries)]
         if body is not None:
             call["requestBody"] = {"required": path != "/sites/{name}/drain", "content": _content(body)}
         for status, schema in answers.items():
@@ -324,6 +342,10 @@ def _parameter(name: str) -> dict[str, Any]:
 
 def _header(name: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "description": _SAYS[name], "schema": {"type": "string"}, "x-addition": True}
+
+
+def _query(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "schema": _ASKED[name], "x-addition": True}
 
 
 def _response(status: str, schema: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The order of a call: problems (errors become documents) → door (who is it, may
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -125,14 +125,30 @@ def build_app(parts: Parts) -> web.Application:
     door = Door(parts.access, parts.readers, parts.public_url)
     app = web.Application(middlewares=[problems])
     app[DEFAULT] = parts.default
+    methods: dict[str, list[str]] = {}
     for route in routes(parts):
         handler = _guarded(route, door)
-        app.router.add_route(route.method, route.path, handler)
-        if route.method == "GET" and route.head:
-            app.router.add_route("HEAD", route.path, handler)
+        for method in _methods(route):
+            app.router.add_route(method, route.path, handler)
+            methods.setdefault(route.path, []).append(method)
+    for path, allowed in methods.items():
+        app.router.add_route("OPTIONS", path, _options([*allowed, "OPTIONS"]))
     app.on_shutdown.append(_ends(parts.events))
     app.on_response_prepare.append(_signature(parts.broker_id))
     return app
+
+
+def _methods(route: Route) -> tuple[str, ...]:
+    return ("GET", "HEAD") if route.method == "GET" and route.head else (route.method,)
+
+
+def _options(allowed: Sequence[str]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """For everybody: it says no more than the published description does."""
+
+    async def options(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=204, headers={hdrs.ALLOW: ", ".join(sorted(allowed))})
+
+    return options
 
 
 def _guarded(route: Route, door: Door) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:

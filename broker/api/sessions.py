@@ -66,7 +66,14 @@ class SessionCalls:
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         base, page = self._wire.base(request), lists.page(request)
         found = await self._sessions.list(
-            caller, after=page.after, limit=page.limit, phases=page.phases, everyone=page.everyone
+            caller,
+            after=page.after,
+            limit=page.limit,
+            phases=page.phases,
+            everyone=page.everyone,
+            site=page.site,
+            name=page.name,
+            since=page.since,
         )
         return await self._wire.document(request, lists.show("sessions", found, base, page))
 

@@ -257,11 +257,18 @@ class Offers:
         return state.body.request
 
     async def list(
-        self, caller: Caller, *, after: tuple[float, str] | None = None, limit: int = 100, everyone: bool = False
+        self,
+        caller: Caller,
+        *,
+        after: tuple[float, str] | None = None,
+        limit: int = 100,
+        everyone: bool = False,
+        name: str | None = None,
+        since: float | None = None,
     ) -> list[Listing]:
-        """The caller's own, newest first; `everyone`: all, for operators."""
+        """The caller's own, newest first; `everyone`: all, for operators. `since`: epoch seconds."""
         owner = None if everyone and caller.may("operator") else caller.owner.by(caller.account)
-        return await self._store.listings(Query("offerset", owner, after=after, limit=limit))
+        return await self._store.listings(Query("offerset", owner, after=after, limit=limit, name=name, since=since))
 
     async def body(self, record: SetRecord) -> SetBody | None:
         data = await self._records.body(record)

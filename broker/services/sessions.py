@@ -74,11 +74,14 @@ class Sessions:
         limit: int = 100,
         phases: tuple[str, ...] = DEFAULT_PHASES,
         everyone: bool = False,
+        site: str | None = None,
+        name: str | None = None,
+        since: float | None = None,
     ) -> list[Listing]:
-        """The caller's own, newest first; `everyone`: all, for operators. To a person an offer is no job: by default
-        OFFERED, REJECTED and EXPIRED are left out."""
+        """The caller's own, newest first; `everyone`: all, for operators. `since`: epoch seconds. To a person an offer
+        is no job: by default OFFERED, REJECTED and EXPIRED are left out."""
         owner = None if everyone and caller.may("operator") else caller.owner.by(caller.account)
-        return await self._store.listings(Query("session", owner, phases, after=after, limit=limit))
+        return await self._store.listings(Query("session", owner, phases, site, after, limit, name, since))
 
     async def state(self, record: SetRecord, uuid: UUID, *, refused: bool = False) -> SessionState:
         """`uuid` may be that of the record's set only if it names a session; raises NotFound."""

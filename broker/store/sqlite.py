@@ -59,9 +59,9 @@ NEXT_DUE = "SELECT min(ready) FROM timers"
 
 PAGE = """
     SELECT kind, id, owner, created, phase, name, site FROM listings
-    WHERE kind = :kind AND (created, id) < (:created, :id)
+    WHERE kind = :kind AND (created, id) < (:created, :id) AND created >= :since
         AND (:phases = '[]' OR phase IN (SELECT value FROM json_each(:phases)))
-        AND (:site IS NULL OR site = :site)
+        AND (:site IS NULL OR site = :site) AND (:name IS NULL OR name = :name)
     ORDER BY created DESC, id DESC LIMIT :limit"""
 OWN_PAGE = PAGE.replace("WHERE", "WHERE owner = :owner AND", 1)
 COUNTS = "SELECT kind, site, phase, number FROM counts WHERE number > 0"
@@ -174,6 +174,8 @@ class SqliteStore:
             "owner": query.owner,
             "phases": msgspec.json.encode(query.phases).decode(),
             "site": query.site,
+            "name": query.name,
+            "since": -math.inf if query.since is None else query.since,
             "created": created,
             "id": id,
             "limit": max(0, query.limit),

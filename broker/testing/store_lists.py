@@ -54,6 +54,23 @@ class ListsContract(StoreSuite):
         assert await ids(Query("session", site="nowhere")) == []
         assert await ids(Query("session", limit=0)) == []
 
+    async def test_lines_of_a_name_and_of_a_time(self, store: Store) -> None:
+        names = ("fit", "Fit", "", "fit")
+        lines = [line(str(n), name=name, created=n + 0.5, owner="ab"[n % 2]) for n, name in enumerate(names)]
+        await store.write("a", 0, b"R", listings=lines)
+        await self.settled(store)
+
+        async def ids(query: Query) -> list[str]:
+            return [at.id for at in await store.listings(query)]
+
+        assert await ids(Query("session", name="fit")) == ["3", "0"]
+        assert await ids(Query("session", owner="b", name="fit")) == ["3"]
+        assert await ids(Query("session", name="")) == ["2"]
+        assert await ids(Query("session", since=1.5)) == ["3", "2", "1"]
+        assert await ids(Query("session", since=1.6, after=(3.5, "3"))) == ["2"]
+        assert await ids(Query("session", owner="a", since=0.5, limit=1)) == ["2"]
+        assert await ids(Query("session", name="fit", since=9.0)) == []
+
     @pytest.mark.parametrize("owner", [None, "alice"])
     async def test_pages_show_each_line_once_newest_first(self, store: Store, owner: str | None) -> None:
         for n in range(5):  # three lines of one instant, in several aggregates

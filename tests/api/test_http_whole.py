@@ -203,3 +203,55 @@ async def test_a_server_that_stops_ends_its_streams_instead_of_waiting_for_them(
         await reader.next()
         await whole.runner.cleanup()
         assert {document["phase"] for _, document in await reader.rest()} <= {"OFFERED"}
+
+
+# ── lists, conditions, updates ───────────────────────────────────────────────────────────────────────────────
+
+
+async def test_lists_show_what_is_looked_for(whole: Whole) -> None:
+    for name in ("fit", "flat", "fit"):
+        executable = {**REQUEST["executable"], "meta": {"name": name}}
+        await whole.call("POST", "/requests", {**REQUEST, "executable": executable})
+
+    async def listed(path: str) -> list[Any]:
+        (lines,) = (await whole.call("GET", path)).json().values()
+        return list(lines)
+
+    sets = await listed("/offersets")
+    assert [line["name"] for line in sets] == ["fit", "flat", "fit"]
+    assert [line["name"] for line in await listed("/offersets?name=flat")] == ["flat"]
+    assert await listed("/offersets?since=2100-01-01T00:00:00Z") == []
+    assert await listed("/offersets?since=2020-01-01T00:00:00Z") == sets
+    assert {line["site"] for line in await listed("/sessions?all=true&site=bora")} == {"bora"}
+    assert len(await listed("/sessions?all=true&site=bora&name=fit")) == 2
+
+
+async def test_what_one_has_is_not_sent_again(whole: Whole) -> None:
+    offerset = await whole.call("POST", "/requests", REQUEST)
+    session = offerset.json()["offers"][0]["meta"]["url"]
+    for url in (offerset.headers["Location"], session):
+        tag = (await whole.call("GET", url)).headers["ETag"]
+        for method in ("GET", "HEAD"):
+            same = await whole.call(method, url, If_None_Match=tag)
+            assert (same.status, same.body, same.headers["ETag"]) == (304, b"", tag)
+            assert (await whole.call(method, url, If_None_Match='"other"')).headers["ETag"] == tag
+        assert (await whole.call("GET", url, If_None_Match=tag, Accept="application/yaml")).status == 200
+    await whole.call("POST", session.removeprefix(whole.url), ACCEPT)
+    assert (await whole.call("GET", session, If_None_Match=tag)).status == 200
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        {"kind": kinds.STRING_UPDATE, "path": "/phase", "value": "ACCEPTED"},
+        {"kind": kinds.INTEGER_UPDATE, "path": "/compute/cores/min", "value": 2, "units": "cores"},
+        {"kind": kinds.DELTA_UPDATE, "path": "/compute/cores/min", "delta": -1},
+        {"kind": kinds.ENUM_UPDATE, "path": "/name", "value": "ACCEPTED"},
+    ],
+)
+async def test_every_kind_of_update_is_read_and_what_cannot_be_updated_is_said(whole: Whole, update: Any) -> None:
+    best = (await whole.call("POST", "/requests", REQUEST)).json()["offers"][0]["meta"]["url"]
+    answer = await whole.call("POST", best, update)
+    assert (answer.status, answer.json()["element"]) == (400, "path")
+    assert kinds.ENUM_UPDATE in answer.json()["remedy"]
+    assert (await whole.call("GET", best)).json()["phase"] == "OFFERED"

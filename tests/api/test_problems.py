@@ -93,8 +93,8 @@ async def test_no_such_path(api: Any) -> None:
 
 async def test_no_such_method_says_which_there_are(api: Any) -> None:
     answer = await api.call("DELETE", SESSION, user=None)
-    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD, POST")
-    assert answer.json()["remedy"] == "There are: GET, HEAD, POST."
+    assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS, POST")
+    assert answer.json()["remedy"] == "There are: GET, HEAD, OPTIONS, POST."
 
 
 async def test_the_unexpected_is_logged_and_told_as_a_number_only(api: Any) -> None:

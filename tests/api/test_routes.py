@@ -75,9 +75,23 @@ def test_the_server_answers_nothing_beside_the_table(parts: Parts) -> None:
     served = {
         f"{route.method} {route.resource.canonical}"
         for route in build_app(parts).router.routes()
-        if route.resource is not None and route.method != "HEAD"
+        if route.resource is not None and route.method not in ("HEAD", "OPTIONS")
     }
     assert served == set(POLICIES)
+
+
+@pytest.mark.parametrize("call", POLICIES)
+async def test_every_path_says_what_can_be_done_there(api: Any, call: str) -> None:
+    """Also to whoever is not signed in. What is not said cannot be done, and the refusal says the same."""
+    path = call.split()[1]
+    answer = await api.call("OPTIONS", path.replace("{uuid}", SESSION).replace("{name}", "alba"), user=None)
+    allowed = set(answer.headers["Allow"].split(", "))
+    described = {other.split()[0] for other in POLICIES if other.split()[1] == path}
+    assert (answer.status, answer.body) == (204, b"")
+    assert allowed - {"HEAD"} == described | {"OPTIONS"}
+    refused = await api.call("PATCH", path.replace("{uuid}", SESSION).replace("{name}", "alba"))
+    assert (refused.status, refused.headers["Content-Type"]) == (405, "application/problem+json")
+    assert set(refused.headers["Allow"].split(", ")) >= allowed
 
 
 @pytest.mark.parametrize("call", POLICIES)
@@ -316,9 +330,34 @@ async def test_everyones_lines_say_whose_they_are(api: Any) -> None:
     assert document["sessions"][0]["owner"] == "me|ann"
 
 
+async def test_lists_are_cut_to_what_is_looked_for(api: Any) -> None:
+    query = "site=alba&name=fit%20%C3%A9&since=2027-01-15T09:00:00%2B01:00"
+    await api.call("GET", f"/sessions?{query}")
+    asked = api.services.calls[-1][2]
+    assert (asked["site"], asked["name"], asked["since"]) == ("alba", "fit é", 1_800_000_000.0)
+    await api.call("GET", f"/offersets?{query}")
+    asked = api.services.calls[-1][2]
+    assert (asked["name"], asked["since"]) == ("fit é", 1_800_000_000.0)
+    await api.call("GET", "/sessions?since=2027-01-15T09:00:00+01:00")
+    assert api.services.calls[-1][2]["since"] == 1_800_000_000.0
+
+
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "limit=1001", "limit=x", "after=x", "after=1e9_x", "after=_", "phase=RUNING", "all=yes", "everyone=1"],
+    [
+        "limit=0",
+        "limit=1001",
+        "limit=x",
+        "after=x",
+        "after=1e9_x",
+        "after=_",
+        "phase=RUNING",
+        "all=yes",
+        "everyone=1",
+        "since=yesterday",
+        "since=2026-11-22",
+        "since=9999999-01-01T00:00:00Z",
+    ],
 )
 async def test_queries_that_cannot_be_read_are_400(api: Any, query: str) -> None:
     answer = await api.call("GET", f"/sessions?{query}")

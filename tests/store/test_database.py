@@ -376,7 +376,10 @@ async def test_the_writer_sees_what_the_caller_meant_at_the_call(path: Path) -> 
     await store.close()
 
 
-VALUES = {"owner": "o", "kind": "k", "created": 1.0, "id": "i", "phases": "[]", "site": None, "limit": 9}
+VALUES = {
+    "owner": "o", "kind": "k", "created": 1.0, "id": "i", "phases": "[]", "site": None, "name": None, "since": 0.0,
+    "limit": 9,
+}  # fmt: skip
 CLAIMING = {"token": "t", "until": 2.0, "now": 1.0, "limit": 9}
 
 
