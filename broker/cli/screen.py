@@ -36,6 +36,7 @@ class Screen:
     drawn: bool = False
     zone: tzinfo | None = None
     clock: Callable[[], datetime] = field(default=_now)
+    _waits: bool = False
 
     @classmethod
     def real(cls) -> Screen:
@@ -48,6 +49,8 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A line, or several, of the answer."""
+        if self._waits:
+            self._last_line("")
         print(text, file=self.out, flush=True)  # this is the command's one way out
 
     def note(self, text: str) -> None:
@@ -65,9 +68,11 @@ class Screen:
             yield
             return
         drawing = asyncio.create_task(self._draw(text))
+        self._waits = True
         try:
             yield
         finally:
+            self._waits = False
             drawing.cancel()
             with suppress(asyncio.CancelledError):
                 await drawing

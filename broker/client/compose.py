@@ -338,6 +338,23 @@ def _bring_along(content: dict[str, Any], document: Document, folder: Path) -> N
             raise _wrong(
                 document, f"{path}.location", "a URL is wanted.", "Sites cannot read this machine's files.", location
             )
+    _name_data(content)
+
+
+def _name_data(content: dict[str, Any]) -> None:
+    """Data without a name gets that of its file, under which a program finds it; not where two would be called so."""
+    metas = [item.get("meta") for place in ("data[]", "storage[]") for _, item in _at(content, place)]
+    taken = [meta["name"] for meta in metas if isinstance(meta, dict) and isinstance(meta.get("name"), str)]
+    unnamed = [item for _, item in _at(content, "data[]") if not item.get("meta")]
+    files = [_file(item.get("location")) for item in unnamed]
+    for item, file in zip(unnamed, files, strict=True):
+        if file and (*taken, *files).count(file) == 1:
+            item["meta"] = {"name": file}
+
+
+def _file(location: Any) -> str:
+    """The last step of a URL's path."""
+    return re.split(r"[?#]", location)[0].rpartition("/")[2] if isinstance(location, str) else ""
 
 
 def _name(executable: dict[str, Any]) -> None:

@@ -42,7 +42,9 @@ async def test_submit_sends_a_whole_request_and_shows_the_ranked_table(run: Any,
     assert fake.sent("POST", "/requests")[0].body == {
         "executable": {"kind": kinds.PYTHON_PROGRAM, "source": "print('fit')\n", "meta": {"name": "fitting"}},
         "compute": {"kind": kinds.SIMPLE_COMPUTE, "cores": {"min": 4}, "memory": {"min": 16}},
-        "data": [{"kind": kinds.SIMPLE_DATA, "location": "https://data.example/cube.fits"}],
+        "data": [
+            {"kind": kinds.SIMPLE_DATA, "meta": {"name": "cube.fits"}, "location": "https://data.example/cube.fits"}
+        ],
         "schedule": {"requested": {"duration": "PT1H"}},
         "costs": [{"kind": kinds.MINMAX_COST, "type": kinds.MONETARY, "max": 5.0}],
         "preferences": {"preset": "fastest"},

@@ -147,10 +147,27 @@ def test_data_takes_the_places_that_a_template_keeps_open(home: Path) -> None:
     data = compose("t.yaml", Options(data=urls)).request.to_wire()["data"]
     assert [(item["kind"], item["location"], item.get("meta", {}).get("name")) for item in data] == [
         (kinds.SIMPLE_DATA, "https://x/a.fits", "image"),
-        (kinds.SIMPLE_DATA, "https://x/flat.fits", None),
+        (kinds.SIMPLE_DATA, "https://x/flat.fits", "flat.fits"),
         (kinds.SIMPLE_DATA, "https://x/b.fits", "mask"),
-        (kinds.SIMPLE_DATA, "https://x/c.fits", None),
+        (kinds.SIMPLE_DATA, "https://x/c.fits", "c.fits"),
     ]
+
+
+def test_data_is_called_like_its_file_unless_two_would_be() -> None:
+    urls = (
+        "https://x/a/cube.fits?v=1#2",
+        "https://x/1/flat.fits",
+        "https://x/2/flat.fits",
+        "https://x/",
+        "https://x/old",
+    )
+    given = {
+        "executable": {"kind": "python-program", "source": "x"},
+        "storage": [{"meta": {"name": "old"}}],
+        "data": [{"location": "https://x/mine.fits", "meta": {"name": "mine"}}],
+    }
+    data = compose(given, Options(data=urls)).request.data or ()
+    assert [item.name for item in data] == ["mine", "cube.fits", "", "", "", ""]
 
 
 def test_a_place_that_stays_open_is_named_and_nothing_is_sent(home: Path) -> None:
