@@ -128,7 +128,8 @@ def main(settings: dict[str, Any]) -> NoReturn:
     server.update_config(Config(configured(settings, listening.getsockname()[1], os.environ.pop("BROKER_TOKEN"))))
     server.initialize(argv=[])
     server.start()
-    sys.exit(UNUSED if server.unused else 0)
+    # Where a request for files was under way, its thread never ends, and Python would wait for it.
+    os._exit(UNUSED if server.unused else 0)
 
 
 if __name__ == "__main__":
