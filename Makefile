@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-stop check test bench servers schema clean
+.PHONY: help install demo demo-stop check test bench docs servers schema clean
 
 help:
 	@echo "make demo       a whole federation on this machine: ask, compare, accept, run, fetch (KEEP=1 leaves it up)"
@@ -13,6 +13,7 @@ help:
 	@echo "make check      style, types, imports, generated files"
 	@echo "make test       all tests (PYTEST_ARGS=... for some)"
 	@echo "make bench      the broker beside bare calls to the same sites"
+	@echo "make docs       the documents as a site, in build/site"
 	@echo "make servers    the system's packages that tests use"
 	@echo "make schema     write config/settings.schema.json and the tables of docs/ anew"
 	@echo "make install    the environment in $(VENV) alone"
@@ -57,6 +58,11 @@ test: $(VENV)/.develops servers
 
 bench: $(VENV)/.develops
 	$(BIN)/python tests/benchmarks/bench.py $(BENCH_ARGS)
+
+docs: $(VENV)/.develops
+	$(BIN)/python docs/generate.py --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean --config-file docs/site/mkdocs.yml
+	@echo "build/site/index.html"
 
 servers:
 	@deploy/servers

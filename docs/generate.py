@@ -1,4 +1,4 @@
-"""Makes the tables of the documents from the code: settings, calls of the API, commands.
+"""Makes the tables of the documents from the code: settings, calls of the API, commands, errors, messages, the client.
 
 `python docs/generate.py` rewrites what stands between the markers `<!-- made: NAME -->` and `<!-- end -->`;
 `python docs/generate.py --check` changes nothing, and ends with 1 where a table is not current.
@@ -7,6 +7,8 @@ Imports the broker and the built-in adapters, and pydantic's JSON Schemas of the
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import re
 import sys
@@ -20,7 +22,9 @@ from adapters.ivoa.adapter import IvoaOptions
 from adapters.local.options import LocalOptions
 from adapters.planning.settings import SiteSettings
 from adapters.simulated.options import SimulatedOptions
+from broker import client
 from broker.api.openapi import describe
+from broker.api.problems import TABLE
 from broker.api.routes import Parts, routes
 from broker.cli.main import build
 from broker.settings import Settings
@@ -190,6 +194,145 @@ def _parameters(command: Any) -> str:
     return "\n".join(lines)
 
 
+# ── errors and messages ──────────────────────────────────────────────────────────────────────────────────────
+
+# What to do, beside what the document's own `remedy` says. Whoever adds an error or a message adds a line here.
+REMEDIES: Mapping[str, str] = {
+    "bad-input": "Mend the element that `element` names; `remedy` says how.",
+    "malformed": "Send well-formed JSON, YAML or XML of the type that `Content-Type` says.",
+    "dangling": "Name a component that is in the request, by its `meta.name` or `meta.uuid`.",
+    "unknown-kind": "See `broker kinds` for what can be run here, and where.",
+    "not-signed-in": "Sign in: `broker login`, or HTTP Basic, or a Bearer token.",
+    "not-allowed": "Sign in as somebody with the role that the call wants, or ask an administrator.",
+    "not-found": "Look at the address. What is another's is not found either.",
+    "not-acceptable": "Ask for `application/json`, `application/yaml` or `application/xml`.",
+    "conflict": "`detail` says what stands in the way. Take another offer, or ask anew.",
+    "too-large": "Send less: large sources belong behind a URL. The operator's limits are under `limits`.",
+    "unsupported-media-type": "Say in `Content-Type` what you send: JSON, YAML or XML, uncompressed.",
+    "key-reused": "Take a new key for a new request; an old one is for the same request again.",
+    "too-many": "Come back after `Retry-After` seconds.",
+    "unavailable": "Nothing was done. Come back after `Retry-After` seconds; operators look at the disk.",
+    "loop": "Operators: two brokers have each other as a site. Take one of the two out.",
+    "bad-settings": "Mend the key that `element` names in the registration.",
+    "site": "Try again; it is the site's to mend. `broker sites show` says since when.",
+    "site-unreachable": "Nothing was sent. Try again, or take an offer of another site.",
+    "site-refused": "`detail` has the site's words. Take another offer.",
+    "site-forbids": "Operators: the credentials for the site are wrong or have ended.",
+    "site-busy": "Nothing was done. Come back after `Retry-After` seconds.",
+    "site-timeout": "It may have acted: read the session before you ask again.",
+    "site-misbehaved": "It may have acted: read the session. Operators: `broker check` the site's address.",
+    "site-forgot": "Logs and results are kept for a time only; or the site has lost the session.",
+}
+MEANINGS: Mapping[str, tuple[str, str]] = {
+    "uri:acceptance-doubt": (
+        "It is not known whether the site took it.",
+        "Wait: it is being asked. Nothing runs twice.",
+    ),
+    "uri:acceptance-refused": ("The site did not take it.", "Take the next offer; `failover` does that by itself."),
+    "uri:direct-refused": (
+        "Nobody took a direct request, and why.",
+        "Change what the reason names, or ask for offers.",
+    ),
+    "uri:no-sites": ("This broker has no sites.", "Operators: `broker sites put`."),
+    "uri:offer-warning": ("The offer is not quite what was asked.", "Look before you accept."),
+    "uri:pending": ("Sites have not answered; this NO is not final.", "Read the set again, or follow its events."),
+    "uri:phase-at-site": ("The site shows another phase than it may.", "Nothing, unless the session has failed."),
+    "uri:session-failed": ("Why the session ended FAILED.", "Read the logs, if there are any; ask anew."),
+    "uri:site-declined": ("The site says no, and why.", "Change what the reason names; many say the nearest yes."),
+    "uri:site-failed": ("The site could not be asked, or answered nonsense.", "Its operator's, or ours, to mend."),
+    "uri:site-forgot": ("The site does not know the session at present.", "Wait; after an hour it is FAILED."),
+    "uri:site-message": ("The site's own words about the session.", "As they say."),
+    "uri:site-note": ("The words of a site's planner about its offer.", "Look before you accept."),
+    "uri:site-offered": ("Offers of the site were left out, and why.", "Loosen the limit that the reason names."),
+    "uri:site-skipped": ("The site was not asked, and why.", "The reason says when to come back, if that helps."),
+    "uri:site-timedout": ("The site did not answer in time.", "Its offers may still join; else ask anew."),
+}
+_OUTCOMES = ("offered", "declined", "timedout", "failed", "skipped")
+
+
+def problems() -> str:
+    lines = ["| `type` | status | title | what to do |", "|---|---|---|---|"]
+    lines += [
+        f"| `{problem.type}` | {problem.status} | {problem.title} | {REMEDIES[problem.slug]} |"
+        for problem in TABLE.values()
+    ]
+    return "\n".join(lines)
+
+
+def messages() -> str:
+    lines = ["| `kind` | what it says | what to do |", "|---|---|---|"]
+    for kind in sorted(_kinds()):
+        meaning, remedy = MEANINGS[kind]
+        lines.append(f"| `{kind}` | {meaning} | {remedy} |")
+    return "\n".join(lines)
+
+
+def _kinds() -> set[str]:
+    """Every kind of message that the sources write: the second argument of Note, the first of MessageItem.fill."""
+    found: set[str] = set()
+    for place in ("broker", "adapters"):
+        for source in (HERE.parent / place).glob("**/*.py"):
+            if "testing" not in source.parts:
+                found.update(_written(ast.parse(source.read_text(encoding="utf-8"))))
+    return found
+
+
+def _written(tree: ast.AST) -> Iterator[str]:
+    for call in ast.walk(tree):
+        if (
+            isinstance(call, ast.Call)
+            and (at := {"Note": 1, "MessageItem.fill": 0}.get(ast.unparse(call.func))) is not None
+        ):
+            kind = call.args[at] if len(call.args) > at else None
+            if isinstance(kind, ast.Constant) and isinstance(kind.value, str):
+                yield kind.value
+            elif isinstance(kind, ast.JoinedStr) and isinstance(kind.values[0], ast.Constant):
+                yield from (str(kind.values[0].value) + outcome for outcome in _OUTCOMES)
+
+
+# ── the client ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def python() -> str:
+    parts = [getattr(client, name) for name in client.__all__]
+    classes = [part for part in parts if not issubclass(part, Exception)]
+    raised = [part for part in parts if issubclass(part, Exception)]
+    sections = [_class(part) for part in classes]
+    lines = ["### Errors", "", "| error | what it says |", "|---|---|"]
+    lines += [f"| `{part.__name__}` | {_sentence(_said(part)) or ''} |" for part in raised]
+    return "\n\n".join([*sections, "\n".join(lines)])
+
+
+def _said(thing: Any) -> str:
+    """Its own words, not those of what it inherits from."""
+    return inspect.cleandoc(thing.__doc__ or "") if not isinstance(thing, type) or "__doc__" in vars(thing) else ""
+
+
+def _class(part: type) -> str:
+    sections = [f"### {part.__name__}", _markdown(_said(part))]
+    for name, member in vars(part).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(member, property):
+            sections.append(f"**`.{name}`** {_markdown(_said(member))}".rstrip())
+        elif inspect.isroutine(member) or isinstance(member, classmethod | staticmethod):
+            plain = getattr(member, "__func__", member)
+            kind = "await " if inspect.iscoroutinefunction(plain) else ""
+            sections.append(f"**`{kind}.{name}{_signature(plain)}`**\n\n{_markdown(_said(plain))}".rstrip())
+    return "\n\n".join(section for section in sections if section)
+
+
+def _signature(member: Any) -> str:
+    """Names, types and defaults as they are written; `self` is left out."""
+    plain = inspect.signature(member)
+    shown = [item for item in plain.parameters.values() if item.name not in ("self", "cls")]
+    return re.sub(r"'", "", str(plain.replace(parameters=shown)))
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"(?<!`)\b__(\w+)__", r"`__\1__`", text).replace("<", "&lt;") if text else ""
+
+
 MADE: Mapping[str, Callable[[], str]] = {
     "settings": lambda: settings(Settings),
     "site-settings": lambda: settings(SiteSettings),
@@ -198,6 +341,9 @@ MADE: Mapping[str, Callable[[], str]] = {
     "ivoa-options": lambda: settings(IvoaOptions),
     "calls": calls,
     "commands": commands,
+    "problems": problems,
+    "messages": messages,
+    "client": python,
 }
 
 

@@ -17,7 +17,8 @@ from __future__ import annotations
 from broker.errors import BadInput, BrokerError
 
 
-class NoBroker(BrokerError): ...
+class NoBroker(BrokerError):
+    """Nothing says which broker to ask."""
 
 
 class Unreachable(BrokerError):
@@ -36,7 +37,8 @@ class Misanswered(BrokerError):
         self.status = status
 
 
-class Undecided(BrokerError): ...
+class Undecided(BrokerError):
+    """An acceptance that nobody can yet call taken or refused. Read the session; repeating the acceptance is safe."""
 
 
 class BadRequestFile(BadInput):

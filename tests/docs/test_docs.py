@@ -30,7 +30,11 @@ from broker.plugins import load
 from broker.settings import Settings, load_settings
 
 ROOT = Path(__file__).parents[2]
-DOCS = sorted(path for place in (ROOT, ROOT / "docs", ROOT / "docs" / "adr") for path in place.glob("*.md"))
+DOCS = sorted(
+    path
+    for place in ("", "docs", "docs/adr", "docs/howto", "docs/examples/adapter")
+    for path in (ROOT / place).glob("*.md")
+)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
 CITED = re.compile(r"\b(protocol\.md|docs/[\w./-]+\.md|docs/adr/\d{4}|design, section) ?(\d+(?:\.\d+)?)?")
@@ -57,7 +61,7 @@ def generate() -> ModuleType:
 # ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", ["settings.md", "api.md", "cli.md"])
+@pytest.mark.parametrize("name", ["settings.md", "api.md", "cli.md", "errors.md", "client.md"])
 def test_the_tables_are_current(generate: ModuleType, name: str) -> None:
     assert generate.BLOCK.search(text(f"docs/{name}"))
     assert generate.refresh(ROOT / "docs" / name, check=True), "run: python docs/generate.py"

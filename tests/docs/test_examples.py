@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from broker.testing.program import Program, above, platform
 pytestmark = pytest.mark.system
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("docs/howto/*.md"), *ROOT.glob("deploy/*.md")])
 MARKED = re.compile(r"^<!-- (run|file: \S+) -->\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ALONE = re.compile(r"^    (curl .*)$", re.MULTILINE)
 PUBLISHED = "https://broker.example"
@@ -97,7 +98,13 @@ class Shell:
         ran = subprocess.run(
             ["bash", "script"],
             cwd=self._home,
-            env={"HOME": str(self._home), "PATH": "/usr/local/bin:/usr/bin:/bin"},
+            env={
+                "HOME": str(self._home),
+                "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+                "BROKER_URL": self._url,
+                "BROKER_USER": "ada",
+                "BROKER_PASSWORD": PASSWORD,
+            },
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
