@@ -120,7 +120,7 @@ def _times(part: Estimate, price: float) -> Estimate:
 def _bases(score: Score, scale: Scale) -> tuple[str, ...]:
     """By _TERMS: what each was worked out from."""
     moved = size(score.bytes.expected)
-    if score.bytes.pessimistic:
+    if score.bytes.pessimistic and score.sources:
         moved += f" from {', '.join(score.sources)}"
     waiting, staging, run = (length(part.expected) for part in (score.waiting, score.staging, score.run))
     return (

@@ -191,6 +191,9 @@ async def test_the_request_of_a_set_is_read_back(api: Any) -> None:
     answer = await api.call("GET", f"/offersets/{SET}/request")
     assert (answer.status, answer.json()["executable"]["source"]) == (200, "1")
     assert api.services.calls[-1][:2] == ("request", UUID(SET))
+    drawn = await api.call("GET", f"/offersets/{SET}/request", headers={"Accept": "application/xml"})
+    assert b"<offers-request>" in drawn.body
+    assert b'<executable kind="uri:python-program-1.0"><source>1</source></executable>' in drawn.body
 
 
 async def test_an_update_is_handed_on_and_the_session_answered(api: Any) -> None:

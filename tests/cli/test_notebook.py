@@ -31,6 +31,13 @@ async def test_a_set_is_had_at_once_where_nobody_wants_to_wait(fake: FakeBroker)
     assert [call.prefer for call in fake.sent("POST")] == [None, "respond-async", "wait=2"]
 
 
+async def test_a_set_that_is_had_at_once_grows_until_every_site_has_answered(site: Program) -> None:
+    async with AsyncBroker(site.url) as broker:
+        offers = await broker.submit(REQUEST, wait=0)
+        await offers.complete(poll=0.02)
+        assert (offers.pending, offers.yes, offers.best.site) == (0, True, "alba")
+
+
 async def test_the_table_of_a_notebook_fills_as_sites_answer(fake: FakeBroker, home: Path) -> None:
     (home / "home").mkdir()  # where kernels keep what they keep
     fake.sets = [drawn_set([], pending=6, closed=False), drawn_set([], pending=6, closed=False), drawn_set()]

@@ -446,6 +446,13 @@ def test_the_note_shows_every_term() -> None:
     assert RankingNote.model_validate(shown).to_wire() == shown
 
 
+def test_data_of_unknown_place_comes_from_nowhere_by_name() -> None:
+    wanted = wishes()
+    lost = candidate("lost", locality=msgspec.structs.replace(moving(84.2, 1.68), sources=()))
+    terms = note(rank([lost], wanted, NOW)[0], wanted).to_wire()["terms"]
+    assert [term["basis"] for term in terms if term["name"] == "egress"] == ["84.2 GB"]
+
+
 def test_the_short_way_to_the_wire_ends_at_the_same_place() -> None:
     offers = [*federation(), candidate("out", unfit="no"), candidate("lost", run=Span.of(float("nan")))]
     for wanted in (wishes(), wishes(currency="SEK", risk=0.5)):
