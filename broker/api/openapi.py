@@ -241,7 +241,11 @@ _IDENTITY = {
     "required": ["uuid", "username"],
     "properties": {"uuid": {"type": "string", "format": "uuid"}, "username": {"type": "string"}},
 }
+# Answers that have one form, whatever is accepted.
 _EVENTS = {"type": "string", "contentMediaType": "text/event-stream"}
+_FILE = {"type": "string", "contentMediaType": "application/octet-stream"}
+_FIGURES = {"type": "string", "contentMediaType": "text/plain"}
+_ITSELF = {"type": "object", "contentMediaType": "application/json"}
 # method, path, operationId, summary, body, {status: schema}
 _CALLS: tuple[tuple[str, str, str, str, Any, dict[str, Any]], ...] = (
     ("post", "/requests", "ExecutionRequest", "Ask the federation for offers.", "ExecutionRequest",
@@ -265,7 +269,7 @@ _CALLS: tuple[tuple[str, str, str, str, Any, dict[str, Any]], ...] = (
     ("get", "/sessions/{uuid}/logs", "SessionLogs", "Standard output and error.", None, {"200": {"type": "object"}}),
     ("get", "/sessions/{uuid}/results", "SessionResults", "The files left in ./results.", None,
      {"200": {"type": "object"}}),
-    ("get", "/sessions/{uuid}/results/{name}", "SessionResult", "One result file.", None, {"200": {"type": "string"}}),
+    ("get", "/sessions/{uuid}/results/{name}", "SessionResult", "One result file.", None, {"200": _FILE}),
     ("get", "/sites", "SiteList", "The registered sites.", None, {"200": {"type": "object"}}),
     ("get", "/sites/{name}", "SiteSelect", "A site.", None, {"200": {"type": "object"}}),
     ("put", "/sites/{name}", "SitePut", "Register a site, or change it.", "Registration", {"200": {"type": "object"}}),
@@ -276,8 +280,8 @@ _CALLS: tuple[tuple[str, str, str, str, Any, dict[str, Any]], ...] = (
     ("get", "/profile", "ProfileSelect", "What this broker can do, for a broker above it.", None, {"200": "Profile"}),
     ("post", "/admin/identities", "IdentityCreate", "Make a local user.", _NEW_IDENTITY, {"201": _IDENTITY}),
     ("get", "/status", "StatusSelect", "The aggregated status.", None, {"200": {"type": "object"}}),
-    ("get", "/metrics", "Metrics", "Figures for Prometheus.", None, {"200": {"type": "string"}}),
-    ("get", "/openapi.json", "OpenApi", "This description.", None, {"200": {"type": "object"}}),
+    ("get", "/metrics", "Metrics", "Figures for Prometheus.", None, {"200": _FIGURES}),
+    ("get", "/openapi.json", "OpenApi", "This description.", None, {"200": _ITSELF}),
     ("get", "/health/live", "HealthLive", "The process answers.", None, {"200": {"type": "object"}}),
     ("get", "/health/ready", "HealthReady", "It can take requests.", None, {"200": {"type": "object"}}),
 )  # fmt: skip
@@ -309,6 +313,24 @@ _QUERIES = {
     ("get", "/sessions"): ("after", "limit", "phase", "all", "everyone", "site", "name", "since"),
     ("get", "/sessions/{uuid}/logs"): ("stream",),
 }
+_TAGGED = (
+    ("get", "/offersets/{uuid}"), ("get", "/offersets/{uuid}/request"), ("get", "/sessions/{uuid}"), ("get", "/status"),
+)  # fmt: skip
+# Calls that mind no Accept: what they answer has one form, or none.
+_UNFORMATTED = ("/metrics", "/openapi.json", "/sessions/release", "/sessions/{uuid}/results/{name}")
+_MORE: dict[tuple[str, str], tuple[str, ...]] = {
+    ("post", "/requests"): ("409", "422", "508"),
+    ("post", "/direct"): ("409", "422", "508"),
+    ("post", "/sessions/{uuid}"): ("409", "422"),
+    ("post", "/sessions/release"): ("409",),
+    ("get", "/sessions/{uuid}/logs"): ("409",),
+    ("get", "/sessions/{uuid}/results"): ("409",),
+    ("get", "/sessions/{uuid}/results/{name}"): ("409",),
+    ("put", "/sites/{name}"): ("409",),
+    ("delete", "/sites/{name}"): ("409",),
+    ("post", "/admin/identities"): ("409",),
+    ("get", "/health/ready"): ("503",),
+}
 _SCHEMES = ("basic", "bearer")
 _PUBLIC = ("/openapi.json", "/health/live", "/health/ready")  # nobody need sign in, whatever the settings say
 
@@ -325,14 +347,37 @@ def _paths() -> dict[str, Any]:
             call["requestBody"] = {"required": path != "/sites/{name}/drain", "content": _content(body)}
         for status, schema in answers.items():
             call["responses"][status] = _response(status, schema)
-        call["responses"]["default"] = {
-            "description": "What is wrong, and what to do.",
-            "content": {media: {"schema": {"$ref": _REF.format(model="Problem")}} for media in _PROBLEMS},
-        }
+        if path.endswith("/logs"):  # one stream of them, by itself
+            call["responses"]["200"]["content"] |= _content(_FIGURES)
+        for status in sorted(_refusals(method, path, body)):
+            _refuse(call["responses"], status)
+        if (method, path) in _TAGGED:
+            call["responses"]["304"] = {"description": "The one of If-None-Match is the present one."}
+        _refuse(call["responses"], "default")
         if path in _PUBLIC:
             call["security"] = []
         paths.setdefault(path, {})[method] = call
     return paths
+
+
+def _refusals(method: str, path: str, body: Any) -> set[str]:
+    """The statuses of problem documents that this call answers with; 500 alone is what nobody expected."""
+    found = {"400"} if path not in _PUBLIC else set()
+    if path not in _PUBLIC:
+        found |= {"401", "403", "429", "503"}
+    if "{" in path:
+        found.add("404")
+    if body is not None:
+        found |= {"408", "413", "415"}
+    if path not in _UNFORMATTED:
+        found.add("406")
+    return found | set(_MORE.get((method, path), ()))
+
+
+def _refuse(responses: dict[str, Any], status: str) -> None:
+    """Beside what the standard has under the same status: `/direct` refuses with a session."""
+    response = responses.setdefault(status, {"description": "What is wrong, and what to do.", "content": {}})
+    response["content"].update({media: {"schema": {"$ref": _REF.format(model="Problem")}} for media in _PROBLEMS})
 
 
 def _parameter(name: str) -> dict[str, Any]:
@@ -352,7 +397,7 @@ def _response(status: str, schema: Any) -> dict[str, Any]:
     response: dict[str, Any] = {
         "description": {"204": "Done.", "303": "See Location; the body says it too."}.get(status, "OK")
     }
-    if isinstance(schema, dict) and schema["type"] == "object":
+    if isinstance(schema, dict) and schema["type"] == "object" and "contentMediaType" not in schema:
         schema = {**schema, "xml": {"name": ANSWER.name}}
     if schema is not None:
         response["content"] = _content(schema)
