@@ -230,11 +230,13 @@ class Origin:
 def failure(answer: Answer, place: str, now: float, *, doubtful: bool = False) -> SiteError:
     """The error that an answer other than success is. `doubtful`: the call may not be sent again by guess, so that
     no 5xx may count as proof that the site did not act."""
-    status, text = answer.status, complaint(answer)
+    status, barred = answer.status, answer.status in (401, 403)
+    # How to sign in is told to the site's own users; of us, the operator mends the registration.
+    text = complaint(answer, remedy=not barred)
     words = f"{place} answered {status}{': ' + text if text else '.'}"
     after = retry_after(answer, now)
-    if status in (401, 403):
-        return SiteForbids(words, remedy="Check the credentials registered for it.")
+    if barred:
+        return SiteForbids(f"{words} Its registration needs credentials that it takes.")
     if status == 429 or (status == 503 and after is not None and not doubtful):
         return SiteBusy(words, retry_after=5.0 if after is None else after)
     if 400 <= status < 500:
@@ -244,8 +246,9 @@ def failure(answer: Answer, place: str, now: float, *, doubtful: bool = False) -
     return SiteMisbehaved(words)
 
 
-def complaint(answer: Answer) -> str:
-    """What an error's body says, for a person: an RFC 9457 problem, a Spring error, plain text; else empty."""
+def complaint(answer: Answer, *, remedy: bool = True) -> str:
+    """What an error's body says, for a person: an RFC 9457 problem, a Spring error, plain text; else empty. `remedy`:
+    with what our own kind advises."""
     text = answer.body[:65536].decode("utf-8", "replace")
     try:
         document = msgspec.json.decode(answer.body)
@@ -255,8 +258,8 @@ def complaint(answer: Answer) -> str:
         return tidy(document) if isinstance(document, str) else ""
     words = (document.get(name) for name in ("detail", "message", "error", "title"))
     said = next((word for word in words if isinstance(word, str) and word.strip()), "")
-    remedy = document.get("remedy")
-    return tidy(f"{said} {remedy}" if isinstance(remedy, str) else said)
+    advice = document.get("remedy") if remedy else None
+    return tidy(f"{said} {advice}" if isinstance(advice, str) else said)
 
 
 def tidy(text: str, most: int = _LONGEST_TEXT) -> str:

@@ -37,6 +37,7 @@ _MOST_OUTCOMES, _MOST_REASONS = 1000, 20
 _LARGEST_OFFER = 64 * 1024  # bytes, beside what the request makes it repeat: it is kept, and read again and again
 _LARGEST_SESSION = 256 * 1024
 _LARGEST_PROFILE = 1024 * 1024
+_SURE = 200  # characters from the start that make two texts one
 _LARGEST_LOG = 1024 * 1024  # characters
 _HOLDER = re.compile(r"\$?\{([^{}]{1,100})\}")
 _LONGEST_WAIT = 86400.0
@@ -154,7 +155,9 @@ def quotes(
     document = _document(body, _OfferSet, place, "an offer set")
     reasons = [Reason(text) for text in _messages(_meta(document.meta))]
     if ours:
-        told, after = _outcomes(document.outcomes)
+        told, after, heads = _outcomes(document.outcomes)
+        # Its messages say the same of each site, for those who do not know outcomes.
+        reasons = [reason for reason in reasons if not reason.text.startswith(heads)]
         reasons += [reason for reason in told if reason not in reasons]
         retry_after = after if retry_after is None else retry_after
     if document.result == "NO":
@@ -348,8 +351,9 @@ def _value(values: Mapping[Any, Any], holder: re.Match[str]) -> str:
     return str(values[holder[1]])[:_MOST_VALUE] if holder[1] in values else holder[0]
 
 
-def _outcomes(raw: msgspec.Raw) -> tuple[list[Reason], float | None]:
-    """What a broker of ours says of the sites behind it that offer nothing, and the earliest moment to ask again."""
+def _outcomes(raw: msgspec.Raw) -> tuple[list[Reason], float | None, tuple[str, ...]]:
+    """What a broker of ours says of the sites behind it that offer nothing, the earliest moment to ask again, and how
+    its messages about the same begin."""
     listed = (_read(raw, list[_Outcome]) or [])[:_MOST_OUTCOMES]
     outcomes = [item for item in listed if item.outcome != "Offered"]
     reasons = [
@@ -358,7 +362,8 @@ def _outcomes(raw: msgspec.Raw) -> tuple[list[Reason], float | None]:
         for reason in (item.reasons or [item.outcome])[:_MOST_REASONS]
     ]
     waits = (item.retry_after for item in outcomes if item.retry_after is not None)
-    return reasons, min((min(max(0.0, wait), _LONGEST_WAIT) for wait in waits), default=None)
+    heads = tuple(tidy(f"{item.site} {item.outcome}: {item.reasons[0]}")[:_SURE] for item in outcomes if item.reasons)
+    return reasons, min((min(max(0.0, wait), _LONGEST_WAIT) for wait in waits), default=None), heads
 
 
 def _with_actuals(seen: Sighting, session: _Session) -> Sighting:

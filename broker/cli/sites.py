@@ -18,6 +18,7 @@ from broker.client.compose import parse_span
 from broker.client.documents import read
 from broker.client.errors import BadRequestFile
 from broker.client.words import plain
+from broker.domain.faults import explain
 from broker.domain.quantities import parse_instant
 from broker.domain.site import Registration
 from broker.errors import BadInput
@@ -77,10 +78,11 @@ def _registration(name: str, file: Path | None, url: str | None, kind: str | Non
     try:
         Registration.model_validate({**content, "name": name})
     except ValidationError as error:
-        fault = error.errors()[0]
-        element = ".".join(map(str, fault["loc"]))
-        line = document.line(element) if document else 0
-        raise BadRequestFile(f"{fault['msg']}.", element=element, file=str(file or ""), line=line) from None
+        told = explain(error, Registration, content)
+        line = document.line(told.element) if document else 0
+        raise BadRequestFile(
+            told.detail, element=told.element, remedy=told.remedy, file=str(file or ""), line=line
+        ) from None
     return content
 
 

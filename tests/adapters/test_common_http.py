@@ -294,6 +294,12 @@ def test_what_a_status_means(given: Answer, doubtful: bool, kind: type[SiteError
     assert "alba" in str(error)
 
 
+def test_whoever_registered_a_site_mends_its_credentials_and_not_who_asks() -> None:
+    body = b'{"detail": "a token is needed here.", "remedy": "Run: broker login URL"}'
+    said = "a token is needed here. Its registration needs credentials that it takes."
+    assert str(failure(answer(401, body), "alba", 0.0)) == f"alba answered 401: {said}"
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [

@@ -438,4 +438,6 @@ def test_a_brokers_outcomes_are_reasons_only_where_it_is_one_of_ours() -> None:
     assert words(ours) == "No site can. | alba: no room | borealis: TimedOut"
     assert ours.retry_after == 30.0
     assert words(read(document)) == "No site can."
+    said = {"messages": [{"message": "alba Declined: no room; no time"}, {"message": "No site can."}]}
+    assert words(read({**document, "meta": said}, ours=True)) == words(ours)  # once
     assert words(read({**document, "outcomes": [{"site": 5}]}, ours=True)) == "No site can."

@@ -300,7 +300,7 @@ async def test_a_wrong_registration_is_named_with_its_line(run: Any, fake: FakeB
     (home / "alba.yaml").write_text("kind: ivoa\nurll: https://broker.alba.example\n")
     ran = await run("sites", "put", "alba", "alba.yaml")
     assert (ran.code, fake.calls) == (2, [])
-    assert ran.err.startswith("alba.yaml:2 urll: ")
+    assert ran.err.startswith("alba.yaml:2 urll: no such property. Nearest: url. There are: ")
 
 
 async def test_status_says_who_acts(run: Any, fake: FakeBroker, golden: Any) -> None:
