@@ -167,6 +167,9 @@ class PlannerContract:
         call.cancel()
         await asyncio.wait([call])
         assert call.cancelled() or call.exception() is None
+        # Whatever the broken-off call had set going, or has yet to, meets its end.
+        await stand.make().update(item, "CANCELLED", stand.soon())
+        assert (await stand.ended(item)).phase != "COMPLETED"
 
     # ── giving back ──────────────────────────────────────────────────────────────────────────────────────────
 
