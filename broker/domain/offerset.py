@@ -268,21 +268,25 @@ def claim(record: SetRecord, uuid: UUID, offer: bytes, now: float, within: float
     if record.claim:
         if record.claim.session == uuid:
             return record
-        raise _in_the_way(record.session(record.claim.session), taken=record.taken is not None)
+        raise _in_the_way(record, record.session(record.claim.session))
     if not acceptable(item, now):
-        raise Conflict(_why_not(item, now), remedy="Ask anew: broker submit.")
+        raise Conflict(_why_not(item, now), remedy=f"Ask anew: {_again(record)}.")
     held = _one(record, uuid, lambda item: replace(item, offer=offer, modified=now))
     return replace(held, claim=Claim(uuid, now, until=now + within))
 
 
-def _in_the_way(other: SessionRecord, *, taken: bool) -> Conflict:
+def _again(record: SetRecord) -> str:
+    return f"broker submit --again {str(record.uuid)[:8]}"
+
+
+def _in_the_way(record: SetRecord, other: SessionRecord) -> Conflict:
     """A set whose offer was taken gives no other, not even after the session has ended: hence ask anew."""
-    if not taken:
+    if record.taken is None:
         return Conflict(f"the offer of {other.site} is being accepted (session {other.uuid}).", remedy="Wait for it.")
     over = other.phase in phases.TERMINAL
     first = "" if over else f"Cancel that one if you do not want it: broker cancel {str(other.uuid)[:8]}. "
     text = f"{other.site} already accepted (session {other.uuid}, {other.phase})."
-    return Conflict(text, remedy=f"{first}For another, ask anew: broker submit.")
+    return Conflict(text, remedy=f"{first}For another, ask anew: {_again(record)}.")
 
 
 def _why_not(item: SessionRecord, now: float) -> str:
@@ -361,7 +365,8 @@ def reject(record: SetRecord, uuid: UUID, now: float) -> SetRecord:
         return record
     if item.phase != "OFFERED" or (record.claim and record.claim.session == uuid):
         raise Conflict(
-            f"the session is {item.phase}; only an OFFERED one can be rejected.", remedy="Cancel it instead."
+            f"the session is {item.phase}; only an OFFERED one can be rejected.",
+            remedy="" if item.phase in phases.TERMINAL else "Cancel it instead.",
         )
     return _one(record, uuid, lambda item: replace(item, phase="REJECTED", modified=now))
 

@@ -32,6 +32,7 @@ MARK = "-- ended with"
 _CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 _FORMS = (
     (re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"), "<uuid>"),
+    (re.compile(r"--again [0-9a-f]{8}"), "--again <set>"),
     (re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z"), "<instant>"),
     (re.compile(r"sha256:[0-9a-f]{64}"), "<checksum>"),
 )
