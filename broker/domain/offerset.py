@@ -76,8 +76,9 @@ class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     """What was chosen among what, with what was promised and what came. Outlives the bodies.
 
-    Times epoch seconds, durations seconds, money in `currency`. `eligible`: how many offers passed every limit;
-    `cheapest`, `mean` of their expected pay; None: not known."""
+    Times epoch seconds, durations seconds; `cost` and `actual_cost` in the site's `currency`, `all_in`, `cheapest` and
+    `mean` in the caller's, `ranked_in`. `eligible`: how many offers passed every limit; `cheapest`, `mean` of their
+    expected pay; None: not known."""
 
     session: UUID
     site: str
@@ -93,6 +94,7 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     bytes_moved: float | None = None
     cheapest: float | None = None
     mean: float | None = None
+    ranked_in: str = ""
     actual_cost: float | None = None
     actual_start: float | None = None
     actual_end: float | None = None

@@ -322,6 +322,7 @@ class Offers:
             bytes_moved=kept.locality.bytes.expected if kept.locality.bytes else None,
             cheapest=min(paid, default=None),
             mean=sum(paid) / len(paid) if paid else None,
+            ranked_in=body.wishes.currency,
         )
 
     async def give_up(self, record: SetRecord, held: Mapping[UUID, str]) -> SetRecord:
