@@ -8,7 +8,7 @@ paths name a set and a session that there are, and bodies are a request that the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.failures import FailureGroup
 from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -51,7 +52,6 @@ CALLS = [(path, method) for path, calls in json.loads(describe("0"))["paths"].it
 class Live:
     def __init__(self, url: str) -> None:
         self.url, self.http = url, requests.Session()
-        self.held: list[str] = []
         document = self.http.get(f"{url}/openapi.json", timeout=30).json()
         # Signing in is the other tests' matter: here everybody from this machine may, and wrong names would be slowed
         # down.
@@ -62,10 +62,10 @@ class Live:
         self.http.close()
 
     def session(self) -> tuple[str, str]:
-        """A new set and its best session. The one before is given back: a user may hold so many open."""
-        self.http.post(f"{self.url}/sessions/release", json={"sessions": self.held}, timeout=30)
+        """A new set and its best session. Those before are given back: a user may hold so many open."""
+        held = self.http.get(f"{self.url}/sessions?phase=OFFERED&limit=1000", timeout=30).json()["sessions"]
+        self.http.post(f"{self.url}/sessions/release", json={"sessions": [line["uuid"] for line in held]}, timeout=30)
         made = self.http.post(f"{self.url}/requests", json=REQUEST, timeout=30, allow_redirects=False).json()
-        self.held = [offer["meta"]["uuid"] for offer in made["offers"]]
         return made["meta"]["uuid"], made["offers"][0]["meta"]["uuid"]
 
     def send(self, case: Case, accept: str) -> requests.Response:
@@ -102,6 +102,13 @@ def harmless(case: Case) -> bool:
     return case.method != "PUT" or not str(getattr(case.body, "get", lambda _: "")("url") or "").startswith("http")
 
 
+def sounder(case: Case) -> Case:
+    """With an executable and a compute resource that there are offers for; the rest as it was made up."""
+    if case.path in ("/requests", "/direct") and isinstance(case.body, dict):
+        case.body = {**case.body, **REQUEST}
+    return case
+
+
 @pytest.mark.parametrize(("path", "method"), CALLS)
 def test_whatever_is_sent_is_answered_as_described(live: Live, path: str, method: str) -> None:
     operation = live.schema[path][method]
@@ -111,6 +118,7 @@ def test_whatever_is_sent_is_answered_as_described(live: Live, path: str, method
         known = {}
     modes = MODES if operation.path_parameters or operation.query or operation.headers or operation.body else MODES[:1]
     cases = st.one_of(*(operation.as_strategy(mode, **more) for mode in modes for more in ({}, known)))
+    cases |= cases.map(sounder)
 
     @seed(20261122)
     @settings(
@@ -139,3 +147,27 @@ def test_what_is_meant_well_is_answered_as_described(live: Live, path: str, bodi
         response = live.send(case, media)
         judge(operation, case, response)
         assert response.headers["content-type"][0].split(";")[0] in (media, media.replace("/", "/problem+"))
+
+
+def _without_its_status(responses: dict[str, Any]) -> None:
+    del responses["200"]
+
+
+def _with_another_format(responses: dict[str, Any]) -> None:
+    responses["200"]["content"] = {"text/html": {}}
+
+
+def _with_what_is_not_there(responses: dict[str, Any]) -> None:
+    responses["200"]["content"]["application/json"]["schema"] = {"type": "object", "required": ["nonsense"]}
+
+
+@pytest.mark.parametrize("wrong", [_without_its_status, _with_another_format, _with_what_is_not_there])
+def test_what_is_not_as_described_is_noticed(live: Live, wrong: Callable[[dict[str, Any]], None]) -> None:
+    document = json.loads(describe("0"))
+    wrong(document["paths"]["/profile"]["get"]["responses"])
+    operation = schemathesis.openapi.from_dict(document)["/profile"]["get"]
+    case = operation.Case()
+    with pytest.raises((AssertionError, FailureGroup)):
+        judge(operation, case, live.send(case, "application/json"))
+    sound = live.schema["/profile"]["get"]
+    judge(sound, sound.Case(), live.send(sound.Case(), "application/json"))
