@@ -79,7 +79,10 @@ def settings_fault(
     error: ValidationError, model: type[BaseModel], *, file: str = "", prefix: str = ""
 ) -> SettingsError:
     """The first fault that `model` found in settings, as one line: file, dotted key, what is wrong, what is allowed."""
-    first = error.errors()[0]
+    faults = error.errors()
+    # What is missing was often mistyped: the key that nobody knows is what to look at.
+    mistyped = (fault for fault in faults if fault["type"] == "extra_forbidden" and faults[0]["type"] == "missing")
+    first = next(mistyped, faults[0])
     keys = [str(part) for part in first["loc"]]
     message = re.sub(r"^Value error, ", "", first["msg"])
     named = re.match(r"^([a-z_][\w.]*): (.*)$", message) if first["type"] == "value_error" and not keys else None
@@ -88,6 +91,8 @@ def settings_fault(
     remedy = ""
     if first["type"] == "extra_forbidden":
         message, remedy = "no such key.", _nearest(keys, model)
+    elif first["type"] == "missing":
+        message = "is missing."
     return SettingsError(message, file=file, key=".".join(filter(None, [prefix, *keys])), remedy=remedy)
 
 

@@ -218,6 +218,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
+        if self.port > 65535:
+            raise ValueError("listen: a port is a number from 0 to 65535")
         if self.access.anonymous == "loopback" and self.host not in ("127.0.0.1", "::1", "localhost"):
             raise ValueError("access.anonymous: loopback needs listen on 127.0.0.1 or [::1]")
         for name, site in self.sites.items():
@@ -276,7 +278,8 @@ def load_settings(path: str | Path) -> Settings:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"cannot be read: {error}", file=str(file)) from error
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise SettingsError(f"cannot be read: {reason or error}.", file=str(file)) from error
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as error:

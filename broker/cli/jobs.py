@@ -227,7 +227,7 @@ async def _accept(desk: Desk, session: Session, others: int | None, *, watch: bo
         return await _follow(desk, session, follower, json=json)
     if json:
         desk.screen.json(session.document.to_wire())
-    return Exit.DONE
+    return verdict(session)  # of one that was accepted, and has ended since
 
 
 async def _doubt(desk: Desk, session: Session, follower: Follower, *, watch: bool, json: bool) -> int:
@@ -272,7 +272,12 @@ def cancel(context: typer.Context, handle: Handle, json: Json = False) -> None:
         _state(desk, await session.cancel(), seen, json=json)
         if session.phase == "CANCELLED":
             return Exit.DONE
-        return Exit.NO if session.ended else Exit.UNDECIDED
+        if session.ended:
+            return Exit.NO
+        desk.screen.note(
+            f"asked {session.site or 'the site'} to end it. Look again: broker watch {short(session.uuid)}"
+        )
+        return Exit.UNDECIDED
 
     desk.run(work)
 

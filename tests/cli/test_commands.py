@@ -267,6 +267,14 @@ async def test_reject_and_cancel(run: Any, fake: FakeBroker) -> None:
     assert [call.body["value"] for call in fake.sent("POST", "/sessions")] == ["REJECTED", "ACCEPTED", "CANCELLED"]
 
 
+async def test_who_accepts_what_was_cancelled_is_told_by_the_code(run: Any) -> None:
+    await run("accept", "91c2")
+    await run("cancel", "91c2")
+    ran = await run("accept", "91c2", tty=True)
+    assert ran.code == 1
+    assert "CANCELLED" in ran.out
+
+
 # ── lists ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -69,6 +69,26 @@ async def test_a_slip_writes_nothing(run: Any, home: Path, arguments: tuple[str,
     assert left(home) == []
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("listen: 127.0.0.1:99999", "listen: a port is a number from 0 to 65535"),
+        ("platform: {kind: local, foldr: jobs}", "platform.foldr: no such key. Nearest: folder. Allowed: "),
+        ("platform: {kind: local}", "platform.folder: is missing."),
+    ],
+)
+async def test_a_wrong_setting_is_one_line(run: Any, home: Path, text: str, line: str) -> None:
+    (home / "x.yaml").write_text(f"name: x\n{text}\n")
+    ran = await run("check-config", "x.yaml")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert ran.err.startswith(f"x.yaml {line}")
+
+
+async def test_no_file_is_one_line(run: Any) -> None:
+    ran = await run("check-config", "x.yaml")
+    assert (ran.code, ran.err) == (2, "x.yaml: cannot be read: No such file or directory.\n")
+
+
 async def test_trying_shows_an_offer_and_leaves_nothing(run: Any, home: Path) -> None:
     await run("init", "site", "delta.yaml", "--kind", "local")
     ran = await run("check-config", "delta.yaml", "--try")
