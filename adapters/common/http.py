@@ -9,6 +9,7 @@ and no `trust_env`. Whatever else matters (redirects, decompression, time limits
 from __future__ import annotations
 
 import asyncio
+import os
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Mapping
 from email.utils import parsedate_to_datetime
@@ -317,5 +318,10 @@ def _authorization(credentials: Credentials | None) -> dict[str, str]:
 
 def _reason(error: Exception) -> str:
     """The operating system's words, which hold no secret."""
-    words = getattr(error, "strerror", None)
-    return f" ({tidy(words)})" if isinstance(words, str) and isinstance(error, aiohttp.ClientConnectorError) else ""
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return ""
+    # asyncio puts the address in place of the system's words; the number under it says them.
+    number, words = error.os_error.errno, error.strerror
+    if str(words).startswith("Connect call failed") and number:
+        words = os.strerror(number).lower()
+    return f" ({tidy(words)})" if isinstance(words, str) else ""

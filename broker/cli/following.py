@@ -84,13 +84,14 @@ def note(session: Session, seen: Collection[str]) -> str:
         return said
     promise = session.document.promise or Promise()
     known = promise.actual_cost is not None or session.phase == "COMPLETED"
-    ends = [said.removesuffix("."), kept(promise) if known else ""]
+    ends = [said.removesuffix("."), _kept(promise, session.phase) if known else ""]
     return ". ".join(part for part in ends if part)
 
 
-def kept(promise: Promise) -> str:
-    """`Paid 1.14 (offered 1.20 EUR), 2 min early`, as much of it as is known."""
-    return ", ".join(part for part in (_paid(promise), _punctual(promise)) if part)
+def _kept(promise: Promise, phase: str) -> str:
+    """`Paid 1.14 (offered 1.20 EUR), 2 min early`, as much of it as is known. What failed or was ended is not early."""
+    punctual = _punctual(promise) if phase == "COMPLETED" else ""
+    return ", ".join(part for part in (_paid(promise), punctual) if part)
 
 
 def _paid(promise: Promise) -> str:

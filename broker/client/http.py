@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -195,7 +196,10 @@ def _client() -> aiohttp.ClientSession:
 def _why(error: aiohttp.ClientConnectorError) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return "its certificate is not trusted here"
-    return (error.os_error.strerror if error.os_error else "") or "no connection"
+    number, words = error.os_error.errno, error.os_error.strerror or ""
+    if words.startswith("Connect call failed") and number:
+        words = os.strerror(number).lower()  # asyncio has put the address in place of the system's words
+    return words or "no connection"
 
 
 def refusal(answer: Answer) -> BrokerError:

@@ -191,6 +191,7 @@ async def test_a_failed_run_ends_with_1_and_says_why(run: Any, fake: FakeBroker)
     ran = await run("accept", "91c2", "--watch", tty=True)
     assert ran.code == 1
     assert "FAILED     exit 3: no such column" in ran.out
+    assert "early" not in ran.out
 
 
 async def test_available_of_a_batch_run_prints_as_running_but_not_of_an_interactive_one(
@@ -357,7 +358,7 @@ async def test_no_broker_known(run: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 async def test_nobody_listens(run: Any, unused_tcp_port: int) -> None:
     ran = await run("--url", f"http://127.0.0.1:{unused_tcp_port}", "sessions")
     assert ran.code == 5
-    assert ran.err.startswith(f"broker: no broker answers at 127.0.0.1:{unused_tcp_port}")
+    assert ran.err.startswith(f"broker: no broker answers at 127.0.0.1:{unused_tcp_port} (connection refused). ")
     assert ran.err.count("\n") == 1
 
 

@@ -222,8 +222,9 @@ def test_the_messages_kept_are_the_first_and_the_last(taken: SetRecord) -> None:
 def test_rejecting_is_idempotent_and_not_for_what_is_taken(record: SetRecord, taken: SetRecord) -> None:
     once = offerset.reject(record, B, NOW)
     assert offerset.reject(once, B, NOW) is once
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict) as caught:
         offerset.reject(taken, A, NOW)
+    assert caught.value.remedy == "Cancel it instead."
     with pytest.raises(NotFound):
         offerset.reject(record, SET, NOW)
 
