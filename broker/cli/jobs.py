@@ -65,7 +65,9 @@ def submit(
     each: Annotated[
         Path | None, typer.Option(help="a run for each row of this table (.csv, .tsv); {column} takes its value")
     ] = None,
-    accept: Annotated[str | None, typer.Option(help="accept this rank, or best, at once")] = None,
+    accept: Annotated[
+        str | None, typer.Option(help="accept this rank, or best, at once; unless free, needs a ceiling")
+    ] = None,
     watch: Watch = False,
     json: Json = False,
     wide: Wide = False,
