@@ -77,6 +77,7 @@ class Words(msgspec.Struct, frozen=True):
     share: Costs = ()
     metrics: Metrics = ()
     messages: tuple[MessageItem, ...] = ()
+    platform: str | None = None
     simulated: bool = False
     results: bool = False
 
@@ -124,6 +125,7 @@ def write(request: ExecutionRequest, plan: Plan, words: Words) -> bytes:
         costs=words.costs or None,
         metrics=words.metrics or None,
         origin=words.site,
+        platform=words.platform,
         reserved=plan.reserved,
         simulated=words.simulated or None,
         results=words.results,

@@ -308,6 +308,7 @@ class Quoting:
             share=share(tariff, use, plan.duration, self._currency),
             metrics=tuple(self._metrics()),
             messages=offers.messages(self._name, self._notes(request, plan, bounds, profile)),
+            platform=profile.platform,
             simulated=profile.simulated,
             results=profile.results,
         )

@@ -137,6 +137,8 @@ def _session(page: _Page, item: SessionRecord, kept: Kept | None, ranked: Ranked
 def _promote(written: dict[str, Any], kept: Kept, wishes: Wishes | None) -> None:
     """What the site's planner promises of the offer."""
     written["reserved"], written["results"] = kept.reserved, kept.results
+    if kept.platform:
+        written["platform"] = kept.platform
     if kept.simulated:
         written["simulated"] = True
     if wishes:

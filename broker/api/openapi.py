@@ -55,7 +55,7 @@ _OURS = (
     Registration,
     Profile,
 )
-_SESSION = "site origin reserved simulated native results offerset locality ranking promise"
+_SESSION = "site origin platform reserved simulated native results offerset locality ranking promise"
 _OFFERSET = "expires outcomes pending closed taken asof preferences"
 ADDITIONS: dict[type[BaseModel], frozenset[str]] = {
     **plain.ADDITIONS,

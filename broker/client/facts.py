@@ -36,6 +36,7 @@ class Facts:
     memory: int | None
     moves: Bounds | None
     sources: tuple[str, ...]
+    platform: str
     reserved: bool
     simulated: bool
     results: bool
@@ -78,6 +79,7 @@ def facts(session: SimpleExecutionSession, rank: int | None) -> Facts:
         memory=compute.memory.min if compute and compute.memory else None,
         moves=locality.bytes if locality else None,
         sources=(locality.sources or ()) if locality else (),
+        platform=session.platform or "",
         reserved=session.reserved is True,
         simulated=session.simulated is True,
         results=session.results is True,

@@ -20,7 +20,7 @@ from broker.domain.session import Bounds, OfferSetResponse, OutcomeNote, SimpleE
 WIDE = 120
 _SHORTEST_WHY, _SHORTEST_SITE, _LONGEST_NAMES = 12, 8, 16
 # What goes first where a line is too short; site names are cut after that.
-_SPARED = ("FROM", "ORIGIN", "(latest)", "CO2e", "GiB", "CPU", "MOVES")
+_SPARED = ("FROM", "ORIGIN", "(latest)", "PLATFORM", "CO2e", "GiB", "CPU", "MOVES")
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def _columns(rows: list[Facts], look: Look) -> list[Column]:
     return [
         column
         for column in built
-        if column.head.startswith("PAY") or any(text.strip("-? ") for text, _ in column.cells)
+        if column.head.startswith(("PAY", "PRICE")) or any(text.strip("-? ") for text, _ in column.cells)
     ]
 
 
@@ -183,12 +183,13 @@ def _narrow_columns(rows: list[Facts], look: Look) -> list[Column]:
 def _wide_columns(rows: list[Facts], look: Look) -> list[Column]:
     origin = [(cut(plain(row.origin), _LONGEST_NAMES) if row.origin != row.site else "", "") for row in rows]
     prices = [] if all(row.free for row in rows) else [
-        _money_column("PAY", rows, lambda row: row.pay, free=True),
-        _money_column("PRICE", rows, lambda row: row.price, unit=False),
+        _money_column("PRICE", rows, lambda row: row.price, free=True),
         _money_column("EGRESS", rows, lambda row: row.egress, unit=False),
     ]  # fmt: skip
+    platforms = [(cut(plain(row.platform), _LONGEST_NAMES), "") for row in rows]
     return [
         Column("ORIGIN", origin, right=False),
+        Column("PLATFORM", platforms, right=False),
         *prices,
         _time("START", rows, look, lambda row: row.start),
         _time("RESULT", rows, look, lambda row: row.result),
@@ -426,6 +427,7 @@ _FIELDS = (
     _Field("worst", lambda row: row.all_in.pessimistic if row.all_in else None),
     _Field("stand_in", lambda row: row.guessed),
     _Field("trade_off", lambda row: row.trade_off),
+    _Field("platform", lambda row: row.platform),
     _Field("session", lambda row: row.session),
     _Field("why", lambda row: row.excluded or row.why),
 )

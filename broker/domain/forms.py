@@ -361,6 +361,7 @@ class OurSession(Session, gc=False):
     """One offer of a broker or a planner of ours, whose additions are believed."""
 
     origin: str | None = None
+    platform: str | None = None
     reserved: bool = False
     simulated: bool = False
     results: bool = False

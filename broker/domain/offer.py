@@ -32,8 +32,8 @@ _META = msgspec.json.Decoder(dict[str, Raw] | None)
 
 # What the broker writes of a session and of its metadata; nobody else's word on these goes out.
 _WRITTEN = frozenset({
-    "kind", "meta", "phase", "expires", "options", "site", "origin", "reserved", "simulated", "native", "results",
-    "offerset", "locality", "ranking", "promise",
+    "kind", "meta", "phase", "expires", "options", "site", "origin", "platform", "reserved", "simulated", "native",
+    "results", "offerset", "locality", "ranking", "promise",
 })  # fmt: skip
 _WRITTEN_META = frozenset({"uuid", "url", "options"})
 
@@ -43,8 +43,8 @@ _KILOWATT_HOURS = {"kWh": 1.0, "Wh": 1e-3, "MWh": 1e3, "J": 1 / 3.6e6, "MJ": 1 /
 
 class Reading(Struct, frozen=True):
     """What is known of a site whose offers are read. `ours`: it is a broker or a planner of ours, and its additions
-    (origin, reserved, simulated, results, locality) are believed. Seconds: `clock_offset` (its clock ahead of ours),
-    `margin` (taken off its expiry), `lifetime` (of an offer without expiry), `longest` (that any offer is kept)."""
+    (origin, platform, reserved, simulated, results, locality) are believed. Seconds: `clock_offset` (its clock ahead
+    of ours), `margin` (taken off its expiry), `lifetime` (of an offer without expiry), `longest` (that any is kept)."""
 
     name: str
     units: Mapping[str, str] = {}
@@ -53,6 +53,7 @@ class Reading(Struct, frozen=True):
     countries: tuple[str, ...] = ()
     currency: str = "EUR"
     ours: bool = False
+    platform: str = ""
     simulated: bool = False
     results: bool = False
     margin: float = 5.0
@@ -79,6 +80,7 @@ class Reading(Struct, frozen=True):
             countries=profile.countries or ((registration.country,) if registration.country else ()),
             currency=currency,
             ours=ours,
+            platform=profile.platform,
             simulated=profile.simulated,
             results=profile.results,
             margin=margin,
@@ -125,6 +127,7 @@ class Offer(Struct, frozen=True):
     start: Span | None
     prepares: bool
     run: Span | None
+    platform: str
     reserved: bool
     simulated: bool
     results: bool
@@ -197,6 +200,7 @@ def _take(
         prepares=prepares,
         run=run,
         reserved=ours.reserved,
+        platform=ours.platform or site.platform,
         simulated=ours.simulated or site.simulated,
         results=ours.results or site.results,
         locality=_locality(ours.locality, site.currency),

@@ -150,6 +150,7 @@ class SimpleExecutionSession(AbstractExecutionSession, kind=kinds.SIMPLE_SESSION
 
     site: Text | None = None
     origin: Text | None = None
+    platform: Text | None = None
     reserved: Flag | None = None
     simulated: Flag | None = None
     native: Text | None = None

@@ -25,6 +25,7 @@ class Kept(msgspec.Struct, frozen=True):
     candidate: Candidate
     raw: bytes
     mended: bytes = b""
+    platform: str = ""
     reserved: bool = False
     simulated: bool = False
     results: bool = False
@@ -62,6 +63,7 @@ def keep(session: UUID, offer: Offer, candidate: Candidate, raw: bytes, warnings
         candidate=candidate,
         raw=raw,
         mended=offer.body if offer.body is not raw else b"",
+        platform=offer.platform,
         reserved=offer.reserved,
         simulated=offer.simulated,
         results=offer.results,

@@ -105,6 +105,7 @@ def offer(
         "costs": tuple(costs),
         "site": site,
         "origin": site,
+        "platform": {"borealis": "tes", "cumulus": "k8s"}.get(site, "slurm"),
         "reserved": reserved,
         "results": True,
         "offerset": str(SET),

@@ -539,6 +539,7 @@ def test_the_sessions_form_knows_every_standard_property_of_a_session() -> None:
         "origin",
         "reserved",
         "simulated",
+        "platform",
         "native",
         "results",
         "offerset",
