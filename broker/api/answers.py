@@ -239,8 +239,8 @@ def _set_notes(record: SetRecord, yes: bool) -> Iterable[Note]:
         if line.outcome != "Offered" or line.reasons:
             yield _site_note(site, line, record.created)
     if not yes and record.pending:
-        text = "{n} sites have not answered; this NO may become YES."
-        yield Note(record.created, "uri:pending", text, {"n": str(len(record.pending))}, "WARN")
+        text = "No answer yet from {sites}; this NO may become YES."
+        yield Note(record.created, "uri:pending", text, {"sites": ", ".join(record.pending)}, "WARN")
     if not record.sites:
         yield Note(record.created, "uri:no-sites", "No site is registered here.", {}, "ERROR")
 
