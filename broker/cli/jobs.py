@@ -147,24 +147,30 @@ def _show(desk: Desk, offers: Offers, *, json: bool, wide: bool) -> None:
 
 
 def _no(offers: Offers) -> str:
-    """`NO from 6 sites: 5 say no, 1 silent. --memory 48 may get 2`"""
+    """`NO from 6 sites: 5 too small (memory: largest 48), 1 silent. --memory 48 may get 2`"""
     words = {"Declined": "say no", "TimedOut": "silent", "Failed": "failed", "Skipped": "not asked",
              "Pending": "pending", "Offered": "with offers left out"}  # fmt: skip
-    kinds = ["Declined" if table.says_no(note) else note.outcome for note in offers.outcomes]
-    told = ", ".join(f"{kinds.count(kind)} {word}" for kind, word in words.items() if kind in kinds)
+    near = _nearest_yes(offers)
+    too_small = sum(len(sizes) for sizes in near.values())
+    kinds: list[str] = ["Declined" if table.says_no(note) else note.outcome for note in offers.outcomes]
+    counts = {kind: kinds.count(kind) - (too_small if kind == "Declined" else 0) for kind in words}
+    largest = ", ".join(f"{what}: largest {max(sizes)}" for what, sizes in near.items())
+    told = [f"{too_small} too small ({largest})"] if too_small else []
+    told += [f"{counts[kind]} {word}" for kind, word in words.items() if counts[kind] > 0]
     if not told:
         return f"NO: {plain('; '.join(_said(offers)) or 'the broker gives no reason.')}"
-    return " ".join((f"NO from {count(len(kinds), 'site')}: {told}.", *_nearest_yes(offers)))
+    hints = [f"--{what} {max(sizes)} may get {sizes.count(max(sizes))}" for what, sizes in near.items()]
+    return " ".join((f"NO from {count(len(kinds), 'site')}: {', '.join(told)}.", *hints))
 
 
-def _nearest_yes(offers: Offers) -> list[str]:
-    """The options under which some would offer, by what the sites name as their nearest yes."""
+def _nearest_yes(offers: Offers) -> dict[str, list[int]]:
+    """What is too small, and how large it is at each site where nothing else stands in the way."""
     near: dict[str, list[int]] = {}
     for note in offers.outcomes:
         found = [match for text in note.reasons or () if (match := _NEAREST.search(plain(text)))]
-        if len(found) == len(note.reasons or ()) == 1:
+        if table.says_no(note) and len(found) == len(note.reasons or ()) == 1:
             near.setdefault(found[0][1], []).append(int(found[0][2]))
-    return [f"--{what} {max(sizes)} may get {sizes.count(max(sizes))}" for what, sizes in near.items()]
+    return near
 
 
 def _said(offers: Offers) -> list[str]:

@@ -338,7 +338,7 @@ async def test_a_no_names_the_nearest_yes(run: Any, fake: FakeBroker) -> None:
     ]
     fake.sets = [drawn_set([], outcomes=small)]
     ran = await run("submit", "fit.py", tty=True)
-    assert (ran.code, ran.err) == (3, "NO from 3 sites: 3 say no. --memory 48 may get 2\n")
+    assert (ran.code, ran.err) == (3, "NO from 3 sites: 3 too small (memory: largest 48). --memory 48 may get 2\n")
     assert "NO  alba   compute.memory.min: 64 asked" in ran.out
 
 
