@@ -26,9 +26,10 @@ ADDITIONS: dict[type[BaseModel], frozenset[str]] = {
 }
 
 
-def strict(model: Model) -> dict[str, Any]:
-    """The JSON-ready form with the standard's own properties alone."""
-    return _cut(model, model.to_wire())
+def strict(model: Model, wire: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The JSON-ready form with the standard's own properties alone. `wire`: the model's whole form, where it is at
+    hand; it is not changed."""
+    return _cut(model, model.to_wire() if wire is None else wire)
 
 
 def _cut(model: BaseModel, wire: dict[str, Any]) -> dict[str, Any]:

@@ -18,18 +18,17 @@ from broker.domain import kinds, offerset, setbody
 from broker.domain import locality as place
 from broker.domain.deadline import Deadline
 from broker.domain.executables import AbstractExecutable, JupyterNotebook
-from broker.domain.identity import Owner, members
+from broker.domain.identity import members
 from broker.domain.locality import Locality, Map
 from broker.domain.offer import Needs, Offer, Reading, Stated, read, unfit
 from broker.domain.offerset import Line, SessionRecord, SetRecord
 from broker.domain.outcome import Offered, Outcome, Quote, TimedOut
 from broker.domain.quantities import Span
 from broker.domain.ranking import Candidate, Ranked, good
-from broker.domain.request import ExecutionRequest
 from broker.domain.setbody import Kept, SetBody
 from broker.domain.wishes import Wishes
 from broker.errors import SiteError
-from broker.ports import Clock, Order
+from broker.ports import Ask, Clock, Order
 from broker.services.records import Records
 from broker.services.sites import Entry
 from broker.services.window import Window
@@ -42,26 +41,25 @@ class Gathering:
 
     def __init__(
         self,
-        request: ExecutionRequest,
+        ask: Ask,
         wishes: Wishes,
-        set_: UUID,
         map_: Map,
         now: float,
         margin: float,
         entries: Sequence[Entry],
-        user: Owner,
     ) -> None:
-        self.request, self.wishes, self.set, self.now = request, wishes, set_, now
+        request = ask.request
+        self.request, self.wishes, self.set, self.now = request, wishes, ask.set, now
         self.saved = asyncio.Event()  # also when it never will be: then it is `abandoned`
         self.abandoned = False
         self.lock = asyncio.Lock()
-        self._map, self._margin, self._user = map_, margin, user
+        self._map, self._margin, self._user = map_, margin, ask.user
         self._entries = {entry.name: entry for entry in entries}
         self._needs = Needs.of(request)
         self._run = Span.of(self._needs.duration)
         self._asked = tuple({component.kind for _, component in request.components()})
         self._items = place.locate(place.items(request), map_)
-        self._asking = msgspec.json.encode(request.to_wire())
+        self._asking = ask.extended
         self._taken: set[UUID] = set()
         self._read: dict[str, tuple[Line, list[SessionRecord], list[Kept]]] = {}
         self._here: dict[str, Locality] = {}

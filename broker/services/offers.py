@@ -117,9 +117,7 @@ class Offers:
         deadline = self._deadline(hop, None if how.later else how.wait)
         entries, left = await self._whom(request, hop)
         ask = self._question(request, set_, hop, caller.owner, deadline)
-        gathering = Gathering(
-            request, wishes, set_, self._map, self._clock.now(), self._timing.margin, entries, caller.owner
-        )
+        gathering = Gathering(ask, wishes, self._map, self._clock.now(), self._timing.margin, entries)
         blank = self._blank(gathering, caller, hop, direct, left, entries)
         if how.later:
             return await self._ask_later(gathering, ask, blank, entries, left, how.wait or 0.0)
@@ -176,11 +174,12 @@ class Offers:
         return self._sites.screen(request)
 
     def _question(self, request: ExecutionRequest, set_: UUID, hop: Hop, user: Owner, deadline: Deadline) -> Ask:
-        """Serialised once, for all sites."""
+        """Serialised once, for all sites and for the set's body."""
+        wire = request.to_wire()
         return Ask(
             request=request,
-            plain=msgspec.json.encode(strict(request)),
-            extended=msgspec.json.encode(request.to_wire()),
+            plain=msgspec.json.encode(strict(request, wire)),
+            extended=msgspec.json.encode(wire),
             set=set_,
             deadline=deadline,
             user=user,
