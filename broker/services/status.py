@@ -7,7 +7,7 @@ not known is null with the reason beside it. Sessions of a nested broker count o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -31,13 +31,14 @@ class Status:
     async def snapshot(self, caller: Caller | None = None) -> dict[str, Any]:
         """The document of GET /status; safe for the public: it names sites, never users."""
         now = self._clock.now()
-        sessions = await self._sessions()
+        counts = await self._store.counts()
+        sessions = _sessions(counts)
         window = self._window.counts()
         latencies, late = self._window.latencies(), self._window.late_starts()
         entries = sorted(self._sites.entries(), key=lambda entry: entry.name)
         totals: Counter[str] = Counter()
-        for counts in sessions.values():
-            totals.update({phase: n for phase, n in counts.items() if phase not in _OVER})
+        for phases in sessions.values():
+            totals.update({phase: n for phase, n in phases.items() if phase not in _OVER})
         return {
             "schema": SCHEMA,
             "name": self._name,
@@ -45,7 +46,7 @@ class Status:
             "now": {
                 "sites": dict(Counter(entry.health(now) for entry in entries)),
                 "sessions": dict(sorted(totals.items())),
-                "unresolved": await self._unresolved(),
+                "unresolved": _unresolved(counts),
             },
             "window": {
                 "duration": format_duration(round(self._window.length())),
@@ -91,18 +92,6 @@ class Status:
             "promise": {"start_late_s": _quantiles(late.get(entry.name, []))},
         }
 
-    async def _sessions(self) -> dict[str, Counter[str]]:
-        found: dict[str, Counter[str]] = {}
-        for (kind, site, phase), n in (await self._store.counts()).items():
-            if kind == "session":
-                found.setdefault(site, Counter())[phase] += n
-        return found
-
-    async def _unresolved(self) -> int:
-        """Acceptances in doubt at present."""
-        counts = await self._store.counts()
-        return sum(n for (kind, _, phase), n in counts.items() if kind == "offerset" and phase == "DOUBT")
-
     # ── Prometheus ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def metrics(self) -> bytes:
@@ -129,9 +118,10 @@ class Status:
 
     async def _gauges(self) -> Iterable[Metric]:
         now = self._clock.now()
+        counts = await self._store.counts()
         sessions = GaugeMetricFamily("broker_sessions", "Sessions by phase.", labels=["site", "phase"])
-        for site, counts in (await self._sessions()).items():
-            for phase, n in counts.items():
+        for site, phases in _sessions(counts).items():
+            for phase, n in phases.items():
                 sessions.add_metric([site, phase], n)
         up = GaugeMetricFamily("broker_site_up", "1 while the site is live or degraded.", labels=["site", "health"])
         age = GaugeMetricFamily("broker_site_seen_age_seconds", "Since the site last answered.", labels=["site"])
@@ -140,7 +130,7 @@ class Status:
             up.add_metric([entry.name, health], 1.0 if health in ("live", "degraded") else 0.0)
             if entry.seen:
                 age.add_metric([entry.name], now - entry.seen)
-        unresolved = GaugeMetricFamily("broker_unresolved", "Acceptances in doubt.", value=await self._unresolved())
+        unresolved = GaugeMetricFamily("broker_unresolved", "Acceptances in doubt.", value=_unresolved(counts))
         return sessions, up, age, unresolved
 
 
@@ -152,6 +142,23 @@ class _Collected:
 
     def collect(self) -> Iterable[Metric]:
         return self._metrics
+
+
+Counts = Mapping[tuple[str, str, str], int]  # as Store.counts gives them
+
+
+def _sessions(counts: Counts) -> dict[str, Counter[str]]:
+    """site → phase → how many sessions."""
+    found: dict[str, Counter[str]] = {}
+    for (kind, site, phase), n in counts.items():
+        if kind == "session":
+            found.setdefault(site, Counter())[phase] += n
+    return found
+
+
+def _unresolved(counts: Counts) -> int:
+    """Acceptances in doubt at present."""
+    return sum(n for (kind, _, phase), n in counts.items() if kind == "offerset" and phase == "DOUBT")
 
 
 def window_of(window: Counter[tuple[str, str]], site: str) -> Counter[str]:
