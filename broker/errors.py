@@ -15,6 +15,7 @@
     ├── NotAcceptable
     ├── TooMany                over a cap or rate; says when to come back
     ├── Unavailable            nothing was done; says when to come back
+    │   └── Unconfirmed        it was written, but a failover may still lose it
     ├── LoopDetected           the request has been here already
     ├── SettingsError          a file, key or value of the configuration
     └── SiteError              what a planner raises; says whether the site can have acted
@@ -95,6 +96,10 @@ class Unavailable(BrokerError):
     def __init__(self, detail: str, *, remedy: str = "", retry_after: float = 5.0) -> None:
         super().__init__(detail, remedy=remedy)
         self.retry_after = retry_after
+
+
+class Unconfirmed(Unavailable):
+    """A write that is made on the store's server, while no replica of it has confirmed to have it."""
 
 
 class TooMany(Unavailable): ...

@@ -1,4 +1,4 @@
-"""Every seam of the broker in one file: Clock, Planner, Store, Calendar, Limits, ReplicaCatalogue.
+"""Every seam of the broker in one file: Clock, Planner, Store, Calendar, Limits, Backend, ReplicaCatalogue.
 
 Imports the domain alone. Whoever implements one of these keeps what its docstrings promise; the contract suites in
 `broker/testing/` hold implementations to it. All wall-clock times are epoch seconds UTC, all durations seconds.
@@ -6,7 +6,7 @@ Imports the domain alone. Whoever implements one of these keeps what its docstri
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -205,8 +205,12 @@ class Store(Protocol):
     An aggregate is a key, a record (small, what was decided), a body (large, with an age, may be pruned) and timers.
     One `write` is atomic and durable (fsync) before it returns; nothing is atomic across two aggregates.
     A write whose caller is cancelled happens wholly or not at all. All methods raise Unavailable when the store
-    cannot be reached or its disk is full; then nothing was acknowledged.
+    cannot be reached or is full; then nothing was acknowledged. A change may be made all the same, when the answer to
+    it was lost; `write` and `remove` then say False or raise, and whoever needs to know reads.
     """
+
+    async def now(self) -> float:
+        """The store's own clock, which judges leases and ages: epoch seconds UTC."""
 
     async def read(self, aggregate: str) -> Stored | None:
         """The last committed record; None: never written, or removed."""
@@ -223,10 +227,14 @@ class Store(Protocol):
         body: bytes | None = None,
         timers: Mapping[str, float | None] | None = None,
         listings: Sequence[Listing] = (),
+        cut: Sequence[tuple[str, str]] = (),
     ) -> bool:
         """Compare and set. True: the stored version was `version` (0: there was none) and is now `version + 1`.
         False: it was not, and nothing changed. `body` None leaves the old body. `timers`: key → due (sets or moves
-        it, and voids any lease on it) or None (removes it). `listings` replace lines of the same kind and id."""
+        it, and voids any lease on it) or None (removes it). `listings` replace lines of the same kind and id; `cut`
+        removes lines of this aggregate by kind and id, unknown ones are ignored.
+
+        Raises Unconfirmed where the change is made, but not on as many servers as the settings want."""
 
     async def remove(self, aggregate: str, version: int) -> bool:
         """Compare and remove record, body, timers and listings of the aggregate. False: version differed."""
@@ -257,6 +265,11 @@ class Store(Protocol):
 
     async def prune_bodies(self, before: float) -> int:
         """Drop bodies last written before that instant; records stay. Returns how many."""
+
+    async def follow(self, watched: Callable[[], Collection[str]], ring: Callable[[str], None]) -> None:
+        """Call `ring` for each aggregate among those `watched` that another process has written, soon after it was;
+        for all of them when some news may have been missed. Until cancelled; returns at once in a store that no other
+        process writes to."""
 
     async def ping(self) -> None:
         """Raises Unavailable when a write would fail."""
@@ -316,6 +329,23 @@ class Limits(Protocol):
 
     async def members(self, key: str) -> frozenset[str]:
         """The live ones."""
+
+
+# ── backend ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Backend(Store, Protocol):
+    """What a broker keeps its state in: a store, and the calendar and the limits that live in the same place and end
+    with its `close`. `shared`: other replicas may be working on it."""
+
+    @property
+    def calendar(self) -> Calendar: ...
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def shared(self) -> bool: ...
 
 
 # ── replica catalogues ───────────────────────────────────────────────────────────────────────────────────────

@@ -26,6 +26,7 @@ from broker.domain.quantities import parse_duration
 from broker.domain.site import Link, Registration, StorageElement
 from broker.errors import SettingsError
 from broker.plugins import settings_fault
+from broker.store.opening import is_address
 
 
 def _seconds(value: object) -> object:
@@ -168,7 +169,9 @@ class Settings(BaseSettings):
         "127.0.0.1:8080", description="address and port; port 0 takes a free one", pattern=r"^.+:\d{1,5}$"
     )
     public_url: str | None = Field(None, description="what clients call us by, where a proxy stands before us")
-    store: str = Field("broker.db", description="the database file, relative to the settings file")
+    store: str = Field(
+        "broker.db", description="the database file, relative to the settings file, or the address of a Redis"
+    )
     contact: str | None = Field(None, description="whom to ask about this broker's own site")
     default_format: Literal["json", "yaml"] = Field(
         "json", description="what is written, and read, where a caller names no format"
@@ -296,7 +299,9 @@ def load_settings(path: str | Path) -> Settings:
 
 def _anchored(settings: Settings, folder: Path) -> Settings:
     """With relative paths taken from `folder`: a broker started from elsewhere must find its store and jobs again."""
-    changes: dict[str, Any] = {"store": str(folder / settings.store)}
+    changes: dict[str, Any] = {}
+    if not is_address(settings.store):
+        changes["store"] = str(folder / settings.store)
     if settings.platform and isinstance(settings.platform.get("folder"), str):
         changes["platform"] = {**settings.platform, "folder": str(folder / settings.platform["folder"])}
     changes["credentials"] = {

@@ -35,7 +35,7 @@ from broker.domain.site import Registration
 from broker.domain.wishes import Defaults, StandIns
 from broker.errors import BrokerError, SettingsError, Unavailable
 from broker.plugins import Credentials, Plugin, Resources, settings_fault
-from broker.ports import Clock, Store
+from broker.ports import Backend, Clock, Store
 from broker.services.acceptance import Acceptance
 from broker.services.access import Access, User, hasher_of
 from broker.services.clock import SystemClock
@@ -56,7 +56,7 @@ from broker.services.upkeep import Upkeep
 from broker.services.watching import Watching
 from broker.services.window import Window
 from broker.settings import CredentialSettings, Settings
-from broker.store.sqlite import SqliteStore, open_sqlite
+from broker.store.opening import open_store
 
 _log = structlog.get_logger(__name__)
 
@@ -72,7 +72,7 @@ async def open_services(
     Raises SettingsError for settings that only now prove wrong, Unavailable when the store cannot be opened."""
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
-        store = await open_sqlite(settings.store, clock)
+        store = await open_store(settings.store, clock)
         stack.push_async_callback(store.close)
         broker_id = await _identify(store)
         http = await stack.enter_async_context(_http())
@@ -84,7 +84,7 @@ async def open_services(
 
 
 async def _join(
-    settings: Settings, store: SqliteStore, clock: Clock, builder: Builder, broker_id: str, stack: AsyncExitStack
+    settings: Settings, store: Backend, clock: Clock, builder: Builder, broker_id: str, stack: AsyncExitStack
 ) -> tuple[Parts, list[asyncio.Task[None]]]:
     upkeep = Upkeep(store, clock)
     hub = Hub()
@@ -130,6 +130,7 @@ async def _join(
     tasks = [
         asyncio.create_task(upkeep.run()),
         asyncio.create_task(sites.run()),
+        asyncio.create_task(store.follow(hub.watched, hub.ring)),
         asyncio.create_task(_prune(store, clock, settings.limits.keep_offers)),
     ]
     release = version("federated-execution-broker")
@@ -152,7 +153,7 @@ class Builder:
     def __init__(
         self,
         settings: Settings,
-        store: SqliteStore,
+        store: Backend,
         clock: Clock,
         http: aiohttp.ClientSession,
         broker_id: str,
@@ -214,7 +215,7 @@ async def built(settings: Settings) -> AsyncIterator[list[tuple[Registration, Gu
         clock = SystemClock()
         # A throw-away store: planners want one, and the real one may be another process's at the moment.
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        store = await open_sqlite(f"{scratch}/check.db", clock)
+        store = await open_store(f"{scratch}/check.db", clock)
         stack.push_async_callback(store.close)
         http = await stack.enter_async_context(_http())
         builder = Builder(settings, store, clock, http, "check", plugins.load())

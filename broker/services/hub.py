@@ -1,13 +1,13 @@
 """Who waits in this process for which aggregate to change. Imports nothing of ours.
 
-This is the one place where a store that several processes share would ring for what the others wrote. Until there is
-one, whoever waits looks again from time to time.
+The services ring for what this process writes; a store that several processes share rings for what the others wrote
+(`Store.follow`). Whoever waits looks again from time to time all the same.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 
@@ -15,6 +15,10 @@ class Hub:
     def __init__(self) -> None:
         self._bells: dict[str, set[asyncio.Event]] = {}
         self.closed = False
+
+    def watched(self) -> Collection[str]:
+        """The aggregates that somebody listens for at present."""
+        return self._bells.keys()
 
     def ring(self, aggregate: str) -> None:
         """It was written: wake whoever listens."""

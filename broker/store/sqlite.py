@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import secrets
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -33,6 +33,7 @@ PUT_TIMER = """
     ON CONFLICT (aggregate, key) DO UPDATE SET due = excluded.due, ready = excluded.ready, token = NULL"""
 CUT_TIMER = "DELETE FROM timers WHERE aggregate = ? AND key = ?"
 
+CUT_LISTING = "DELETE FROM listings WHERE kind = ? AND id = ? AND aggregate = ?"
 PUT_LISTINGS = "INSERT INTO listings (kind, id, aggregate, owner, created, phase, name, site) VALUES "
 LISTING_ROW = "(?, ?, ?, ?, ?, ?, ?, ?)"
 # A line that says what it said is not written again.
@@ -87,13 +88,18 @@ async def open_sqlite(
 
 
 class SqliteStore:
-    """The Store port; `calendar` and `limits` are those ports in the same file, and end with `close`."""
+    """The Backend port, in one file that no other broker writes to."""
+
+    shared = False
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self.calendar = SqliteCalendar(database, clock)
         self.limits = SqliteLimits(database, clock)
         self.database = database
         self._clock = clock
+
+    async def now(self) -> float:
+        return self._clock.now()
 
     async def read(self, aggregate: str) -> Stored | None:
         row = await self.database.read(lambda sql: sql.execute(READ, (aggregate,)).fetchone())
@@ -112,9 +118,10 @@ class SqliteStore:
         body: bytes | None = None,
         timers: Mapping[str, float | None] | None = None,
         listings: Sequence[Listing] = (),
+        cut: Sequence[tuple[str, str]] = (),
     ) -> bool:
         timers = dict(timers or {})  # the caller may change its own while the write waits
-        listings = tuple(listings)
+        listings, cuts = tuple(listings), [(kind, id, aggregate) for kind, id in cut]
 
         def work(sql: sqlite3.Connection) -> bool:
             if not _compare_and_set(sql, aggregate, version, record):
@@ -122,6 +129,7 @@ class SqliteStore:
             if body is not None:
                 sql.execute(PUT_BODY, (aggregate, self._clock.now(), body))
             _put_timers(sql, aggregate, timers)
+            sql.executemany(CUT_LISTING, cuts)
             _put_listings(sql, aggregate, listings)
             return True
 
@@ -193,6 +201,9 @@ class SqliteStore:
         while step := await self.database.write(lambda sql: sql.execute(PRUNE, (before, PRUNE_STEP)).rowcount):
             pruned += step
         return pruned
+
+    async def follow(self, watched: Callable[[], Collection[str]], ring: Callable[[str], None]) -> None:
+        """Nobody else writes."""
 
     async def ping(self) -> None:
         await self.database.write(lambda sql: sql.execute(BEAT, (self._clock.now(),)).rowcount)

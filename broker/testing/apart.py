@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from broker.errors import Unavailable
@@ -36,6 +36,9 @@ class StoreApart:
     def path(self, aggregate: str) -> Path:
         return self.directory / f"{hashlib.sha256(aggregate.encode()).hexdigest()[:40]}.db"
 
+    async def now(self) -> float:
+        return self._clock.now()
+
     async def read(self, aggregate: str) -> Stored | None:
         async with self._turn:
             store = await self._existing(aggregate)
@@ -55,12 +58,13 @@ class StoreApart:
         body: bytes | None = None,
         timers: Mapping[str, float | None] | None = None,
         listings: Sequence[Listing] = (),
+        cut: Sequence[tuple[str, str]] = (),
     ) -> bool:
         async with self._turn:
             store = await (self._existing(aggregate) if version else self._at(self.path(aggregate)))
             if store is None:
                 return False
-            return await store.write(aggregate, version, record, body=body, timers=timers, listings=listings)
+            return await store.write(aggregate, version, record, body=body, timers=timers, listings=listings, cut=cut)
 
     async def remove(self, aggregate: str, version: int) -> bool:
         async with self._turn:
@@ -113,6 +117,9 @@ class StoreApart:
     async def prune_bodies(self, before: float) -> int:
         async with self._turn:
             return sum([await store.prune_bodies(before) async for _, store in self._all()])
+
+    async def follow(self, watched: Callable[[], Collection[str]], ring: Callable[[str], None]) -> None:
+        """Nobody else writes."""
 
     async def ping(self) -> None:
         async with self._turn:

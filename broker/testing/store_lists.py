@@ -33,6 +33,22 @@ class ListsContract(StoreSuite):
         assert await store.listings(Query("session")) == [line("s", phase="79")]
         assert _positive(await store.counts()) == {("session", "here", "79"): 1}
 
+    async def test_lines_are_cut_by_kind_and_id_together_with_the_write(self, store: Store) -> None:
+        await store.write("a", 0, b"R", listings=[line("1"), line("2"), line("2", kind="offerset")])
+        await store.write("b", 0, b"R", listings=[line("3")])
+        assert not await store.write("a", 7, b"R", cut=[("session", "1")])
+        assert await store.write("a", 1, b"R", cut=[("session", "2"), ("session", "never"), ("session", "3")])
+        await self.settled(store)
+        assert sorted(at.id for at in await store.listings(Query("session"))) == ["1", "3"]
+        assert [at.id for at in await store.listings(Query("offerset"))] == ["2"]
+        assert _positive(await store.counts()) == {
+            ("session", "here", "OFFERED"): 2,
+            ("offerset", "here", "OFFERED"): 1,
+        }
+        assert await store.write("a", 2, b"R", cut=[("session", "1")], listings=[line("1", phase="RUNNING")])
+        await self.settled(store)
+        assert [at.phase for at in await store.listings(Query("session", phases=("RUNNING",)))] == ["RUNNING"]
+
     async def test_the_filters(self, store: Store) -> None:
         lines = [
             line("1", owner="bob", phase="RUNNING"),
