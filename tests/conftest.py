@@ -6,12 +6,15 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-CONTRACTS = ("stores", "store_timers", "store_lists", "calendars", "limits")
+from broker.testing.redis_server import Cluster, RedisServer
+
+CONTRACTS = ("stores", "store_timers", "store_lists", "store_walk", "calendars", "limits")
 pytest.register_assert_rewrite(*(f"broker.testing.{suite}" for suite in CONTRACTS))
 
 STANDARD = "ivoa/execution-broker-1.0.openapi.json"
@@ -55,3 +58,25 @@ def java() -> None:
 @pytest.fixture(scope="session")
 def curl() -> None:
     want("curl", "curl")
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> None:
+    want("redis-server", "redis-server")
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One server for the whole run, which nobody stops: each test takes a `prefix` of its own. Whoever wants to kill
+    one starts it."""
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server.url
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def cluster_url(redis_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same of a Cluster: three masters, with a replica each."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster")).start()
+    yield cluster.url
+    cluster.stop()
