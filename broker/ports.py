@@ -112,6 +112,19 @@ class Logs(msgspec.Struct, frozen=True):
     stderr: str | None = None
 
 
+class Held(msgspec.Struct, frozen=True):
+    """What a site has for us now: an offer that it holds open (phase OFFERED), or a session under way. `handle` as in
+    its Quote. `session`, `set`: our uuids of it, where the site was told them and shows them. `user`: for whom it is.
+    `since`: epoch seconds, when it was made; None: not known."""
+
+    handle: str
+    phase: str
+    session: UUID | None = None
+    set: UUID | None = None
+    user: Owner | None = None
+    since: float | None = None
+
+
 class Planner(Protocol):
     """The one way to a site, whatever it speaks.
 
@@ -144,6 +157,12 @@ class Planner(Protocol):
     async def update(self, order: Order, phase: str, deadline: Deadline) -> Sighting:
         """Ask for a phase: REJECTED (of an offer) or CANCELLED (of an accepted session, with all its processes).
         Idempotent. The returned phase is the site's own, changed or not."""
+
+    async def held(self, deadline: Deadline) -> tuple[Held, ...]:
+        """All that the site has for us, also what we know nothing of; nothing that is over. Changes nothing.
+
+        What it names can be given back by `release`, and ended by `update`, with an Order that has no offer: its
+        handle, and whatever else is told here. Raises SiteRefused where a site cannot say what it has."""
 
     async def logs(self, order: Order, deadline: Deadline) -> Logs: ...
 
@@ -197,6 +216,22 @@ class Lease(msgspec.Struct, frozen=True):
     key: str
     due: float
     token: str
+
+
+class Timer(msgspec.Struct, frozen=True):
+    """A timer as it stands. `leased`: a worker has it now, by the store's clock."""
+
+    due: float
+    leased: bool = False
+
+
+class Whole(msgspec.Struct, frozen=True):
+    """One aggregate with all that hangs on it, at one moment. `version` 0 and an empty record: there is no record."""
+
+    version: int
+    record: bytes
+    timers: Mapping[str, Timer]
+    lines: tuple[Listing, ...]
 
 
 class Store(Protocol):
@@ -262,6 +297,15 @@ class Store(Protocol):
 
     async def counts(self) -> Mapping[tuple[str, str, str], int]:
         """(kind, site, phase) → number of lines."""
+
+    async def keys(self, cursor: str = "", limit: int = 100) -> tuple[list[str], str]:
+        """A piece of the keys of all aggregates, those of which only timers or lines are left included, and the cursor
+        of the next piece. "" begins, and comes back with the last piece. What was there from the first call to the
+        last is named at least once, perhaps twice; `limit` is a wish. For whoever looks after the store."""
+
+    async def whole(self, aggregate: str) -> Whole | None:
+        """None: nothing is left of it. What is left without a record is cleared by writing one, at version 0, and
+        removing it."""
 
     async def prune_bodies(self, before: float) -> int:
         """Drop bodies last written before that instant; records stay. Returns how many."""

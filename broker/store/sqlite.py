@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from broker.errors import Unavailable
-from broker.ports import Clock, Lease, Listing, Query, Stored
+from broker.ports import Clock, Lease, Listing, Query, Stored, Timer, Whole
 from broker.store.database import Database, open_database
 from broker.store.sqlite_calendar import SqliteCalendar
 from broker.store.sqlite_limits import SqliteLimits
@@ -66,6 +66,14 @@ PAGE = """
     ORDER BY created DESC, id DESC LIMIT :limit"""
 OWN_PAGE = PAGE.replace("WHERE", "WHERE owner = :owner AND", 1)
 COUNTS = "SELECT kind, site, phase, number FROM counts WHERE number > 0"
+
+KEYS = """
+    SELECT key FROM aggregates WHERE key > :after
+    UNION SELECT aggregate FROM timers WHERE aggregate > :after
+    UNION SELECT aggregate FROM listings WHERE aggregate > :after
+    ORDER BY 1 LIMIT :limit"""
+TIMERS = "SELECT key, due, ready, token IS NOT NULL FROM timers WHERE aggregate = ?"
+LINES = "SELECT kind, id, owner, created, phase, name, site FROM listings WHERE aggregate = ? ORDER BY kind, id"
 
 PRUNE = """
     DELETE FROM bodies WHERE aggregate IN
@@ -195,6 +203,25 @@ class SqliteStore:
     async def counts(self) -> Mapping[tuple[str, str, str], int]:
         rows = await self.database.read(lambda sql: sql.execute(COUNTS).fetchall())
         return {(kind, site, phase): number for kind, site, phase, number in rows}
+
+    async def keys(self, cursor: str = "", limit: int = 100) -> tuple[list[str], str]:
+        values = {"after": cursor, "limit": max(1, limit)}
+        rows = await self.database.read(lambda sql: sql.execute(KEYS, values).fetchall())
+        found = [key for (key,) in rows]
+        return found, found[-1] if len(found) == values["limit"] else ""
+
+    async def whole(self, aggregate: str) -> Whole | None:
+        def work(sql: sqlite3.Connection) -> Whole | None:
+            row, now = sql.execute(READ, (aggregate,)).fetchone(), self._clock.now()
+            timers = sql.execute(TIMERS, (aggregate,)).fetchall()
+            lines = sql.execute(LINES, (aggregate,)).fetchall()
+            if row is None and not timers and not lines:
+                return None
+            version, record = row or (0, b"")
+            standing = {key: Timer(due, bool(leased) and ready > now) for key, due, ready, leased in timers}
+            return Whole(version, record, standing, tuple(Listing(*line) for line in lines))
+
+        return await self.database.read(work)
 
     async def prune_bodies(self, before: float) -> int:
         pruned = 0

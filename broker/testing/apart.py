@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from pathlib import Path
 
 from broker.errors import Unavailable
-from broker.ports import Clock, Lease, Listing, Query, Stored
+from broker.ports import Clock, Lease, Listing, Query, Stored, Whole
 from broker.store.database import Database, connect
 from broker.store.sqlite import SqliteStore
 from broker.testing.executor import InlineExecutor
@@ -113,6 +113,17 @@ class StoreApart:
             async for _, store in self._all():
                 total.update(await store.counts())
         return total
+
+    async def keys(self, cursor: str = "", limit: int = 100) -> tuple[list[str], str]:
+        async with self._turn:
+            found = sorted([key async for _, store in self._all() for key in (await store.keys(cursor, limit))[0]])
+        piece = found[: max(1, limit)]
+        return piece, piece[-1] if len(piece) < len(found) or len(piece) == limit else ""
+
+    async def whole(self, aggregate: str) -> Whole | None:
+        async with self._turn:
+            store = await self._existing(aggregate)
+            return await store.whole(aggregate) if store else None
 
     async def prune_bodies(self, before: float) -> int:
         async with self._turn:

@@ -20,6 +20,7 @@ from broker.testing.clock import FakeClock
 from broker.testing.store_base import OpenStore, Peek, line
 from broker.testing.store_lists import ListsContract
 from broker.testing.store_timers import TimersContract
+from broker.testing.store_walk import WalkContract
 
 KEYS = [
     "set:1", "größe/é", "größe/e\u0301", "{a}b", "a*?[b]", "it's \"quoted\"; --", " two\nlines\t", "日本語🚀", "100%",
@@ -28,7 +29,7 @@ KEYS = [
 __all__ = ["OpenStore", "Peek", "StoreContract", "line"]
 
 
-class StoreContract(TimersContract, ListsContract):
+class StoreContract(TimersContract, ListsContract, WalkContract):
     """Override `open_store` and `peek`; `settled` where lists are derived late."""
 
     # ── records and bodies ───────────────────────────────────────────────────────────────────────────────────
