@@ -1,4 +1,4 @@
-"""One request to a whole federation, on this machine: `make demo`. Imports the client, the command line and sky.
+"""One request to a whole federation, on this machine: `make demo`. Imports client, command line, sky and processes.
 
     python demo.py [--keep] [--folder DIR]     start, show, stop; `--keep` leaves all running
     python demo.py --stop [--folder DIR]       stop what was kept
@@ -16,16 +16,15 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from string import Template
 
 import sky
+from processes import DemoError, Processes, stop_all
 
 from broker.cli.desk import Desk
 from broker.cli.main import main as broker
@@ -45,23 +44,17 @@ SITES = {
     "cumulus": "half as fast, far away, 0.12 EUR a core hour",
 }
 PREFER = ("balanced", "cheapest", "fastest", "closest")
-START = 30.0  # seconds a process has to say that it listens
-STOP = 15.0  # seconds it has to end
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-MARK = "FEDERATION_DEMO"  # in the environment of every process started here; its value is the folder
-
-
-class DemoError(Exception):
-    """What went wrong, in a sentence."""
 
 
 class Federation:
-    """The processes, and the folder that they write to. `stop` may be called at any moment, and twice."""
+    """The brokers, and the folder that they write to."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self._processes = Processes(folder)
         self.urls: dict[str, str] = {}
+        self.stop = self._processes.stop
 
     def prepare(self) -> tuple[int, str]:
         """An empty folder, and the data in it. Returns the catalogue's bytes and checksum."""
@@ -73,7 +66,7 @@ class Federation:
 
     def start(self) -> None:
         """Sites side by side, then the federation above them. Raises DemoError."""
-        self._launch("data", str(HERE / "sky.py"), "serve", str(self._folder / "archive"))
+        self._processes.python("data", str(HERE / "sky.py"), "serve", str(self._folder / "archive"))
         for site in SITES:
             self._serve(site)
         self._wait("data", *SITES)
@@ -88,82 +81,11 @@ class Federation:
         return path
 
     def _serve(self, name: str) -> None:
-        config = self.fill(f"{name}.yaml")
-        self._launch(name, "-m", "broker.cli.main", "serve", str(config))
-
-    def _launch(self, name: str, *arguments: str) -> None:
-        # A session of its own: Ctrl-C is ours to handle, and what is kept outlives this terminal.
-        with (self._folder / f"{name}.out").open("wb") as out, (self._folder / f"{name}.log").open("wb") as log:
-            self._started[name] = subprocess.Popen(
-                [sys.executable, *arguments],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=log, cwd=self._folder, start_new_session=True,
-                env={**os.environ, MARK: str(self._folder)},
-            )  # fmt: skip
+        self._processes.python(name, "-m", "broker.cli.main", "serve", str(self.fill(f"{name}.yaml")))
 
     def _wait(self, *names: str) -> None:
-        """Until each has said where it listens."""
-        end = time.monotonic() + START
         for name in names:
-            while not (said := (self._folder / f"{name}.out").read_text().strip()):
-                if self._started[name].poll() is not None or time.monotonic() > end:
-                    log = (self._folder / f"{name}.log").read_text().strip().splitlines()
-                    raise DemoError(f"{name} does not start: {log[-1] if log else 'it says nothing'}")
-                time.sleep(0.02)
-            self.urls[name] = said.split()[-1]
-
-    def stop(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not leave half of it behind
-        stop_all(self._folder)
-        for process in self._started.values():
-            process.wait(STOP)
-        self._started.clear()
-
-
-def stop_all(folder: Path) -> int:
-    """End the brokers of any demo in `folder`, then the jobs they started. Returns how many processes there were."""
-    brokers = set(_marked(folder))
-    _end(brokers, lambda: _marked(folder))
-    jobs = set(_supervisors(folder))  # nobody is left who could start another; each ends all that its job forked
-    _end(jobs, lambda: _supervisors(folder))
-    return len(brokers | jobs)
-
-
-def _end(pids: set[int], left: Callable[[], Iterator[int]]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, number)
-        end = time.monotonic() + STOP
-        while (pids := set(left())) and time.monotonic() < end:
-            time.sleep(0.02)
-        if not pids:
-            return
-    raise DemoError(f"processes {', '.join(map(str, sorted(pids)))} do not end")
-
-
-def _marked(folder: Path) -> Iterator[int]:
-    mark = f"{MARK}={folder}".encode()
-    return (pid for pid in _pids() if mark in _read(pid, "environ").split(b"\0"))
-
-
-def _supervisors(folder: Path) -> Iterator[int]:
-    jobs = f"{folder}/jobs/".encode()
-    for pid in _pids():
-        words = _read(pid, "cmdline").split(b"\0")
-        if b"adapters.local.supervisor" in words and any(word.startswith(jobs) for word in words):
-            yield pid
-
-
-def _pids() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid())
-
-
-def _read(pid: int, what: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/{what}").read_bytes()
-    except OSError:
-        return b""
+            self.urls[name] = self._processes.said(name)
 
 
 # ── what is shown ────────────────────────────────────────────────────────────────────────────────────────────
