@@ -11,7 +11,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,11 +26,13 @@ _LISTENS = re.compile(rb"listens on (http://127\.0\.0\.1:(\d+))\s*$")
 
 
 class Program:
-    """One broker. `settings` are those of its file, but for name, listen, store and access. It belongs to no event
-    loop: `ready`, `kill` and `stop` block, for as long as a process takes to start or to end."""
+    """One broker. `settings` are those of its file, but for name, listen, store and access. `within`: words before
+    its command, such as those that put it into a network of its own. It belongs to no event loop: `ready`, `kill` and
+    `stop` block, for as long as a process takes to start or to end."""
 
-    def __init__(self, folder: Path, name: str, **settings: Any) -> None:
+    def __init__(self, folder: Path, name: str, *, within: Sequence[str] = (), **settings: Any) -> None:
         self.name, self.url = name, ""
+        self._within = tuple(within)
         self._folder = folder / name
         self._folder.mkdir(parents=True)
         self._settings = {
@@ -47,11 +49,16 @@ class Program:
     def log(self) -> Path:
         return self._folder / "log"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def launch(self) -> Program:
         """Returns at once; `ready` waits."""
         file = self._folder / "broker.yaml"
         file.write_text(yaml.safe_dump({**self._settings, "listen": f"127.0.0.1:{self._port}"}))
-        command = [sys.executable, "-m", "broker.cli.main", "serve", str(file)]
+        command = [*self._within, sys.executable, "-m", "broker.cli.main", "serve", str(file)]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)  # noqa: S603 - ours
         return self
