@@ -1,4 +1,4 @@
-"""One request to a whole federation, on this machine: `make demo`. Imports client, command line, sky and processes.
+"""One request to a whole federation, on this machine: `make demo`. Imports the client and its neighbours.
 
     python demo.py [--keep] [--folder DIR]     start, show, stop; `--keep` leaves all running
     python demo.py --stop [--folder DIR]       stop what was kept
@@ -10,12 +10,10 @@ jobs. Whatever happens, what was started is stopped: at the end, on Ctrl-C, on a
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -25,17 +23,13 @@ from string import Template
 
 import sky
 from processes import DemoError, Processes, stop_all
+from terminal import Terminal, main, say
 
-from broker.cli.desk import Desk
-from broker.cli.main import main as broker
-from broker.cli.memory import Memory
-from broker.cli.screen import Screen
 from broker.client.broker import Broker
 from broker.client.offers import Offer
 from broker.client.sessions import Session
 from broker.client.words import money, size, span
 from broker.domain.session import Promise
-from broker.errors import BrokerError
 
 HERE = Path(__file__).resolve().parent
 SITES = {
@@ -44,7 +38,6 @@ SITES = {
     "cumulus": "half as fast, far away, 0.12 EUR a core hour",
 }
 PREFER = ("balanced", "cheapest", "fastest", "closest")
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 class Federation:
@@ -91,40 +84,17 @@ class Federation:
 # ── what is shown ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Show:
-    """Does what a person would, with the same commands, and says what comes of it."""
-
-    def __init__(self, folder: Path, url: str) -> None:
-        width = min(100, shutil.get_terminal_size((80, 24)).columns)
-        self._folder, self._url = folder, url
-        drawn = sys.stderr.isatty()
-        self._desk = Desk(Screen(sys.stdout, sys.stderr, True, width, drawn), Memory(folder / "memory.json"))
-
-    def command(self, *arguments: str) -> None:
-        """Run it, and show it as it would be typed. Raises DemoError when it fails."""
-        say(f"$ broker {' '.join(arguments)}")
-        words = [str(self._folder / word) if word == "hubble.yaml" else word for word in arguments]
-        code = broker(words, self._desk)
-        if code == INTERRUPTED:
-            raise KeyboardInterrupt
-        if code:
-            raise DemoError(f"`broker {arguments[0]}` ended with {code}")
-        say()
-
-    async def run(self) -> Session:
-        """The one run that was accepted."""
-        async with Broker(self._url) as client:
-            return await client.session((await client.sessions())[0].uuid)
-
-    async def orders(self) -> dict[str, list[Offer]]:
-        """What each preference makes of the same request."""
-        async with Broker(self._url) as client:
-            asked = (client.submit(self._folder / "hubble.yaml", prefer=word) for word in PREFER)
-            return {word: list(offers) for word, offers in zip(PREFER, await asyncio.gather(*asked), strict=True)}
+async def the_run(url: str) -> Session:
+    """The one run that was accepted."""
+    async with Broker(url) as client:
+        return await client.session((await client.sessions())[0].uuid)
 
 
-def say(text: str = "") -> None:
-    print(text, flush=True)
+async def orders(url: str, request: Path) -> dict[str, list[Offer]]:
+    """What each preference makes of the same request."""
+    async with Broker(url) as client:
+        asked = (client.submit(request, prefer=word) for word in PREFER)
+        return {word: list(offers) for word, offers in zip(PREFER, await asyncio.gather(*asked), strict=True)}
 
 
 def judge(folder: Path) -> str:
@@ -138,9 +108,9 @@ def judge(folder: Path) -> str:
     return f"right: the catalogue was drawn from a universe with H0 = {sky.HUBBLE:g} and matter = {sky.MATTER:g}"
 
 
-def compare(orders: dict[str, list[Offer]]) -> Iterator[str]:
+def compare(found: dict[str, list[Offer]]) -> Iterator[str]:
     yield f"{'--prefer':<10}  {'1':<20}  {'2':<20}  {'3':<20}".rstrip()
-    for word, offers in orders.items():
+    for word, offers in found.items():
         cells = [f"{offer.site:<9}{_all_in(offer):>8}" for offer in offers]
         yield f"{word:<10}  {'  '.join(f'{cell:<20}' for cell in cells)}".rstrip()
 
@@ -177,7 +147,7 @@ def _money(amount: float | None, unit: str | None) -> str:
 # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def demo(folder: Path, *, keep: bool) -> None:
+def demo(folder: Path, keep: bool) -> None:
     """Start, show, and stop again unless it is to be kept and all went well."""
     began = time.monotonic()
     federation = Federation(folder)
@@ -210,15 +180,16 @@ def introduce(federation: Federation, count: int, took: float) -> None:
 def show(folder: Path, url: str) -> None:
     """From the question to the result. Raises DemoError."""
     os.environ["BROKER_URL"] = url
-    screen = Show(folder, url)
-    screen.command("submit", "hubble.yaml")
-    screen.command("accept", "1", "--watch")
-    screen.command("logs", "1")
-    screen.command("fetch", "1", "--to", str(folder / "results"))
+    request = folder / "hubble.yaml"
+    terminal = Terminal(folder, {request.name: str(request)})
+    terminal.command("submit", "hubble.yaml")
+    terminal.command("accept", "1", "--watch")
+    terminal.command("logs", "1")
+    terminal.command("fetch", "1", "--to", str(folder / "results"))
     say(judge(folder))
-    say("\n".join(promised(asyncio.run(screen.run()))))
+    say("\n".join(promised(asyncio.run(the_run(url)))))
     say("\nThe same question, asked with other wishes; each site's all-in cost in EUR:")
-    say("\n".join(compare(asyncio.run(screen.orders()))))
+    say("\n".join(compare(asyncio.run(orders(url, request)))))
 
 
 def farewell(folder: Path, federation: Federation) -> Iterator[str]:
@@ -231,32 +202,6 @@ def farewell(folder: Path, federation: Federation) -> Iterator[str]:
     yield "To end it:  make demo-stop"
 
 
-def _interrupted(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="One request to a whole federation, on this machine.")
-    parser.add_argument("--keep", action="store_true", help="leave all running")
-    parser.add_argument("--stop", action="store_true", help="stop what was kept")
-    parser.add_argument("--folder", type=Path, default=HERE.parents[1] / "demo-data", help="made anew each time")
-    given = parser.parse_args()
-    folder = given.folder.resolve()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupted)
-    try:
-        if given.stop:
-            say(f"{stop_all(folder)} processes ended")
-        else:
-            demo(folder, keep=given.keep)
-    except KeyboardInterrupt:
-        say("\nInterrupted; all that was started is stopped.")
-        return INTERRUPTED
-    except (DemoError, BrokerError, OSError) as error:
-        sys.stderr.write(f"demo: {error} What was written is in {folder}\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    what = "One request to a whole federation, on this machine."
+    sys.exit(main("demo", what, HERE.parents[1] / "demo-data", demo))
