@@ -49,6 +49,7 @@ from broker.services.keys import Keys
 from broker.services.offers import Offers, Timing
 from broker.services.records import Records
 from broker.services.releasing import Releasing
+from broker.services.requoting import Requoting
 from broker.services.sessions import Sessions
 from broker.services.sites import Sites
 from broker.services.status import Status
@@ -106,8 +107,12 @@ async def _join(
     )  # fmt: skip
     stack.push_async_callback(offers.close)
     sessions = Sessions(records=records, offers=offers, sites=sites, store=store, clock=clock, readers=readers)
+    requoting = Requoting(
+        records=records, sites=sites, clock=clock, map_=_map(settings), deadline=settings.fanout.deadline,
+        margin=settings.fanout.margin, broker_id=broker_id,
+    )  # fmt: skip
     acceptance = Acceptance(
-        records=records, offers=offers, sessions=sessions, sites=sites, window=window, clock=clock, readers=readers,
+        records=records, offers=offers, requoting=requoting, sessions=sessions, sites=sites, window=window, clock=clock, readers=readers,
         forward=settings.acceptance.forward, patience=settings.acceptance.patience,
         guarded=settings.acceptance.direct == "guarded",
     )  # fmt: skip
@@ -118,6 +123,7 @@ async def _join(
     upkeep.handle(
         {
             "claim": acceptance.resolve,
+            "owed": acceptance.go_on,
             "close": releasing.close,
             "expire": releasing.expire,
             "release": releasing.release,

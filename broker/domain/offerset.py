@@ -40,7 +40,7 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True):
 class SessionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One offer, from its birth to its terminal phase. `offer` is the site's own JSON, copied here at the claim;
     `body` the site's latest. `released`: the site was told that we do not want it, or need not be. `lost_since`: when
-    a site that should know it said first that it does not."""
+    a site that should know it said first that it does not. `requoted`: offered when the site was asked anew."""
 
     uuid: UUID
     site: str
@@ -57,12 +57,14 @@ class SessionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     seen: float | None = None
     modified: float = 0.0
     lost_since: float | None = None
+    requoted: bool = False
 
 
 class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
     """The one offer that is being, or was, accepted. `state`: forwarding, doubt, fencing, taken. `until`: when whoever
     forwards it has surely ended, so that its silence means its death. `tries` counts the answers that left it in
-    doubt; `followed`: the session stands on its site's watch list."""
+    doubt; `followed`: the session stands on its site's watch list. `token`: drawn by whoever claimed, and knows it by
+    that. `instead_of`: the session in whose place this one is accepted."""
 
     session: UUID
     at: float
@@ -71,6 +73,16 @@ class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
     followed: bool = False
     reason: str = ""
     until: float = 0.0
+    token: str = ""
+    instead_of: UUID | None = None
+
+
+class Owed(msgspec.Struct, frozen=True):
+    """After a proved refusal of `session` somebody is to go on with another offer. `at`: when whoever does has surely
+    ended, so that others take it up."""
+
+    session: UUID
+    at: float
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -125,6 +137,8 @@ class SetRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     closes: float = 0.0  # when waiting for pending sites ends
     closed: bool = False
     failover: bool = False
+    requote: float | None = None  # rise of the price, as a fraction, at which its site's next offer is accepted
+    owed: Owed | None = None
     direct: bool = False
     root: UUID | None = None
     path: tuple[str, ...] = ()
@@ -194,6 +208,8 @@ def timers(record: SetRecord) -> dict[str, float]:
         due["claim"] = record.claim.until if record.claim.state == "forwarding" else record.claim.at
     if record.claim and record.claim.state == "taken" and not record.claim.followed:
         due["follow"] = 0.0
+    if record.owed:
+        due["owed"] = record.owed.at
     return due
 
 
@@ -261,7 +277,15 @@ def expire(record: SetRecord, now: float) -> SetRecord:
 # ── acceptance ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def claim(record: SetRecord, uuid: UUID, offer: bytes, now: float, within: float = 30.0) -> SetRecord:
+def claim(
+    record: SetRecord,
+    uuid: UUID,
+    offer: bytes,
+    now: float,
+    within: float = 30.0,
+    token: str = "",
+    instead_of: UUID | None = None,
+) -> SetRecord:
     """Take one offer, copying what its site said into the record. Raises Conflict, naming what stands in the way.
     Whoever claims has ended its forward `within` so many seconds; if it has not said how by then, others resolve it.
 
@@ -274,7 +298,8 @@ def claim(record: SetRecord, uuid: UUID, offer: bytes, now: float, within: float
     if not acceptable(item, now):
         raise Conflict(_why_not(item, now), remedy=f"Ask anew: {_again(record)}.")
     held = _one(record, uuid, lambda item: replace(item, offer=offer, modified=now))
-    return replace(held, claim=Claim(uuid, now, until=now + within))
+    instead_of = record.owed.session if record.owed else instead_of
+    return replace(held, claim=Claim(uuid, now, until=now + within, token=token, instead_of=instead_of), owed=None)
 
 
 def _again(record: SetRecord) -> str:
@@ -329,7 +354,30 @@ def accepted(record: SetRecord, phase: str, decision: Decision | None, now: floa
         lambda item: replace(item, phase="REJECTED", modified=now),
     )
     turned = _one(turned, mine, lambda item: replace(item, phase=phase, seen=now, modified=now))
+    if claim_.instead_of is not None:
+        values = {"site": record.session(mine).site, "session": str(mine)}
+        words = Note(now, "uri:accepted-instead", "{site} was accepted instead: session {session}.", values)
+        turned = note(turned, claim_.instead_of, words)
     return close(replace(turned, claim=replace(claim_, state="taken"), decision=decision), now)
+
+
+def decided(
+    record: SetRecord, taken: bool, who: str, reason: str, decision: Decision | None, now: float, within: float = 60.0
+) -> SetRecord:
+    """A person who asked the site says how a doubtful acceptance ended. Raises Conflict where it is not in doubt."""
+    claim_ = _unresolved(record)
+    if claim_.state == "forwarding" and now < claim_.until:
+        raise Conflict(
+            f"the site is being asked just now, for {claim_.until - now:.0f} s more at most.", remedy="Wait for that."
+        )
+    said = "took it" if taken else "did not take it"
+    words = Note(now, "uri:acceptance-decided", "{who} says that {site} {said}: {reason}",
+                 {"who": who, "site": record.session(claim_.session).site, "said": said, "reason": reason[:300]},
+                 "WARN")  # fmt: skip
+    noted = note(record, claim_.session, words)
+    if taken:
+        return accepted(noted, "ACCEPTED", decision, now)
+    return refused(noted, "REJECTED", f"{who} asked there: {reason}", now, within)
 
 
 def unclaim(record: SetRecord, now: float) -> SetRecord:
@@ -339,15 +387,30 @@ def unclaim(record: SetRecord, now: float) -> SetRecord:
     return replace(turned, claim=None)
 
 
-def refused(record: SetRecord, phase: str, reason: str, now: float) -> SetRecord:
-    """It is proved that the site did not take it: the session ends (REJECTED or EXPIRED), the others are free again."""
-    claim_ = _unresolved(record)
-    mine = claim_.session
+def refused(record: SetRecord, phase: str, reason: str, now: float, within: float = 60.0) -> SetRecord:
+    """It is proved that the site did not take it: the session ends (REJECTED or EXPIRED), the others are free again.
+    Where the request wants it taken further, that is owed, to be done by the caller `within` so many seconds."""
+    mine = _unresolved(record).session
     ended = phase if phase in phases.REFUSED else "REJECTED"
     turned = _one(record, mine, lambda item: replace(item, phase=ended, modified=now, offer=b""))
     told = Note(now, "uri:acceptance-refused", "{site} refused: {reason}",
                 {"site": record.session(mine).site, "reason": reason[:300]}, "ERROR")  # fmt: skip
-    return replace(note(turned, mine, told), claim=None, closed=not record.pending)
+    onward = record.failover or record.direct or record.requote is not None
+    owed = Owed(mine, now + within) if onward else None
+    return replace(note(turned, mine, told), claim=None, closed=not record.pending, owed=owed)
+
+
+def settled(record: SetRecord) -> SetRecord:
+    """What was owed after a refusal is done, or cannot be. Idempotent."""
+    return replace(record, owed=None) if record.owed else record
+
+
+def requoted(record: SetRecord, uuid: UUID, fresh: Sequence[SessionRecord], words: Note, now: float) -> SetRecord:
+    """The site of a session that ended unaccepted was asked anew: its `fresh` offers join the set, closed or not, and
+    the session says in `words` what came of it. Once an offer is claimed they are kept as REJECTED, to be released."""
+    late = record.claim is not None
+    sessions = tuple(replace(item, phase="REJECTED", modified=now) if late or item.excluded else item for item in fresh)
+    return note(replace(record, sessions=record.sessions + sessions), uuid, words)
 
 
 def _unresolved(record: SetRecord) -> Claim:
@@ -441,7 +504,7 @@ def give_up(record: SetRecord, uuid: UUID, reasons: Sequence[str], now: float) -
     turned = _map(
         record, lambda item: item.phase == "OFFERED", lambda item: replace(item, phase="REJECTED", modified=now)
     )
-    return close(replace(turned, sessions=(*turned.sessions, failed)), now)
+    return close(replace(turned, sessions=(*turned.sessions, failed), owed=None), now)
 
 
 def fail(record: SetRecord, uuid: UUID, reason: str, now: float) -> SetRecord:

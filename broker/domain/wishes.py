@@ -64,7 +64,7 @@ class Defaults(msgspec.Struct, frozen=True):
     stand_ins: StandIns = StandIns()
     enough: int | None = None
     failover: bool = False
-    requote: float = 0.0
+    requote: float | None = None
 
     def weights(self, preset: str) -> Weights:
         return self.presets.get(preset) or PRESETS[preset]
@@ -102,7 +102,7 @@ class Wishes(msgspec.Struct, frozen=True):
     deadline: float | None = None
     enough: int | None = None
     failover: bool = False
-    requote: float = 0.0
+    requote: float | None = None
     locality_required: bool = False
     countries_allowed: frozenset[str] | None = None
     countries_forbidden: frozenset[str] = frozenset()

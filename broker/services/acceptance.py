@@ -9,6 +9,8 @@ After a crash the timer `claim` brings the same steps back.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
@@ -24,17 +26,20 @@ from broker.errors import (
     BadInput,
     BrokerError,
     Conflict,
+    NotAllowed,
     NotAsked,
     NotFound,
     SiteError,
     SiteForgot,
     SiteUnreachable,
     Unavailable,
+    Unconfirmed,
 )
 from broker.ports import Clock, Planner, Sighting
 from broker.services.offers import AT_ONCE, How, Offers
 from broker.services.orders import order, seen
 from broker.services.records import Records
+from broker.services.requoting import Requoting
 from broker.services.rights import Readers, must_change
 from broker.services.sessions import Sessions, SessionState
 from broker.services.sites import Sites
@@ -61,6 +66,7 @@ class Acceptance:
         *,
         records: Records,
         offers: Offers,
+        requoting: Requoting,
         sessions: Sessions,
         sites: Sites,
         window: Window,
@@ -71,6 +77,7 @@ class Acceptance:
         guarded: bool,
     ) -> None:
         self._records, self._offers, self._sessions, self._sites = records, offers, sessions, sites
+        self._requoting = requoting
         self._window, self._clock, self._readers = window, clock, readers
         self._forward_limit, self._patience, self._guarded = forward, patience, guarded
 
@@ -106,6 +113,32 @@ class Acceptance:
         must_change(record, caller, self._readers)
         return await self._settle(record)
 
+    async def decide(self, uuid: UUID, taken: bool, reason: str, caller: Caller) -> SessionState:
+        """How an acceptance in doubt ended, by the word of an operator who asked the site. Idempotent. Raises Conflict
+        for a session that is not in doubt."""
+        if not caller.may("operator"):
+            raise NotAllowed("only an operator may decide what a site did.", remedy="Ask whoever runs this broker.")
+        if not reason.strip():
+            raise BadInput("who said so, and where it was looked up.", element="because")
+        record = await self._records.load(uuid)
+        record.session(uuid)
+        decision = await self._offers.decision(record, uuid) if taken else None
+        who, now, within = caller.owner.subject, self._clock.now(), self._within
+
+        def step(r: SetRecord) -> SetRecord:
+            over = r.session(uuid).phase in session.REFUSED
+            if (taken and r.taken == uuid) or (not taken and over):
+                return r
+            if r.claim is None or r.claim.session != uuid:
+                raise Conflict(f"the session is {r.session(uuid).phase}, and not in doubt.")
+            return offerset.decided(r, taken, who, reason, decision, now, within)
+
+        before, after = await self._records.change(uuid, step)
+        if after is not before:
+            _log.warning("acceptance decided by a person", session=str(uuid), taken=taken, by=who, why=reason)
+            after = await self._go_on(after)
+        return await self._sessions.state(after, uuid)
+
     async def _settle(self, record: SetRecord) -> SessionState:
         held: dict[UUID, str] = {}
         if record.given_up is None:
@@ -138,36 +171,86 @@ class Acceptance:
 
     # ── accepting ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _accept(self, record: SetRecord, uuid: UUID, *, failover: bool = True) -> SetRecord:
+    async def _accept(
+        self, record: SetRecord, uuid: UUID, *, onward: bool = True, instead_of: UUID | None = None
+    ) -> SetRecord:
+        """`onward`: go on with another offer after a proved refusal, as far as the request asked for that."""
         offer = await self._offers.offer(record, uuid)
-        within = self._forward_limit + READ_LIMIT + SLACK
-        before, after = await self._records.change(
-            uuid, lambda r: offerset.claim(r, uuid, offer, self._clock.now(), within)
-        )
-        if after is before:
-            return after  # taken already, or another worker is at it
-        after = await self._forward(after, only=True)
-        if after.claim is None and failover and after.failover:
-            return await self._next(after, {})
-        return after
+        if onward and (other := await self._anew(record, uuid)):
+            return await self._accept(await self._records.load(uuid), other, instead_of=uuid)
+        token = os.urandom(8).hex()
+        record = await self._claim(uuid, offer, token, instead_of)
+        if record.claim is None or record.claim.token != token:
+            return record  # taken already, or another worker is at it
+        record = await self._forward(record, only=True)
+        return await self._go_on(record) if onward else record
 
-    async def _next(self, record: SetRecord, held: dict[UUID, str]) -> SetRecord:
-        """The best offers in turn, until one is taken or in doubt, or none is left. What our own guard holds back is
-        passed over and noted in `held` (session → why); it stays open."""
+    async def _claim(self, uuid: UUID, offer: bytes, token: str, instead_of: UUID | None) -> SetRecord:
+        """Durable on return. Raises Unavailable: nothing is sent then, and what may have been written is undone."""
+        now = self._clock.now()
+
+        def step(r: SetRecord) -> SetRecord:
+            return offerset.claim(r, uuid, offer, now, self._within, token, instead_of)
+
+        try:
+            return (await self._records.change(uuid, step))[1]
+        except Unavailable:
+            with contextlib.suppress(Unavailable):  # then the timer finds that nothing came of it
+                await self._records.change(uuid, lambda r: self._undone(r, token))
+            raise
+
+    def _undone(self, record: SetRecord, token: str) -> SetRecord:
+        mine = record.claim is not None and record.claim.token == token
+        return offerset.unclaim(record, self._clock.now()) if mine else record
+
+    @property
+    def _within(self) -> float:
+        """Seconds after which whoever claimed, or was to go on, has surely ended."""
+        return self._forward_limit + READ_LIMIT + SLACK
+
+    async def _anew(self, record: SetRecord, uuid: UUID) -> UUID | None:
+        """What the site offers now in place of an offer that has expired, where the request accepts its price."""
+        item = record.session(uuid)
+        over = item.phase == "EXPIRED" or (item.phase == "OFFERED" and not offerset.acceptable(item, self._clock.now()))
+        return await self._requoting.ask(record, uuid) if over and not item.excluded else None
+
+    async def _go_on(self, record: SetRecord) -> SetRecord:
+        """After a proved refusal, what is owed: the same site at a price that the request accepts, then the
+        next-ranked offers where it asked for failover. Safe to repeat and to interrupt."""
+        if record.owed is None or record.claim is not None:
+            return record
+        record = await self._next(record, {}, others=record.failover or record.direct)
+        return record if record.claim else (await self._records.change(record.uuid, offerset.settled))[1]
+
+    async def _next(self, record: SetRecord, held: dict[UUID, str], *, others: bool = True) -> SetRecord:
+        """One offer after the other, until one is taken or in doubt, or none is left. What our own guard holds back is
+        passed over and noted in `held` (session → why); it stays open. `others`: those of other sites as well."""
         tried: set[UUID] = set()
-        guarded = record.direct and self._guarded
         while record.claim is None:
-            best = await self._offers.best(record, guarded=guarded, without=tried)
+            best = await self._candidate(record, tried, others=others)
             if best is None:
                 break
             tried.add(best)
             try:
-                record = await self._accept(record, best, failover=False)
+                record = await self._accept(record, best, onward=False)
             except _HeldBack as error:
                 held[best] = error.detail
             except Conflict:  # it expired meanwhile, or somebody else took one
                 record = await self._records.load(best)
         return record
+
+    async def _candidate(self, record: SetRecord, tried: set[UUID], *, others: bool) -> UUID | None:
+        """After a refusal what that site offers now, where the request accepts its price; else the first-ranked."""
+        if record.owed is not None and record.owed.session not in tried:
+            tried.add(record.owed.session)
+            fresh = await self._requoting.ask(record, record.owed.session)
+            if fresh is not None and fresh not in tried:
+                return fresh
+        if not others:
+            return None
+        # One that was asked anew and costs more than the request accepts is for a person to take.
+        dearer = {item.uuid for item in record.sessions if item.requoted}
+        return await self._offers.best(record, guarded=record.direct and self._guarded, without=tried | dearer)
 
     async def _forward(self, record: SetRecord, *, only: bool) -> SetRecord:
         """Send the acceptance once. The record comes back taken, refused, or in doubt.
@@ -223,7 +306,12 @@ class Acceptance:
             taken = offerset.accepted(r, "ACCEPTED", decision, now)
             return offerset.see(taken, item.uuid, seen(sighting), now)
 
-        before, after = await self._records.change(item.uuid, step)
+        try:
+            before, after = await self._records.change(item.uuid, step)
+        except Unconfirmed as error:
+            # The site has it, and a failover of the store would have us find that out again: not acknowledged yet.
+            _log.warning("acceptance recorded, not yet confirmed", session=str(item.uuid), why=error.detail)
+            return offerset.doubt(record, now, f"it is taken, and the record of that is not safe yet: {error.detail}")
         if after is not before:
             self._window.accepted(item.site)
             _log.info("accepted", site=item.site, session=str(item.uuid), phase=phase)
@@ -232,7 +320,8 @@ class Acceptance:
     async def _refuse(self, record: SetRecord, phase: str, reason: str) -> SetRecord:
         item = _claimed(record)
         _log.info("acceptance refused", site=item.site, session=str(item.uuid), why=reason)
-        return await self._resolve_to(record, lambda r: offerset.refused(r, phase, reason, self._clock.now()))
+        now = self._clock.now()
+        return await self._resolve_to(record, lambda r: offerset.refused(r, phase, reason, now, self._within))
 
     async def _doubt(self, record: SetRecord, reason: str, *, fencing: bool = False) -> SetRecord:
         return await self._resolve_to(record, lambda r: offerset.doubt(r, self._clock.now(), reason, fencing=fencing))
@@ -258,11 +347,17 @@ class Acceptance:
         record = await self._read(record, record.claim.reason or "the broker restarted while it was asking")
         if record.claim is not None and record.claim.state != "taken":
             record = await self._press(record)
-        if record.claim is None and (record.failover or record.direct):
-            record = await self._next(record, {})
+        record = await self._go_on(record)
         if record.claim is None or record.claim.state == "taken":
             return None
         return self._clock.now() + min(RETRY_MOST, 0.5 * 2.0 ** min(record.claim.tries, 10))
+
+    async def go_on(self, key: str) -> float | None:
+        """The timer `owed`: whoever was to go on after a refusal has died."""
+        record = await self._records.by_key(key)
+        if record is not None:
+            await self._go_on(record)
+        return None
 
     async def _press(self, record: SetRecord) -> SetRecord:
         """The site reads OFFERED, or nothing. Send again where that is safe; withdraw where patience is over."""

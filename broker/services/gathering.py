@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from uuid import UUID
 
 import msgspec
@@ -37,7 +37,8 @@ _log = structlog.get_logger(__name__)
 
 
 class Gathering:
-    """What one request has brought in so far: offers read once, each with its session's uuid."""
+    """What one request has brought in so far: offers read once, each with its session's uuid. `taken`: uuids of the
+    set that are no longer free."""
 
     def __init__(
         self,
@@ -47,6 +48,8 @@ class Gathering:
         now: float,
         margin: float,
         entries: Sequence[Entry],
+        *,
+        taken: Collection[UUID] = (),
     ) -> None:
         request = ask.request
         self.request, self.wishes, self.set, self.now = request, wishes, ask.set, now
@@ -60,7 +63,7 @@ class Gathering:
         self._asked = tuple({component.kind for _, component in request.components()})
         self._items = place.locate(place.items(request), map_)
         self._asking = ask.extended
-        self._taken: set[UUID] = set()
+        self._taken = set(taken)
         self._read: dict[str, tuple[Line, list[SessionRecord], list[Kept]]] = {}
         self._here: dict[str, Locality] = {}
 
@@ -207,6 +210,19 @@ def _marked(item: SessionRecord, excluded: Mapping[str, str]) -> SessionRecord:
     return msgspec.structs.replace(item, excluded=reason) if reason else item
 
 
+def joining(
+    answers: Mapping[str, tuple[Line, Sequence[SessionRecord]]], body: SetBody, now: float
+) -> Callable[[SetRecord], Awaitable[tuple[SetRecord, bytes | None]]]:
+    """The step by which answers join a saved set (`Records.rewrite`): the body is that of the gathering as a whole, but
+    for a set to which a site that was asked anew has added since."""
+
+    async def step(record: SetRecord) -> tuple[SetRecord, bytes | None]:
+        added = any(item.requoted for item in record.sessions)
+        return offerset.join(record, answers, now), None if added else setbody.encode(body)
+
+    return step
+
+
 class Joiner:
     """What happens to an answer that comes after the set was saved. One at a time: each rewrites the set's body."""
 
@@ -227,7 +243,4 @@ class Joiner:
             body = gathering.body()
             sessions = gathering.sessions(answers, body.ranking())
 
-            def step(record: SetRecord) -> SetRecord:
-                return offerset.join(record, sessions, self._clock.now())
-
-            await self._records.change(gathering.set, step, body=setbody.encode(body))
+            await self._records.rewrite(gathering.set, joining(sessions, body, self._clock.now()))

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from broker.domain import offerset, setbody
-from broker.domain.offerset import SetRecord
 from broker.domain.outcome import Outcome
 from broker.ports import Ask, Clock
 from broker.services.fanout import Fanout, OnLate, Target
-from broker.services.gathering import Gathering
+from broker.services.gathering import Gathering, joining
 from broker.services.records import Records
 
 
@@ -56,9 +54,5 @@ class Grower:
             answers = {site: gathering.take(site, outcome) for site, outcome in new.items()}
             body = gathering.body()
             sessions = gathering.sessions(answers, body.ranking())
-
-            def step(record: SetRecord) -> SetRecord:
-                return offerset.join(record, sessions, self._clock.now())
-
-            await self._records.change(gathering.set, step, body=setbody.encode(body))
+            await self._records.rewrite(gathering.set, joining(sessions, body, self._clock.now()))
         self._joined.update(new)

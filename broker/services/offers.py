@@ -208,6 +208,7 @@ class Offers:
             sites=(*(entry.name for entry in entries), *left),
             closes=now + self._timing.longest + self._timing.grace,
             failover=gathering.wishes.failover,
+            requote=gathering.wishes.requote,
             direct=direct,
             root=hop.root,
             path=hop.path,

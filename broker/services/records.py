@@ -7,7 +7,7 @@ Every service changes a record through `change`, so no step can forget its timer
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -16,7 +16,7 @@ import structlog
 from broker.domain import offerset
 from broker.domain.identity import aggregate
 from broker.domain.offerset import SessionRecord, SetRecord
-from broker.errors import NotFound, Unavailable
+from broker.errors import NotFound, Unavailable, Unconfirmed
 from broker.ports import Clock, Listing, Store
 from broker.services.hub import Hub
 
@@ -66,10 +66,20 @@ class Records:
     ) -> tuple[SetRecord, SetRecord]:
         """Apply `step` to the present record, as often as others come in between. Returns before and after; nothing
         is written where `step` returns its argument. What `step` raises is raised, and nothing changed."""
+
+        async def both(before: SetRecord) -> tuple[SetRecord, bytes | None]:
+            return step(before), body
+
+        return await self.rewrite(uuid, both)
+
+    async def rewrite(
+        self, uuid: UUID, step: Callable[[SetRecord], Awaitable[tuple[SetRecord, bytes | None]]]
+    ) -> tuple[SetRecord, SetRecord]:
+        """As `change`, for a step that makes the body too, from what it reads of the present one; None leaves it."""
         key = aggregate(uuid)
         for _ in range(_TRIES):
             version, before = await self._load(key)
-            after = step(before)
+            after, body = await step(before)
             if after is before and body is None:
                 return before, after
             timers = _difference(before, after)
@@ -93,17 +103,24 @@ class Records:
         version: int,
         *,
         body: bytes | None,
-        timers: dict[str, float | None] | dict[str, float],
+        timers: Mapping[str, float | None],
         listings: Sequence[Listing],
     ) -> bool:
         key = aggregate(record.uuid)
         data = offerset.encode(record)
-        written = await self._store.write(key, version, data, body=body, timers=timers, listings=listings)
-        if written and (set_ := [due for due in timers.values() if due is not None]):
-            self.nudge(min(set_))
+        try:
+            written = await self._store.write(key, version, data, body=body, timers=timers, listings=listings)
+        except Unconfirmed:
+            self._tell(key, timers)  # it stands all the same
+            raise
         if written:
-            self._hub.ring(key)
+            self._tell(key, timers)
         return written
+
+    def _tell(self, key: str, timers: Mapping[str, float | None]) -> None:
+        if set_ := [due for due in timers.values() if due is not None]:
+            self.nudge(min(set_))
+        self._hub.ring(key)
 
 
 def _difference(before: SetRecord, after: SetRecord) -> dict[str, float | None]:

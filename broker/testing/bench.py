@@ -28,6 +28,7 @@ from broker.services.hub import Hub
 from broker.services.offers import Offers, SetState, Timing
 from broker.services.records import Records
 from broker.services.releasing import Releasing
+from broker.services.requoting import Requoting
 from broker.services.rights import Readers
 from broker.services.sessions import Sessions, SessionState
 from broker.services.sites import Sites
@@ -92,14 +93,19 @@ class Bench:
         self.sessions = Sessions(
             records=self.records, offers=self.offers, sites=self.sites, store=store, clock=clock, readers=readers
         )
+        requoting = Requoting(
+            records=self.records, sites=self.sites, clock=clock, map_=Map((), (), Exchange("EUR", {})), deadline=10.0,
+            margin=5.0, broker_id="us",
+        )  # fmt: skip
         self.acceptance = Acceptance(
-            records=self.records, offers=self.offers, sessions=self.sessions, sites=self.sites, window=self.window,
+            records=self.records, offers=self.offers, requoting=requoting, sessions=self.sessions, sites=self.sites, window=self.window,
             clock=clock, readers=readers, forward=forward, patience=PATIENCE, guarded=guarded,
         )  # fmt: skip
         self.releasing = Releasing(records=self.records, sites=self.sites, clock=clock)
         self.watching = Watching(store=store, records=self.records, sites=self.sites, window=self.window, clock=clock)
         self.handlers: Mapping[str, Handler] = {
             "claim": self.acceptance.resolve,
+            "owed": self.acceptance.go_on,
             "close": self.releasing.close,
             "expire": self.releasing.expire,
             "release": self.releasing.release,

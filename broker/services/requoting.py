@@ -1,0 +1,166 @@
+"""Asking one site anew, when its offer was refused at the acceptance or had expired. Imports ports and the domain.
+
+A price moves while a person thinks. Where the request says what rise it accepts (`preferences.requote`), the site is
+asked once more, and its next offer is taken in place of the first if it costs no more than that. What it offers joins
+the set either way, so that the person can choose by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from broker.domain import offerset, setbody
+from broker.domain.deadline import Deadline
+from broker.domain.locality import Map
+from broker.domain.offerset import Note, SessionRecord, SetRecord
+from broker.domain.outcome import Declined, Offered, Outcome
+from broker.domain.plain import strict
+from broker.domain.ranking import Ranked
+from broker.domain.request import ExecutionRequest
+from broker.domain.setbody import SetBody
+from broker.errors import NotFound, SiteError
+from broker.ports import Ask, Clock
+from broker.services.gathering import Gathering
+from broker.services.records import Records
+from broker.services.sites import Entry, Sites
+
+_log = structlog.get_logger(__name__)
+
+
+class Requoting:
+    """`deadline`: seconds for the answer; `margin`: seconds taken off an offer's expiry."""
+
+    def __init__(
+        self,
+        *,
+        records: Records,
+        sites: Sites,
+        clock: Clock,
+        map_: Map,
+        deadline: float,
+        margin: float,
+        broker_id: str,
+    ) -> None:
+        self._records, self._sites, self._clock, self._map = records, sites, clock, map_
+        self._deadline, self._margin, self._id = deadline, margin, broker_id
+
+    async def ask(self, record: SetRecord, uuid: UUID) -> UUID | None:
+        """A fresh offer from the site of the session `uuid`, which ended unaccepted, at a price that the request
+        accepts; None: there is none, and the session's messages say why. Offers of it that are still open are taken
+        before the site is asked again. Raises Unavailable of the store."""
+        data = await self._records.body(record)
+        old = record.session(uuid)
+        if record.requote is None or record.claim is not None or data is None:
+            return None
+        body = setbody.decode(data)
+        fresh = [item for item in self._open(record, old) if item.uuid != uuid]
+        if not fresh:
+            record, body, fresh = await self._join(record, old, body)
+        return _within(body, record, uuid, fresh)
+
+    def _open(self, record: SetRecord, old: SessionRecord) -> list[SessionRecord]:
+        """Younger offers of the same site, from an earlier asking anew."""
+        open_ = record.open_sessions(self._clock.now())
+        return [item for item in open_ if item.site == old.site and item.requoted]
+
+    async def _join(
+        self, record: SetRecord, old: SessionRecord, body: SetBody
+    ) -> tuple[SetRecord, SetBody, list[SessionRecord]]:
+        now = self._clock.now()
+        outcome, gathering = await self._quote(record, old, body)
+        _, sessions, kept = gathering.take(old.site, outcome)
+        body = msgspec.structs.replace(body, kept=(*body.kept, *kept))
+        excluded = {ranked.session: ranked.excluded for ranked in body.ranking() if ranked.excluded}
+        fresh = [_marked(item, excluded) for item in sessions]
+        words = _words(body, record, old, fresh, outcome, now)
+        _log.info("asked anew", site=old.site, set=str(record.uuid), offers=len(fresh))
+
+        async def step(r: SetRecord) -> tuple[SetRecord, bytes | None]:
+            data = await self._records.body(r)  # others may have added to it since
+            present = setbody.decode(data).kept if data else ()
+            grown = msgspec.structs.replace(body, kept=(*present, *kept))
+            return offerset.requoted(r, old.uuid, fresh, words, now), setbody.encode(grown)
+
+        _, after = await self._records.rewrite(record.uuid, step)
+        known = {item.uuid for item in fresh}
+        return after, body, [item for item in after.open_sessions(now) if item.uuid in known]
+
+    async def _quote(self, record: SetRecord, old: SessionRecord, body: SetBody) -> tuple[Outcome, Gathering]:
+        request = ExecutionRequest.model_validate(msgspec.json.decode(body.request))
+        deadline = Deadline.after(self._deadline, self._clock.monotonic())
+        ask = Ask(
+            request=request,
+            plain=msgspec.json.encode(strict(request)),
+            extended=body.request,
+            set=record.uuid,
+            deadline=deadline,
+            user=record.owner,
+            root=record.root or record.uuid,
+            path=(*record.path, self._id),
+        )
+        try:
+            entry = self._sites.entry(old.site)
+        except NotFound:
+            return Declined(()), Gathering(ask, body.wishes, self._map, self._clock.now(), self._margin, ())
+        taken = {item.uuid for item in record.sessions}
+        gathering = Gathering(ask, body.wishes, self._map, self._clock.now(), self._margin, (entry,), taken=taken)
+        return await self._outcome(entry, ask), gathering
+
+    async def _outcome(self, entry: Entry, ask: Ask) -> Outcome:
+        if entry.profile is None:
+            return Declined(())
+        try:
+            quotes = await entry.planner.quote(ask)
+        except SiteError as error:
+            _log.info("not asked anew", site=entry.name, why=error.detail)
+            return Declined(())
+        return Offered(quotes.quotes) if quotes.quotes else Declined(quotes.reasons)
+
+
+def _marked(item: SessionRecord, excluded: Mapping[str, str]) -> SessionRecord:
+    reason = item.excluded or excluded.get(str(item.uuid)) or ""
+    return msgspec.structs.replace(item, excluded=reason, requoted=True)
+
+
+def _within(body: SetBody, record: SetRecord, old: UUID, fresh: list[SessionRecord]) -> UUID | None:
+    """The best of the fresh offers, if its price is known to have risen no more than the request accepts."""
+    was, best = _pay(body, old), _best(body, fresh)
+    if was is None or best is None or best.score is None or best.score.pay.stand_in:
+        return None
+    most = was * (1.0 + (record.requote or 0.0))
+    return UUID(best.session) if best.score.pay.pessimistic <= most + 1e-9 * abs(most) else None
+
+
+def _pay(body: SetBody, uuid: UUID) -> float | None:
+    """What the session would have cost at most, in the currency that is shown; None: that was not known."""
+    ranked = next((ranked for ranked in body.ranking() if ranked.session == str(uuid)), None)
+    if ranked is None or ranked.score is None or ranked.score.pay.stand_in:
+        return None
+    return ranked.score.pay.pessimistic
+
+
+def _best(body: SetBody, fresh: list[SessionRecord]) -> Ranked | None:
+    uuids = {str(item.uuid) for item in fresh if not item.excluded}
+    return next((ranked for ranked in body.ranking() if ranked.session in uuids and ranked.excluded is None), None)
+
+
+def _words(
+    body: SetBody, record: SetRecord, old: SessionRecord, fresh: list[SessionRecord], outcome: Outcome, now: float
+) -> Note:
+    values = {"site": old.site, "currency": body.wishes.currency, "accepted": f"{(record.requote or 0.0):.0%}"}
+    was, best = _pay(body, old.uuid), _best(body, fresh)
+    if best is None or best.score is None:
+        reasons = "; ".join(map(str, outcome.reasons)) if isinstance(outcome, Declined) else ""
+        values["reason"] = reasons or "it made no offer that fits"
+        return Note(now, "uri:asked-anew", "{site} was asked anew and offers nothing: {reason}", values)
+    values |= {"session": best.session, "price": f"{best.score.pay.pessimistic:.2f}"}
+    if was is None or best.score.pay.stand_in:
+        text = "{site} was asked anew; what the price was, or is, is not known, so nothing is accepted by itself."
+    else:
+        values["before"] = f"{was:.2f}"
+        text = "{site} was asked anew: {price} {currency} after {before}; a rise of {accepted} is accepted."
+    return Note(now, "uri:asked-anew", text, values)
