@@ -30,7 +30,7 @@ from broker.errors import (
     SiteUnreachable,
 )
 from broker.plugins import Plugin, Resources
-from broker.ports import Ask, Clock, Logs, Order, Planner, Quotes, Result, Sighting
+from broker.ports import Ask, Clock, Held, Logs, Order, Planner, Quotes, Result, Sighting
 
 _NOT_ASKED = (SiteUnreachable, SiteTimeout, ConnectionLost, SiteBusy, SiteForbids)
 _BATCH = 500  # sessions in one call to a broker of ours
@@ -155,6 +155,13 @@ class IvoaPlanner:
     async def update(self, order: Order, phase: str, deadline: Deadline) -> Sighting:
         await self._client.learn(deadline)
         return await self._client.change(order, phase, deadline)
+
+    async def held(self, deadline: Deadline) -> tuple[Held, ...]:
+        """Brokers of ours list what they have for our account; version 1.0 has no such call."""
+        await self._client.learn(deadline)
+        if not self._client.peer:
+            raise SiteRefused(f"{self._client.place} speaks version 1.0, which has no list of sessions.")
+        return await self._client.held(deadline)
 
     async def logs(self, order: Order, deadline: Deadline) -> Logs:
         """Version 1.0 has none; brokers of ours do."""

@@ -18,14 +18,17 @@ from adapters.ivoa import translate
 from broker.domain import hops
 from broker.domain.deadline import Deadline
 from broker.domain.identity import Owner
+from broker.domain.session import TERMINAL, SessionPhase
 from broker.domain.site import Profile
 from broker.errors import SiteBusy, SiteError, SiteForbids, SiteForgot, SiteMisbehaved, SiteRefused, SiteUnreachable
-from broker.ports import Ask, Clock, Logs, Order, Quotes, Result, Sighting
+from broker.ports import Ask, Clock, Held, Logs, Order, Quotes, Result, Sighting
 
 _JSON = {"Content-Type": "application/json"}
 _NOBODY = "00000000-0000-4000-8000-000000000000"  # no service has made this offer set
 _LONGEST_USER = 4000  # what domain/hops accepts
 _GONE = (404, 410)
+_PAGE, _MOST_PAGES = 1000, 1000  # sessions in one, and how many of them are read
+_UNDER_WAY = tuple(phase.value for phase in SessionPhase if phase not in TERMINAL)
 NO_SUCH_CALL = (404, 405, 501)
 
 
@@ -178,6 +181,22 @@ class Client:
 
     async def release_of(self, names: Sequence[str], user: Owner, deadline: Deadline) -> Answer:
         return await self._post(self._origin.at("sessions", "release"), translate.handles(names), deadline, user)
+
+    async def held(self, deadline: Deadline) -> tuple[Held, ...]:
+        """What a broker of ours has for our account, page after page. Raises SiteMisbehaved for a list without end."""
+        url = self._origin.at("sessions").with_query(account="true", limit=str(_PAGE), phase=",".join(_UNDER_WAY))
+        found: list[Held] = []
+        page: URL = url
+        for _ in range(_MOST_PAGES):
+            answer = await self._get(page, deadline)
+            if answer.status != 200:
+                raise self._failed(answer)
+            more, cursor = translate.held(answer.body, self.place)
+            found += more
+            if cursor is None:
+                return tuple(found)
+            page = url.update_query(after=cursor)
+        raise SiteMisbehaved(f"{self.place} lists sessions without end.")
 
     # ── what a run leaves ────────────────────────────────────────────────────────────────────────────────────
 

@@ -15,13 +15,14 @@ from pydantic import ValidationError
 
 from adapters.common.http import Answer, complaint, tidy
 from broker.domain import kinds
+from broker.domain.identity import Owner
 from broker.domain.outcome import Quote, Reason
 from broker.domain.quantities import parse_instant
 from broker.domain.session import SYNONYMS
 from broker.domain.site import Profile
 from broker.domain.tame import wild
 from broker.errors import SiteError, SiteForgot, SiteMisbehaved
-from broker.ports import Logs, Quotes, Result, Sighting
+from broker.ports import Held, Logs, Quotes, Result, Sighting
 
 T = TypeVar("T")
 
@@ -141,6 +142,18 @@ class _Results(msgspec.Struct):
     results: list[_Result] = []
 
 
+class _Line(msgspec.Struct):
+    uuid: str
+    phase: str = ""
+    created: str | None = None
+    owner: str = ""
+
+
+class _Lines(msgspec.Struct):
+    sessions: list[_Line] = []
+    next: str | None = None
+
+
 class _Logs(msgspec.Struct):
     stdout: str | None = None
     stderr: str | None = None
@@ -241,6 +254,18 @@ def results(body: bytes, place: str) -> tuple[Result, ...]:
         for item in document.results
         if item.name.isprintable() and not {"", ".", ".."} & set(item.name.split("/"))
     )
+
+
+def held(body: bytes, place: str) -> tuple[list[Held], str | None]:
+    """A page of the sessions that a broker of ours has, and the cursor of the next one."""
+    document = _document(body, _Lines, place, "a list of sessions")
+    lines = [line for line in document.sessions if _safe(line.uuid)]
+    return [Held(at.uuid, at.phase, user=_owner(at.owner), since=_instant(at.created)) for at in lines], document.next
+
+
+def _owner(key: str) -> Owner | None:
+    issuer, bar, subject = key.partition("|")
+    return Owner(issuer, subject) if bar else None
 
 
 # ── pieces ───────────────────────────────────────────────────────────────────────────────────────────────────

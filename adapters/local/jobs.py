@@ -25,7 +25,7 @@ from adapters.local import layout, processes
 from adapters.local.layout import CANCEL, JOB, KILLED, TERMINAL, Spec, State
 from adapters.local.steps import passed
 from broker.errors import SiteError, SiteForgot, SiteMisbehaved, SiteUnreachable
-from broker.ports import Sighting
+from broker.ports import Held, Sighting
 
 LAUNCH = 20.0  # seconds within which a supervisor has taken its job
 STALE = 3600.0  # seconds after which a half-made folder belongs to nobody
@@ -80,6 +80,23 @@ class Jobs:
     def state(self, session: UUID) -> State | None:
         """As it was last written, whoever lives; None: no job, or none taken."""
         return layout.read_state(self.place(session))
+
+    def held(self) -> tuple[Held, ...]:
+        """Every job that is not over, as it was last written; a folder that cannot be read counts as one."""
+        names = os.listdir(self._folder) if self._folder.exists() else ()
+        found = [self._held(session) for name in names if (session := _session(name)) is not None]
+        return tuple(job for job in found if job is not None)
+
+    def _held(self, session: UUID) -> Held | None:
+        place = self.place(session)
+        try:
+            state, since = layout.read_state(place), place.stat().st_ctime
+        except FileNotFoundError:
+            return None  # swept meanwhile
+        except (OSError, ValueError, TypeError):
+            return Held(str(session), "", session)
+        phase = state.phase if state else "ACCEPTED"
+        return None if phase in TERMINAL else Held(str(session), phase, session, since=since)
 
     # ── making and launching ─────────────────────────────────────────────────────────────────────────────────
 
@@ -201,6 +218,13 @@ def _empty(folder: str, top: Path) -> None:
                 os.rename(entry.path, top / uuid4().hex)
             else:
                 os.unlink(entry.path)
+
+
+def _session(name: str) -> UUID | None:
+    try:
+        return UUID(name)
+    except ValueError:
+        return None
 
 
 def _rename(source: Path, target: Path) -> None:

@@ -35,7 +35,7 @@ from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
 from broker.domain.site import Profile
 from broker.errors import SiteError, SiteForgot, SiteMisbehaved, SiteTimeout
-from broker.ports import Clock, Logs, Result, Sighting
+from broker.ports import Clock, Held, Logs, Result, Sighting
 
 T = TypeVar("T")
 
@@ -134,6 +134,9 @@ class LocalPlatform:
 
     async def cancel(self, job: Job, deadline: Deadline) -> Sighting:
         return await self._in_thread(deadline, lambda: self._jobs.cancel(job.session))
+
+    async def held(self, deadline: Deadline) -> tuple[Held, ...]:
+        return await self._in_thread(deadline, self._jobs.held)
 
     async def logs(self, job: Job, deadline: Deadline) -> Logs:
         place = self._jobs.place(job.session)

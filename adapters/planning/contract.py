@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from adapters.planning.platform import Job, Platform
@@ -174,6 +175,27 @@ class PlatformContract:
     async def test_ending_and_beginning_at_once_ends_one_way(self, stage: Stage) -> None:
         job = stage.job(stage.long)
         await asyncio.gather(stage.make().start(job, stage.soon()), stage.make().cancel(job, stage.soon()))
+        assert (await stage.ended(job)).phase == "CANCELLED"
+
+    # ── what there is ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def test_what_it_holds_is_what_is_not_over(self, stage: Stage) -> None:
+        assert await stage.make().held(stage.soon()) == ()
+        over = await stage.started(stage.short)
+        await stage.ended(over)
+        job = await stage.started(stage.long)
+        held = await stage.make().held(stage.soon())
+        assert [(one.handle, one.session) for one in held] == [(str(job.session), job.session)]
+        assert held[0].phase not in TERMINAL
+        await stage.make().cancel(job, stage.soon())
+        await stage.ended(job)
+        assert await stage.make().held(stage.soon()) == ()
+
+    async def test_a_job_of_which_the_session_alone_is_known_can_be_ended(self, stage: Stage) -> None:
+        job = await stage.started(stage.long)
+        unknown = stage.job(stage.short)
+        bare = msgspec.structs.replace(unknown, session=job.session, cores=0, memory=0, duration=0.0)
+        await stage.make().cancel(bare, stage.soon())
         assert (await stage.ended(job)).phase == "CANCELLED"
 
     # ── what is left ─────────────────────────────────────────────────────────────────────────────────────────

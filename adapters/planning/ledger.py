@@ -13,13 +13,14 @@ still known. All are removed when the job has ended.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
+from uuid import UUID
 
 import msgspec
 
 from broker.errors import SiteBusy, SiteMisbehaved, SiteUnreachable, Unavailable
-from broker.ports import Book, Booking, Calendar, Clock
+from broker.ports import Book, Booking, Calendar, Clock, Held
 
 REMEMBERED = 30 * 86400.0  # seconds after its slot that an acceptance is known which nobody followed to its end
 OVERRUN = 60.0  # seconds by which the booking of a run is lengthened that is still there when it should be over
@@ -108,6 +109,22 @@ def _entry(by_id: dict[str, Booking], handle: str) -> Entry:
         taken=by_id.get(_taken(handle)),
         started=by_id.get(_started(handle)),
     )
+
+
+def held(book: Book) -> Iterator[Held]:
+    """What is offered, and what is accepted of which no start was confirmed; each by its handle."""
+    for booking in book.bookings:
+        if booking.until is not None:
+            yield Held(booking.id, "OFFERED", set=_uuid(booking.set))
+        elif booking.id.endswith(_taken("")):
+            yield Held(booking.id.removesuffix(_taken("")), "ACCEPTED", set=_uuid(booking.set))
+
+
+def _uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
 def sibling_taken(book: Book, hold: Booking) -> bool:

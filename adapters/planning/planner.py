@@ -19,19 +19,23 @@ import structlog
 from adapters.planning import ledger, offers
 from adapters.planning.ledger import Entry, Ledger, Step
 from adapters.planning.offers import Terms
-from adapters.planning.platform import Platform
+from adapters.planning.platform import Job, Platform
 from adapters.planning.quoting import Quoting, tell
 from adapters.planning.settings import SiteSettings
 from adapters.planning.slots import Need, earliest, segments
 from adapters.planning.tariff import Use
-from broker.domain import session
+from broker.domain import kinds, session
 from broker.domain.deadline import Deadline
 from broker.domain.quantities import format_instant
+from broker.domain.request import ExecutionRequest
 from broker.domain.site import Profile
 from broker.errors import SiteError, SiteForgot, SiteMisbehaved, SiteRefused, SiteUnreachable, Unavailable
-from broker.ports import Ask, Book, Booking, Calendar, Clock, Limits, Logs, Order, Quotes, Result, Sighting
+from broker.ports import Ask, Book, Booking, Calendar, Clock, Held, Limits, Logs, Order, Quotes, Result, Sighting
 
 _log = structlog.get_logger(__name__)
+
+
+_NOTHING = ExecutionRequest.model_validate({"executable": {"kind": kinds.DOCKER_CONTAINER}})
 
 
 class PlanningPlanner:
@@ -174,6 +178,8 @@ class PlanningPlanner:
         nothing, and shows what is."""
         if phase not in ("REJECTED", "CANCELLED"):
             return await self._look(order, deadline)
+        if not order.offer:
+            return await self._end_unknown(order, phase, deadline)
 
         def drop(book: Book) -> tuple[Step, Entry]:
             entry = ledger.find(book, order.handle)
@@ -329,6 +335,30 @@ class PlanningPlanner:
             raise found
         return found
 
+    # ── what there is ────────────────────────────────────────────────────────────────────────────────────────
+
+    async def held(self, deadline: Deadline) -> tuple[Held, ...]:
+        """By the calendar, open offers and acceptances that wait for their start; by the platform, jobs."""
+        book = await self._ledger.read()
+        return (*ledger.held(book), *await self._platform.held(deadline))
+
+    async def _end_unknown(self, order: Order, phase: str, deadline: Deadline) -> Sighting:
+        """What `held` named, and of which there is no offer. A handle that the calendar does not know is a job's."""
+
+        def drop(book: Book) -> tuple[Step, Entry]:
+            entry = ledger.find(book, order.handle)
+            ends = entry.hold or (entry.accepted and phase == "CANCELLED")
+            return (ledger.free(order.handle, entry) if ends else Step()), entry
+
+        entry = await self._ledger.change(drop)
+        if entry.hold:
+            return Sighting(phase)
+        if phase != "CANCELLED":
+            return Sighting("ACCEPTED")
+        if entry.accepted:
+            return Sighting("CANCELLED")
+        return await self._platform.cancel(_bare(order), deadline)
+
     # ── what a run leaves ────────────────────────────────────────────────────────────────────────────────────
 
     async def logs(self, order: Order, deadline: Deadline) -> Logs:
@@ -402,6 +432,11 @@ def _told(entry: Entry, now: float) -> bool:
     if entry.hold:
         return False
     return not (entry.taken and (entry.room or entry.taken).start > now)
+
+
+def _bare(order: Order) -> Job:
+    """A job of which the session alone is known."""
+    return Job(order.session, order.name, order.user, _NOTHING, 0, 0, 0, {}, 0.0, 0.0)
 
 
 def _ended(seen: Sighting | SiteError) -> bool:

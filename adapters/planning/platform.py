@@ -19,7 +19,7 @@ from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
 from broker.domain.site import Profile
 from broker.errors import SiteError
-from broker.ports import Logs, Result, Sighting
+from broker.ports import Held, Logs, Result, Sighting
 
 
 class Capacity(msgspec.Struct, frozen=True):
@@ -92,6 +92,11 @@ class Platform(Protocol):
         """End it with all its processes. Idempotent. A job never started is remembered as CANCELLED, so that a start
         that is still under way cannot run it. Returns what it shows now: a terminal phase, or the phase it is
         leaving."""
+
+    async def held(self, deadline: Deadline) -> tuple[Held, ...]:
+        """Every job that the platform has of this broker and that is not over, by session; `handle` is the session's
+        uuid as text. Also such as nobody remembers: `cancel` may then be given a Job of which nothing but the session
+        is true. Changes nothing. Raises SiteRefused where the platform cannot list."""
 
     async def logs(self, job: Job, deadline: Deadline) -> Logs: ...
 

@@ -30,7 +30,7 @@ from broker.errors import (
     SiteTimeout,
     SiteUnreachable,
 )
-from broker.ports import Calendar, Clock, Logs, Result, Sighting
+from broker.ports import Calendar, Clock, Held, Logs, Result, Sighting
 
 NOTE = "simulated: nothing really runs here"
 ROOM = Capacity(cores=64, memory=256, storage=10_000)
@@ -98,6 +98,12 @@ class SimulatedPlatform:
             return old if over else msgspec.structs.replace(old, cancelled=now)
 
         return await self._said(await self._runs.change(job.session, cancel), fault, deadline)
+
+    async def held(self, deadline: Deadline) -> tuple[Held, ...]:
+        await self._answer("status", deadline)
+        now = self._clock.now()
+        runs = [(uuid, run, run.sighting(now).phase) for uuid, run in (await self._runs.all()).items()]
+        return tuple(Held(str(uuid), phase, uuid, since=run.start) for uuid, run, phase in runs if now < _over(run))
 
     async def logs(self, job: Job, deadline: Deadline) -> Logs:
         await self._answer("logs", deadline)
@@ -193,3 +199,8 @@ class SimulatedPlatform:
 
 def _report(job: Job) -> bytes:
     return f"{NOTE}\n{job.name or job.session}: {job.cores} cores, {job.memory} GiB were pretended.\n".encode()
+
+
+def _over(run: Run) -> float:
+    """When it is, or was."""
+    return run.gone if run.cancelled is None else run.cancelled

@@ -6,7 +6,7 @@ clock: it survives restarts, and every replica sees the same. The books are not 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from uuid import UUID
 
 import msgspec
@@ -72,6 +72,11 @@ class Runs:
         """Raises SiteUnreachable."""
         return _find(await self._read(session), session)
 
+    async def all(self) -> Mapping[UUID, Run]:
+        """Those that are kept, over or not. Raises SiteUnreachable."""
+        books = [await self._read_key(self._key_of(head)) for head in range(256)]
+        return {UUID(booking.id): _run(booking) for book in books for booking in book.bookings}
+
     async def change(self, session: UUID, step: Callable[[Run | None], Run]) -> Run:
         """Compare and set; what `step` returns is kept. Raises SiteMisbehaved where the write may have happened."""
         for _ in range(_TRIES):
@@ -83,8 +88,11 @@ class Runs:
         raise SiteBusy("too many pretended runs start at once", retry_after=1.0)
 
     async def _read(self, session: UUID) -> Book:
+        return await self._read_key(self._key(session))
+
+    async def _read_key(self, key: str) -> Book:
         try:
-            return await self._calendar.read(self._key(session), self._clock.now())
+            return await self._calendar.read(key, self._clock.now())
         except Unavailable as error:
             raise SiteUnreachable(f"the pretended runs cannot be read: {error.detail}") from error
 
@@ -98,12 +106,19 @@ class Runs:
             raise SiteMisbehaved(f"the pretended runs cannot be written: {error.detail}") from error
 
     def _key(self, session: UUID) -> str:
-        return f"{self._site}/simulated/{session.bytes[0]:02x}"
+        return self._key_of(session.bytes[0])
+
+    def _key_of(self, head: int) -> str:
+        return f"{self._site}/simulated/{head:02x}"
 
 
 def _find(book: Book, session: UUID) -> Run | None:
     for booking in book.bookings:
         if booking.id == str(session):
-            amounts = dict(booking.amounts)
-            return Run(**{**amounts, "fails": bool(amounts["fails"]), "cut": bool(amounts["cut"])})  # type: ignore[arg-type]
+            return _run(booking)
     return None
+
+
+def _run(booking: Booking) -> Run:
+    amounts = dict(booking.amounts)
+    return Run(**{**amounts, "fails": bool(amounts["fails"]), "cut": bool(amounts["cut"])})  # type: ignore[arg-type]

@@ -26,7 +26,8 @@ _SHOWN = tuple(phase.value for phase in SessionPhase if phase not in _HIDDEN)
 
 
 class Page(msgspec.Struct, frozen=True):
-    """`phases` empty: all. `everyone`: others' lines too, where the caller may see them. `since`: epoch seconds."""
+    """`phases` empty: all. `everyone`: others' lines too, where the caller may see them. `account`: those of all users
+    of the caller's account. `since`: epoch seconds."""
 
     after: tuple[float, str] | None
     limit: int
@@ -35,11 +36,12 @@ class Page(msgspec.Struct, frozen=True):
     site: str | None = None
     name: str | None = None
     since: float | None = None
+    account: bool = False
 
 
 def page(request: web.BaseRequest) -> Page:
-    """`after`, `limit`, `phase` (several, or with commas between), `all`, `everyone`, `site`, `name`, `since`. Raises
-    BadInput."""
+    """`after`, `limit`, `phase` (several, or with commas between), `all`, `everyone`, `account`, `site`, `name`,
+    `since`. Raises BadInput."""
     return Page(
         _after(request),
         _limit(request),
@@ -48,6 +50,7 @@ def page(request: web.BaseRequest) -> Page:
         _text(request, "site"),
         _text(request, "name"),
         _since(request),
+        _flag(request, "account"),
     )
 
 
@@ -103,17 +106,19 @@ def _flag(request: web.BaseRequest, name: str) -> bool:
 
 def show(what: str, lines: Sequence[Listing], base: str, asked: Page) -> dict[str, Any]:
     """`what` is offersets or sessions: the list's own name, and the place of its members."""
-    shown: dict[str, Any] = {what: [_line(line, f"{base}/{what}/{line.id}", asked.everyone) for line in lines]}
+    shown: dict[str, Any] = {
+        what: [_line(line, f"{base}/{what}/{line.id}", asked.everyone or asked.account) for line in lines]
+    }
     if len(lines) >= asked.limit:
         shown["next"] = f"{lines[-1].created!r}_{lines[-1].id}"  # the shortest digits that read back the same
     return shown
 
 
-def _line(line: Listing, url: str, everyone: bool) -> dict[str, Any]:
+def _line(line: Listing, url: str, owned: bool) -> dict[str, Any]:
     created = format_instant(math.floor(line.created))
     drawn = {"uuid": line.id, "url": url, "name": line.name, "phase": line.phase, "created": created}
     if line.kind == "session":
         drawn["site"] = line.site
-    if everyone:
+    if owned:
         drawn["owner"] = line.owner
     return drawn

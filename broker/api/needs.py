@@ -80,6 +80,10 @@ class Sessions(Protocol):
 
     async def many(self, uuids: Sequence[UUID], caller: Caller) -> tuple[Sequence[SessionState], list[UUID]]: ...
 
+    async def of_account(
+        self, caller: Caller, *, after: tuple[float, str] | None, limit: int, phases: tuple[str, ...]
+    ) -> list[Listing]: ...
+
     async def list(
         self,
         caller: Caller,

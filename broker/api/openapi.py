@@ -303,6 +303,7 @@ _ASKED: dict[str, dict[str, Any]] = {
     "phase": {"type": "array", "items": {"type": "string", "enum": [phase.value for phase in SessionPhase]}},
     "all": {"type": "boolean", "description": "offers and refusals too"},
     "everyone": {"type": "boolean", "description": "others' too, for operators"},
+    "account": {"type": "boolean", "description": "of every user of one's own account: for brokers above"},
     "site": {"type": "string"},
     "name": {"type": "string"},
     "since": {**_INSTANT, "description": "made then or later"},
@@ -310,7 +311,7 @@ _ASKED: dict[str, dict[str, Any]] = {
 }
 _QUERIES = {
     ("get", "/offersets"): ("after", "limit", "everyone", "name", "since"),
-    ("get", "/sessions"): ("after", "limit", "phase", "all", "everyone", "site", "name", "since"),
+    ("get", "/sessions"): ("after", "limit", "phase", "all", "everyone", "account", "site", "name", "since"),
     ("get", "/sessions/{uuid}/logs"): ("stream",),
 }
 _TAGGED = (

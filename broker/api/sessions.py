@@ -65,6 +65,9 @@ class SessionCalls:
 
     async def list(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         base, page = self._wire.base(request), lists.page(request)
+        if page.account:
+            mine = await self._sessions.of_account(caller, after=page.after, limit=page.limit, phases=page.phases)
+            return await self._wire.document(request, lists.show("sessions", mine, base, page))
         found = await self._sessions.list(
             caller,
             after=page.after,

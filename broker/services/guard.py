@@ -15,7 +15,7 @@ import structlog
 from broker.domain.deadline import Deadline
 from broker.domain.site import Profile, Registration
 from broker.errors import NotAsked, SiteBusy, SiteError, SiteMisbehaved, SiteTimeout, SiteUnreachable
-from broker.ports import Ask, Clock, Logs, Order, Planner, Quotes, Result, Sighting
+from broker.ports import Ask, Clock, Held, Logs, Order, Planner, Quotes, Result, Sighting
 from broker.services.breaker import Breaker, BreakerSettings, BreakerState
 from broker.services.throttle import Throttle
 
@@ -82,6 +82,9 @@ class GuardedPlanner:
 
     async def update(self, order: Order, phase: str, deadline: Deadline) -> Sighting:
         return await self._call("other", self._shorter(deadline), lambda at: self._planner.update(order, phase, at))
+
+    async def held(self, deadline: Deadline) -> tuple[Held, ...]:
+        return await self._call("other", self._shorter(deadline), lambda at: self._planner.held(at))
 
     async def logs(self, order: Order, deadline: Deadline) -> Logs:
         return await self._call("other", self._shorter(deadline), lambda at: self._planner.logs(order, at))

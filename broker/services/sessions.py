@@ -22,6 +22,7 @@ from broker.services.rights import Readers, must_read
 from broker.services.sites import Sites
 
 DEFAULT_PHASES = tuple(str(phase) for phase in session.SessionPhase if phase not in ("OFFERED", "REJECTED", "EXPIRED"))
+_SCAN = 1000  # lines read at a time by whoever looks for an account's own
 FETCH_LIMIT = 3600.0  # seconds for one result file
 
 
@@ -65,6 +66,34 @@ class Sessions:
             except NotFound:
                 unknown.append(uuid)
         return states, unknown
+
+    async def of_account(
+        self, caller: Caller, *, after: tuple[float, str] | None, limit: int, phases: tuple[str, ...]
+    ) -> list[Listing]:
+        """What all users of the caller's account have, newest first: a broker above looks after all that it asked for,
+        whoever it was for. `owner` of each line is the user's key. Reads on until the page is full."""
+        found: list[Listing] = []
+        while len(found) < limit:
+            page = await self._store.listings(Query("session", None, phases, None, after, _SCAN))
+            for line in page:
+                whose = await self._user(line, caller.account)
+                if whose is not None and len(found) < limit:
+                    found.append(msgspec.structs.replace(line, owner=whose))
+            if len(page) < _SCAN:
+                break
+            after = page[-1].created, page[-1].id
+        return found
+
+    async def _user(self, line: Listing, account: str) -> str | None:
+        """The key of the user whose session it is; None: of another account. A line's own text does not tell surely:
+        names may hold what stands between them there."""
+        if not line.owner.endswith(f"|{account}"):
+            return None
+        try:
+            record = await self._records.load(UUID(line.id))
+        except NotFound:
+            return None
+        return record.owner.key if record.account == account else None
 
     async def list(
         self,

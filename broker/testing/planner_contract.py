@@ -23,7 +23,7 @@ import pytest
 
 from broker.domain.deadline import Deadline
 from broker.domain.session import TERMINAL, ScheduledExecutionSession, taken
-from broker.errors import SiteError, SiteForgot
+from broker.errors import SiteError, SiteForgot, SiteRefused
 from broker.ports import Clock, Order, Planner, Quotes, Sighting
 from broker.testing.asks import ask, order
 
@@ -220,6 +220,38 @@ class PlannerContract:
         await planner.accept(item, stand.soon())
         await planner.close()
         assert (await stand.ended(item)).phase == "COMPLETED"
+
+    async def test_what_it_holds_is_what_is_offered_and_what_is_under_way(self, stand: Stand) -> None:
+        try:
+            assert await stand.make().held(stand.soon()) == ()
+        except SiteRefused:
+            pytest.skip("the site cannot list what it has")
+        over = await stand.accepted(stand.short)
+        await stand.ended(over)
+        running, offered = await stand.accepted(stand.long), await stand.offer(stand.short)
+        held = await stand.make().held(stand.soon())
+        assert {one.phase for one in held if one.handle == offered.handle} == {"OFFERED"}
+        others = [one for one in held if one.phase != "OFFERED"]
+        assert [taken(one.phase) for one in others] == [True]
+        assert running.handle == others[0].handle or running.session == others[0].session
+        assert all(one.handle not in (over.handle, str(over.session)) for one in held)
+
+    async def test_what_it_holds_can_be_given_back_and_ended_without_the_offer(self, stand: Stand) -> None:
+        running, offered = await stand.accepted(stand.long), await stand.offer(stand.short)
+        try:
+            held = await stand.make().held(stand.soon())
+        except SiteRefused:
+            pytest.skip("the site cannot list what it has")
+        for one in held:
+            order = Order(one.session or uuid4(), one.set or uuid4(), one.handle, b"", one.user or offered.user)
+            if one.phase == "OFFERED":
+                await stand.make().release([order], stand.soon())
+            else:
+                await stand.make().update(order, "CANCELLED", stand.soon())
+        assert (await stand.ended(running)).phase == "CANCELLED"
+        with contextlib.suppress(SiteError):
+            assert not taken((await stand.make().accept(offered, stand.soon())).phase)
+        assert await stand.make().held(stand.soon()) == ()
 
     async def test_a_run_hands_back_what_it_says_that_it_does(self, stand: Stand) -> None:
         item = await stand.accepted(stand.short)

@@ -17,7 +17,7 @@ from broker.domain.outcome import Quote, Reason
 from broker.domain.request import ExecutionRequest
 from broker.domain.site import Profile
 from broker.errors import SiteError
-from broker.ports import Ask, Logs, Order, Quotes, Result, Sighting
+from broker.ports import Ask, Held, Logs, Order, Quotes, Result, Sighting
 
 Step = Quotes | BaseException | str | Callable[[], Quotes]
 
@@ -107,6 +107,10 @@ class FakePlanner:
     async def update(self, order: Order, phase: str, deadline: Deadline) -> Sighting:
         await self._step("update")
         return Sighting(phase)
+
+    async def held(self, deadline: Deadline) -> tuple[Held, ...]:
+        await self._step("held")
+        return ()
 
     async def logs(self, order: Order, deadline: Deadline) -> Logs:
         await self._step("logs")

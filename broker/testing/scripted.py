@@ -20,7 +20,7 @@ from broker.domain.outcome import Quote, Reason
 from broker.domain.quantities import format_instant
 from broker.domain.site import Profile
 from broker.errors import SiteError, SiteForgot
-from broker.ports import Ask, Clock, Logs, Order, Quotes, Result, Sighting
+from broker.ports import Ask, Clock, Held, Logs, Order, Quotes, Result, Sighting
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,10 @@ class ScriptedSite:
         elif step.acts and session.taken(self.phases.get(order.handle, "")):
             self._end(order.handle, self.phases[order.handle], phase)
         return self._answer(step, order.handle)
+
+    async def held(self, deadline: Deadline) -> tuple[Held, ...]:
+        self._raise(self._step("held", ""))
+        return tuple(Held(handle, phase) for handle, phase in self.phases.items() if phase not in session.TERMINAL)
 
     async def logs(self, order: Order, deadline: Deadline) -> Logs:
         self._raise(self._step("logs", order.handle))

@@ -113,6 +113,7 @@ class FakeSite:
         self.users = users
         self.declines = declines
         self.auto = auto
+        self.page = 1000  # lines of a list; 0: a list without end
         self.terms = Terms(**terms)
         self.sessions: dict[str, Session] = {}
         self.executions: Counter[str] = Counter()
@@ -331,9 +332,13 @@ class FakeSite:
             update = msgspec.json.decode(body)
             if update.get("path") in ("/phase", "phase"):
                 self._move(session, str(update.get("value")), request.headers.get("Idempotency-Key"))
-        elif self.auto and session.phase in _COURSE[:-1]:
-            session.phase = _COURSE[_COURSE.index(session.phase) + 1]
+        else:
+            self._look(session)
         return Sound(200, session.wire())
+
+    def _look(self, session: Session) -> None:
+        if self.auto and session.phase in _COURSE[:-1]:
+            session.phase = _COURSE[_COURSE.index(session.phase) + 1]
 
     def _move(self, session: Session, phase: str, key: str | None) -> None:
         """A move that is not allowed changes nothing and says nothing."""
@@ -354,6 +359,8 @@ class FakeSite:
         match request.method, parts:
             case "GET", ["profile"]:
                 return Sound(200, {"platform": "ivoa", "repeatable": True, "batches": True, **self.profile})
+            case "GET", ["sessions"]:
+                return self._list(request.query.get("phase", "").split(","), int(request.query.get("after", "0")))
             case "POST", ["sessions", "status"]:
                 return self._many(msgspec.json.decode(body)["sessions"])
             case "POST", ["sessions", "release"]:
@@ -371,8 +378,18 @@ class FakeSite:
         return None
 
     def _many(self, uuids: Sequence[str]) -> Sound:
-        known = [self.sessions[uuid].wire() for uuid in uuids if uuid in self.sessions]
+        known = []
+        for uuid in uuids:
+            if session := self.sessions.get(uuid):
+                self._look(session)
+                known.append(session.wire())
         return Sound(200, {"sessions": known, "unknown": [uuid for uuid in uuids if uuid not in self.sessions]})
+
+    def _list(self, phases: Sequence[str], after: int) -> Sound:
+        lines = [{"uuid": uuid, "phase": s.phase} for uuid, s in self.sessions.items() if s.phase in phases]
+        end = after + self.page
+        more = {"next": str(end)} if end < len(lines) or not self.page else {}
+        return Sound(200, {"sessions": lines[after:end], **more})
 
     def _file(self, request: web.Request) -> web.StreamResponse:
         _, uuid, _, name = request.path.strip("/").split("/", 3)

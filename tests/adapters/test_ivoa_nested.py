@@ -13,7 +13,7 @@ from broker.domain import hops
 from broker.domain.deadline import Deadline
 from broker.domain.identity import Owner
 from broker.errors import SiteBusy, SiteError, SiteForgot, SiteMisbehaved
-from broker.ports import Logs, Order, Planner, Result, Sighting
+from broker.ports import Held, Logs, Order, Planner, Result, Sighting
 from broker.services.clock import SystemClock
 from broker.testing.asks import ALICE, ask, order
 from broker.testing.resources import planner, shared_http
@@ -204,3 +204,26 @@ def test_names_that_lead_elsewhere_are_no_results() -> None:
 def test_results_that_cannot_be_read_are_an_error(body: bytes) -> None:
     with pytest.raises(SiteMisbehaved):
         translate.results(body, "child")
+
+
+# ── what it holds ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_whose_a_held_session_is_stands_in_its_line() -> None:
+    line = b'{"uuid":"s-1","phase":"RUNNING","owner":"here|bo|b","created":"2027-01-15T08:00:00Z"}'
+    body = b'{"sessions":[' + line + b',{"uuid":"../x","phase":"RUNNING"}],"next":"5_x"}'
+    expected = Held("s-1", "RUNNING", user=Owner("here", "bo|b"), since=1_800_000_000.0)
+    assert translate.held(body, "child") == ([expected], "5_x")
+
+
+async def test_all_pages_of_what_it_holds_are_read(child: FakeSite, asked: Planner) -> None:
+    child.page = 2
+    wishes = await orders(asked)
+    assert sorted(one.handle for one in await asked.held(soon())) == sorted(wish.handle for wish in wishes)
+
+
+async def test_a_list_without_end_is_no_list(child: FakeSite, asked: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adapters.ivoa.client._MOST_PAGES", 3)
+    child.page = 0
+    with pytest.raises(SiteMisbehaved, match="without end"):
+        await asked.held(soon())

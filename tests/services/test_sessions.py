@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from broker.domain.identity import Caller, Owner
 from broker.errors import Conflict, NotFound, SiteForgot, SiteTimeout, Unavailable
 from broker.ports import Store
 from broker.testing.bench import ADA, BOB, OPERATOR, Bench, uuids
@@ -114,3 +115,21 @@ async def test_a_site_registered_no_more_cannot_be_asked(
     after = await Bench(store, clock, {"borealis": borealis}).start()
     with pytest.raises(Unavailable, match="registered no more"):
         await after.sessions.logs(taken, ADA)
+
+
+async def test_an_account_lists_what_all_its_users_have_and_no_others(bench: Bench, clock: FakeClock) -> None:
+    def at(account: str, subject: str) -> Caller:
+        return Caller(Owner("above", subject), account, frozenset({"user", "broker"}))
+
+    asked = [at("parent", "ada"), at("parent", "bob"), at("other", "ada"), at("other", "ada|parent")]
+    sets = []
+    for caller in asked:
+        sets.append(uuids(await bench.ask(caller)))
+        clock.advance(1)
+    mine = await bench.sessions.of_account(at("parent", "parent"), after=None, limit=100, phases=("OFFERED",))
+    assert [line.id for line in mine if line.owner == "above|bob"] == sorted(map(str, sets[1]), reverse=True)
+    assert {line.id for line in mine} == {str(uuid) for uuid in (*sets[0], *sets[1])}
+    first = await bench.sessions.of_account(at("parent", "parent"), after=None, limit=4, phases=("OFFERED",))
+    last = (first[-1].created, first[-1].id)
+    rest = await bench.sessions.of_account(at("parent", "parent"), after=last, limit=4, phases=("OFFERED",))
+    assert [*first, *rest] == mine

@@ -20,7 +20,7 @@ from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
 from broker.domain.site import Profile
 from broker.errors import SiteError, SiteForgot, SiteMisbehaved
-from broker.ports import Logs, Result, Sighting
+from broker.ports import Held, Logs, Result, Sighting
 from shelf.runs import Run
 
 KIND = "uri:shelf-tool-1.0"
@@ -92,6 +92,9 @@ class ShelfPlatform:
         await _disk(run.end)
         return await _disk(_seen, run)
 
+    async def held(self, deadline: Deadline) -> tuple[Held, ...]:
+        return await _disk(_held, self._folder)
+
     # ── what is left ─────────────────────────────────────────────────────────────────────────────────────────
 
     async def logs(self, job: Job, deadline: Deadline) -> Logs:
@@ -139,6 +142,11 @@ def _seen(run: Run) -> Sighting:
         return Sighting("CANCELLED", native=native, began=began, ended=ended)
     ended = run.written("stdout") or run.written("begun")
     return Sighting("FAILED", messages=("something killed it.",), native=native, began=began, ended=ended)
+
+
+def _held(folder: Path) -> tuple[Held, ...]:
+    runs = [(UUID(place.name), Run(place)) for place in folder.iterdir()] if folder.exists() else []
+    return tuple(Held(str(session), _seen(run).phase, session) for session, run in runs if run.alive())
 
 
 def _tail(path: Path) -> str:
