@@ -22,6 +22,7 @@ ANSWER_WITHIN = 5.0  # seconds, for one command
 PORTS = range(19_000, 32_000)  # below those that the kernel hands out, so that a restart finds its port free
 MASTER = "m"  # what the Sentinels call their master
 SLOTS = 16_384
+REPLICATION = ("--repl-diskless-sync", "no")  # else a replica that follows is sent nothing for another second
 
 # PR_SET_PDEATHSIG kills a child when the thread that made it ends. This one ends with the process.
 _LAUNCHER = ThreadPoolExecutor(1, "redis-launcher")
@@ -171,7 +172,7 @@ class _Sentinel(RedisServer):
         self._settings = (
             f"sentinel monitor {MASTER} 127.0.0.1 {master.port} 2\n"
             f"sentinel down-after-milliseconds {MASTER} {down_after}\n"
-            f"sentinel failover-timeout {MASTER} 3000\n"
+            f"sentinel failover-timeout {MASTER} 2000\n"
         )
 
     def _command(self, port: int) -> list[str]:
@@ -182,25 +183,30 @@ class _Sentinel(RedisServer):
 
     def start(self, *options: str) -> RedisServer:
         super().start(*options)
-        # What takes 10 s and 2 s otherwise: seeing a replica, and seeing each other.
-        self.cli("SENTINEL", "DEBUG", "INFO-PERIOD", "300", "PUBLISH-PERIOD", "200", "PING-PERIOD", "100")
+        # What takes 10 s and 2 s otherwise: seeing a replica, and seeing each other. The period of its pings stays:
+        # a replica that was not heard of for five of them is no good replica, and in need it is asked once a second.
+        self.cli("SENTINEL", "DEBUG", "INFO-PERIOD", "300", "PUBLISH-PERIOD", "200")
         return self
 
-    def knows(self, field: str) -> str:
-        """A field of what it knows of the master."""
-        words = self.cli("SENTINEL", "MASTER", MASTER).splitlines()
+    def knows(self, field: str, of: str = "MASTER") -> str:
+        """A field of what it knows of the master, or of its one replica (`REPLICAS`)."""
+        words = self.cli("SENTINEL", of, MASTER).splitlines()
         return dict(zip(words[::2], words[1::2], strict=False)).get(field, "")
+
+    def ready(self) -> bool:
+        """Whether it knows two others, a master that is up and a replica of it that could take over."""
+        others, flags = self.knows("num-other-sentinels"), self.knows("flags")
+        replica, link = self.knows("flags", "REPLICAS"), self.knows("master-link-status", "REPLICAS")
+        return (others, flags, replica, link) == ("2", "master", "slave", "ok")
 
 
 class Sentinels:
     """A master and its replica, watched by three Sentinels. `options` are those of the two servers."""
 
     def __init__(self, folder: Path, *options: str, down_after: int = 500) -> None:
-        """`down_after`: milliseconds without an answer until a server counts as down."""
+        """`down_after`: milliseconds without an answer until the first Sentinel takes a server for down."""
         self._folder, self._down_after = folder, down_after
-        self.servers = [
-            RedisServer(folder, "--repl-diskless-sync-delay", "0", *options, name=f"server-{n}") for n in range(2)
-        ]
+        self.servers = [RedisServer(folder, *REPLICATION, *options, name=f"server-{n}") for n in range(2)]
         self.sentinels: list[_Sentinel] = []
 
     @property
@@ -214,21 +220,15 @@ class Sentinels:
         second.start("--replicaof", "127.0.0.1", str(first.port))
         self._wait_linked(second)
         for n in range(3):
-            self.sentinels.append(_Sentinel(self._folder, f"sentinel-{n}", first, self._down_after))
+            # Three that see it at the same instant split their votes, and try again seconds later.
+            self.sentinels.append(_Sentinel(self._folder, f"sentinel-{n}", first, self._down_after + 250 * n))
             self.sentinels[-1].start()
         self.wait_ready()
         return self
 
     def wait_ready(self) -> None:
-        """Returns when a failover could succeed."""
-
-        def ready() -> bool:
-            return all(
-                (at.knows("num-slaves"), at.knows("num-other-sentinels"), at.knows("flags")) == ("1", "2", "master")
-                for at in self.sentinels
-            )
-
-        wait_for(ready, "the Sentinels know each other", self._tails)
+        """Returns when all Sentinels that run see what a failover needs."""
+        wait_for(lambda: all(at.ready() for at in self.sentinels if at.running), "a failover could be", self._tails)
 
     def master(self) -> RedisServer:
         """The one that the first living Sentinel names."""
@@ -247,12 +247,11 @@ class Sentinels:
         return server
 
     def wait_failover(self, old: RedisServer) -> RedisServer:
-        """Returns the new master when all Sentinels name one other than `old`, and it takes writes."""
+        """Returns the new master when all Sentinels that run name one other than `old`, and it takes writes."""
 
         def over() -> bool:
-            return all(at.knows("port") != str(old.port) for at in self.sentinels) and (
-                self.master().info("role") == "master"
-            )
+            seen = [(at.knows("port") != str(old.port), at.knows("flags")) for at in self.sentinels if at.running]
+            return set(seen) == {(True, "master")} and self.master().info("role") == "master"
 
         wait_for(over, "a failover", self._tails)
         return self.master()
@@ -283,7 +282,7 @@ class Cluster:
     """Three masters with a replica each. A slot whose servers are gone does not stop the others."""
 
     def __init__(self, folder: Path, *options: str, masters: int = 3, replicas: int = 1) -> None:
-        settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"]
+        settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", *REPLICATION]
         settings += ["--cluster-require-full-coverage", "no", "--cluster-allow-replica-migration", "no"]
         self._masters = masters
         self.servers = [_Node(folder, *settings, *options, name=f"node-{n}") for n in range(masters * (1 + replicas))]
