@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from broker.domain import session as phases
 from broker.domain.identity import Owner
 from broker.domain.outcome import Declined, Failed, Offered, Outcome, Reason, Skipped, TimedOut
-from broker.errors import Conflict, NotFound
+from broker.errors import Conflict, NotFound, Unavailable
 
 SCHEMA = 1
 NOTES_KEPT = 50  # messages a session keeps: the first and the last ones
@@ -142,7 +142,7 @@ class SetRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     direct: bool = False
     root: UUID | None = None
     path: tuple[str, ...] = ()
-    schema: int = SCHEMA
+    schema: int = 1  # the first one's records do not say it
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -180,12 +180,40 @@ def acceptable(item: SessionRecord, now: float) -> bool:
     return item.phase == "OFFERED" and not item.excluded and (item.expires is None or now < item.expires)
 
 
+class _Schema(msgspec.Struct):
+    schema: int = 1
+
+
 def encode(record: SetRecord) -> bytes:
+    if record.schema != SCHEMA:
+        record = replace(record, schema=SCHEMA)
     return msgspec.msgpack.encode(record)
 
 
 def decode(data: bytes) -> SetRecord:
-    return msgspec.msgpack.decode(data, type=SetRecord)
+    """Raises Unavailable for a record of a newer broker, which is never guessed at; and for one that is none."""
+    try:
+        record = msgspec.msgpack.decode(data, type=SetRecord)
+    except msgspec.MsgspecError:
+        _refuse_newer(_schema(data))
+        raise Unavailable("the record is damaged.", remedy="See what broker doctor says of it.") from None
+    _refuse_newer(record.schema)
+    return record
+
+
+def _schema(data: bytes) -> int:
+    try:
+        return msgspec.msgpack.decode(data, type=_Schema).schema
+    except msgspec.MsgspecError:
+        return 0
+
+
+def _refuse_newer(schema: int) -> None:
+    if schema > SCHEMA:
+        raise Unavailable(
+            f"the record was written by a newer broker (its schema is {schema}, this one knows {SCHEMA}).",
+            remedy="Run the newer broker.",
+        )
 
 
 # ── timers ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -513,6 +541,26 @@ def fail(record: SetRecord, uuid: UUID, reason: str, now: float) -> SetRecord:
         return record
     words = Note(now, "uri:session-failed", "{reason}", {"reason": reason[:1000]}, "ERROR")
     return note(_one(record, uuid, lambda item: replace(item, phase="FAILED", modified=now)), uuid, words)
+
+
+def over(record: SetRecord) -> bool:
+    """Whether nothing is left to be done for any session of it, nor to be waited for."""
+    return all(item.phase in phases.TERMINAL for item in record.sessions) and not timers(record)
+
+
+def reduced(record: SetRecord) -> SetRecord | None:
+    """What outlives a set that is `over`: whose it was, the session that was taken, without what its site wrote, and
+    the decision. None: nothing was taken, so nothing is left. A record that is reduced already comes back as it is."""
+    if record.taken is None:
+        return None
+    item = record.session(record.taken)
+    small = replace(
+        record,
+        sessions=(replace(item, offer=b"", body=None),),
+        sites=(item.site,),
+        outcomes={site: line for site, line in record.outcomes.items() if site == item.site},
+    )
+    return record if small == record else small
 
 
 def note(record: SetRecord, uuid: UUID, words: Note) -> SetRecord:

@@ -84,10 +84,19 @@ class Records:
                 return before, after
             timers = _difference(before, after)
             # Shielded: a caller that goes away must not leave us guessing whether the write happened.
-            writing = self._write(after, version, body=body, timers=timers, listings=_listings(before, after))
+            lines, gone = _listings(before, after), _gone(before, after)
+            writing = self._write(after, version, body=body, timers=timers, listings=lines, cut=gone)
             if await asyncio.shield(writing):
                 return before, after
         raise Unavailable("too many changes at once.", remedy="Try again.")
+
+    async def remove(self, record: SetRecord, version: int) -> bool:
+        """The set with all that hangs on it. False: it was changed meanwhile, and stays."""
+        key = aggregate(record.uuid)
+        removed = await self._store.remove(key, version)
+        if removed:
+            self._hub.ring(key)
+        return removed
 
     async def _load(self, key: str) -> tuple[int, SetRecord]:
         stored = await self._store.read(key)
@@ -105,11 +114,12 @@ class Records:
         body: bytes | None,
         timers: Mapping[str, float | None],
         listings: Sequence[Listing],
+        cut: Sequence[tuple[str, str]] = (),
     ) -> bool:
         key = aggregate(record.uuid)
         data = offerset.encode(record)
         try:
-            written = await self._store.write(key, version, data, body=body, timers=timers, listings=listings)
+            written = await self._store.write(key, version, data, body=body, timers=timers, listings=listings, cut=cut)
         except Unconfirmed:
             self._tell(key, timers)  # it stands all the same
             raise
@@ -142,6 +152,19 @@ def _listings(before: SetRecord | None, after: SetRecord) -> list[Listing]:
         if item.uuid not in old or old[item.uuid].phase != item.phase
     )
     return lines
+
+
+def lines(record: SetRecord) -> list[Listing]:
+    """All that lists should say of this set."""
+    return _listings(None, record)
+
+
+def _gone(before: SetRecord, after: SetRecord) -> list[tuple[str, str]]:
+    """Lines of sessions that the record holds no more."""
+    if len(before.sessions) <= len(after.sessions):
+        return []  # sessions only ever leave when a set is reduced
+    left = {item.uuid for item in after.sessions}
+    return [("session", str(item.uuid)) for item in before.sessions if item.uuid not in left]
 
 
 def _session_line(record: SetRecord, item: SessionRecord) -> Listing:
