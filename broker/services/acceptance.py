@@ -226,8 +226,9 @@ class Acceptance:
         """One offer after the other, until one is taken or in doubt, or none is left. What our own guard holds back is
         passed over and noted in `held` (session → why); it stays open. `others`: those of other sites as well."""
         tried: set[UUID] = set()
+        anew: set[UUID] = set()
         while record.claim is None:
-            best = await self._candidate(record, tried, others=others)
+            best = await self._candidate(record, tried, anew, others=others)
             if best is None:
                 break
             tried.add(best)
@@ -239,10 +240,11 @@ class Acceptance:
                 record = await self._records.load(best)
         return record
 
-    async def _candidate(self, record: SetRecord, tried: set[UUID], *, others: bool) -> UUID | None:
-        """After a refusal what that site offers now, where the request accepts its price; else the first-ranked."""
-        if record.owed is not None and record.owed.session not in tried:
-            tried.add(record.owed.session)
+    async def _candidate(self, record: SetRecord, tried: set[UUID], anew: set[UUID], *, others: bool) -> UUID | None:
+        """After a refusal what that site offers now, where the request accepts its price; else the first-ranked.
+        `anew`: the refused ones whose site was asked already."""
+        if record.owed is not None and record.owed.session not in anew:
+            anew.add(record.owed.session)
             fresh = await self._requoting.ask(record, record.owed.session)
             if fresh is not None and fresh not in tried:
                 return fresh

@@ -185,8 +185,12 @@ def broken_rules(record: SetRecord, sites: Sequence[Any], now: float) -> list[st
         broken.append(f"{runs} run, and {mine} is taken")
     for site in sites:
         held = [handle for handle, phase_ in site.phases.items() if phase_ == "OFFERED" and handle != mine]
-        known = {item.handle: item for item in record.sessions}
-        broken += [f"{handle} is held at {site.name}" for handle in held if _still(known[handle].expires, now)]
+        known = {item.handle: item for item in record.sessions}  # an offer whose answer never came is not known
+        broken += [
+            f"{handle} is held at {site.name}"
+            for handle in held
+            if handle in known and _still(known[handle].expires, now)
+        ]
     taken = [item.uuid for item in record.sessions if session.taken(item.phase) and item.phase != "FAILED"]
     if len(taken) > 1:
         broken.append(f"more than one taken: {taken}")

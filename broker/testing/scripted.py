@@ -96,7 +96,9 @@ class ScriptedSite:
         step = self._step("quote", "")
         if not step.acts or not self.prices:
             return Quotes(reasons=(Reason("nothing is free"),))
-        made = [self._offer(f"{self.name}-{ask.set.hex[:6]}-{n}", price) for n, price in enumerate(self.prices)]
+        stem = f"{self.name}-{ask.set.hex[:6]}-"
+        first = sum(handle.startswith(stem) for handle in self.phases)  # asked anew, it makes others
+        made = [self._offer(f"{stem}{n}", price) for n, price in enumerate(self.prices, first)]
         self.phases.update(dict.fromkeys((quote.handle for quote in made), "OFFERED"))
         self._raise(step)
         return Quotes(tuple(made))
