@@ -1,5 +1,8 @@
 """A circuit breaker for one operation at one site. Imports the Clock port.
 
+What one replica of a fleet learns of a site, the others need not learn again: `on_turn` hears of each opening and
+closing, `told` and `relieved` take in what others say.
+
 closed ──failures──▶ open ──back-off over──▶ half-open (one probe)
    ▲                  ▲                          │
    └───── success ────┼────────── failure ───────┘   each failure of a probe doubles the back-off, up to a cap
@@ -7,11 +10,14 @@ closed ──failures──▶ open ──back-off over──▶ half-open (one 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from broker.ports import Clock
 
 LONGEST_PAUSE = 3600.0  # seconds; a site that asks for more is asked again after this
+_SAME = 0.5  # seconds by which two replicas' reckonings of one moment may differ
 
 
 class BreakerSettings(msgspec.Struct, frozen=True):
@@ -34,12 +40,26 @@ class BreakerState(msgspec.Struct, frozen=True):
     retry_after: float = 0.0
 
 
+class Turn(msgspec.Struct, frozen=True):
+    """A breaker that has opened, for `left` seconds, the `opened`-th time in a row; 0: the site asked to wait."""
+
+    opened: int
+    left: float
+    reason: str
+
+
 class Breaker:
     """Every `enter` is followed by exactly one of `succeeded`, `failed`, `paused`, `abandoned`, which are given back
-    what `enter` returned."""
+    what `enter` returned. `on_turn` is called when this very breaker opens, and with None when it closes."""
 
-    def __init__(self, operation: str, clock: Clock, settings: BreakerSettings) -> None:
-        self._operation, self._clock, self._settings = operation, clock, settings
+    def __init__(
+        self,
+        operation: str,
+        clock: Clock,
+        settings: BreakerSettings,
+        on_turn: Callable[[Turn | None], None] = lambda _: None,
+    ) -> None:
+        self._operation, self._clock, self._settings, self._on_turn = operation, clock, settings, on_turn
         self._failures = 0
         self._opened = 0  # times it opened since it was last closed
         self._until = 0.0  # monotonic: nothing is sent before
@@ -72,26 +92,40 @@ class Breaker:
         self._ended(probe)
         self._failures = 0
         if not self.closed:
-            self._turn(0, "")
-            self._until = 0.0
+            self._turn(0, "", 0.0)
+            self._on_turn(None)
 
     def failed(self, probe: bool, reason: str) -> None:
         self._ended(probe)
         self._failures += 1
         if (probe and not self.closed) or (self.closed and self._failures >= self._settings.failures):
-            self._turn(self._opened + 1, reason)
-            backoff = self._settings.backoff * 2.0 ** min(self._opened - 1, 30)
-            self._until = self._clock.monotonic() + min(backoff, self._settings.cap)
+            backoff = self._settings.backoff * 2.0 ** min(self._opened, 30)
+            self._open(Turn(self._opened + 1, min(backoff, self._settings.cap), reason))
 
     def paused(self, probe: bool, seconds: float, reason: str) -> None:
         """The site answered, and asked to come back after `seconds`."""
         self.succeeded(probe)
-        self._turn(0, reason)
-        self._until = self._clock.monotonic() + min(max(0.0, seconds), LONGEST_PAUSE)
+        self._open(Turn(0, min(max(0.0, seconds), LONGEST_PAUSE), reason))
 
     def abandoned(self, probe: bool) -> None:
         """The call ended without telling anything of the site (its caller was cancelled)."""
         self._ended(probe)
+
+    # ── what other replicas say ──────────────────────────────────────────────────────────────────────────────
+
+    def told(self, turn: Turn) -> None:
+        """Another replica's breaker has opened. Idempotent; what we know ourselves is not shortened by it."""
+        until = self._clock.monotonic() + min(turn.left, LONGEST_PAUSE)
+        if turn.opened > self._opened or (turn.opened == self._opened and until > self._until + _SAME):
+            self._turn(turn.opened, turn.reason, max(until, self._until))
+
+    def relieved(self) -> None:
+        """Another replica had an answer from the site. Idempotent."""
+        if not self.closed:
+            self._failures = 0
+            self._turn(0, "", 0.0)
+
+    # ── for the status ───────────────────────────────────────────────────────────────────────────────────────
 
     def state(self) -> BreakerState:
         left = self._until - self._clock.monotonic()
@@ -104,5 +138,9 @@ class Breaker:
         if probe:
             self._probing = False
 
-    def _turn(self, opened: int, reason: str) -> None:
-        self._opened, self._reason, self._since = opened, reason, self._clock.now()
+    def _open(self, turn: Turn) -> None:
+        self._turn(turn.opened, turn.reason, self._clock.monotonic() + turn.left)
+        self._on_turn(turn)
+
+    def _turn(self, opened: int, reason: str, until: float) -> None:
+        self._opened, self._reason, self._until, self._since = opened, reason, until, self._clock.now()

@@ -1,12 +1,15 @@
 """Around every planner, third-party ones too: admission, rate, circuit breakers, deadlines. Imports ports and errors.
 
-What a site does to one call must not reach the next one, nor another site's. Nothing here retries.
+What a site does to one call must not reach the next one, nor another site's. Nothing here retries. Where several
+replicas share a store, a site's rate and room hold for all of them together (`services/fleet.py`), and an open breaker
+is open on all.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
@@ -14,9 +17,10 @@ import structlog
 
 from broker.domain.deadline import Deadline
 from broker.domain.site import Profile, Registration
-from broker.errors import NotAsked, SiteBusy, SiteError, SiteMisbehaved, SiteTimeout, SiteUnreachable
+from broker.errors import NotAsked, SiteBusy, SiteError, SiteMisbehaved, SiteTimeout, SiteUnreachable, Unavailable
 from broker.ports import Ask, Clock, Held, Logs, Order, Planner, Quotes, Result, Sighting
-from broker.services.breaker import Breaker, BreakerSettings, BreakerState
+from broker.services.breaker import Breaker, BreakerSettings, BreakerState, Turn
+from broker.services.fleet import Fleet, Seat
 from broker.services.throttle import Throttle
 
 T = TypeVar("T")
@@ -26,6 +30,7 @@ _log = structlog.get_logger(__name__)
 OPERATIONS = ("offers", "accept", "release", "status", "other")
 _MOST_WAITING = {"offers": 4}  # for a token; a fan-out would rather leave the site out than queue at it
 _MOST_WAITING_ELSE = 16
+_ROOM_AGAIN = 0.1  # seconds between two tries for a place that other replicas may have given back
 _NET = 0.05  # seconds after the deadline: a planner's own error, which may prove that nothing was sent, comes first
 
 
@@ -44,15 +49,21 @@ class GuardedPlanner:
         site: Registration,
         clock: Clock,
         settings: BreakerSettings | None = None,
+        *,
+        fleet: Fleet | None = None,
     ) -> None:
-        self._planner, self._clock = planner, clock
+        """`fleet`: the other replicas; None: there can be none, and nobody is asked about them."""
+        self._planner, self._clock, self._fleet = planner, clock, fleet
         self._site, self._timeout = site.name, site.timeout
         self._settings = settings or BreakerSettings()
-        self._breakers = {name: Breaker(name, clock, self._settings) for name in OPERATIONS}
+        self._breakers = {name: Breaker(name, clock, self._settings, partial(self._tell, name)) for name in OPERATIONS}
         self._throttle = Throttle(site.calls_per_minute)
-        self._room = asyncio.Semaphore(site.concurrency)
         # Offers leave some of the room to the rest, so that a site slow to offer can still be told to accept.
-        self._offers = asyncio.Semaphore(max(1, site.concurrency - max(1, site.concurrency // 4)))
+        self._ceiling, self._ceiling_offers = site.concurrency, max(1, site.concurrency - max(1, site.concurrency // 4))
+        self._room, self._offers = asyncio.Semaphore(self._ceiling), asyncio.Semaphore(self._ceiling_offers)
+        self._waiting = 0  # for a token of the fleet's
+        if fleet is not None:
+            fleet.join(site.name, self)
 
     # ── for the status ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -94,7 +105,7 @@ class GuardedPlanner:
 
     async def fetch(self, order: Order, name: str, deadline: Deadline) -> AsyncIterator[bytes]:
         """The deadline holds for the whole file. A download holds no room: its reader sets the pace."""
-        await self._token("other", deadline)
+        await self._admit("fetch", deadline, deadline)
         pieces = self._planner.fetch(order, name, deadline)
         try:
             while (piece := await self._send("fetch", deadline, lambda _: anext(pieces, None))) is not None:
@@ -104,7 +115,25 @@ class GuardedPlanner:
                 await pieces.aclose()
 
     async def close(self) -> None:
+        if self._fleet is not None:
+            self._fleet.part(self._site, self)
         await self._planner.close()
+
+    # ── what other replicas say of the site ──────────────────────────────────────────────────────────────────
+
+    def told(self, operation: str, turn: Turn) -> None:
+        """Its breaker has opened there. An operation that we do not know is a newer replica's."""
+        if operation in self._breakers:
+            self._breakers[operation].told(turn)
+
+    def relieved(self, operation: str) -> None:
+        """It answered there."""
+        if operation in self._breakers:
+            self._breakers[operation].relieved()
+
+    def _tell(self, operation: str, turn: Turn | None) -> None:
+        if self._fleet is not None:
+            self._fleet.turned(self._site, operation, turn)
 
     # ── one call ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -123,11 +152,12 @@ class GuardedPlanner:
         start_by = start_by or deadline
         self._pass(breaker)
         held: list[asyncio.Semaphore] = []
+        seat: Seat | None = None
         try:
             for lane in (self._offers, self._room) if operation == "offers" else (self._room,):
                 await self._enter(lane, start_by)
                 held.append(lane)
-            await self._token(operation, start_by)
+            seat = await self._admit(operation, start_by, deadline)
             self._pass(breaker)  # it may have opened meanwhile
             if breaker is None:
                 return await self._send(operation, deadline, send)
@@ -135,6 +165,7 @@ class GuardedPlanner:
         finally:
             for lane in held:
                 lane.release()
+            self._leave(seat)
 
     def _pass(self, breaker: Breaker | None) -> None:
         """Raises NotAsked while the breaker is open."""
@@ -149,6 +180,7 @@ class GuardedPlanner:
     ) -> T:
         began = self._clock.monotonic()
         probe = breaker.enter()
+        seat = await self._alone(self._fleet, breaker, operation, deadline) if probe and self._fleet else None
         try:
             answer = await self._send(operation, deadline, send)
         except (SiteUnreachable, SiteMisbehaved) as error:
@@ -167,8 +199,23 @@ class GuardedPlanner:
         except BaseException:
             breaker.abandoned(probe)
             raise
+        finally:
+            self._leave(seat)
         breaker.succeeded(probe)
         return answer
+
+    async def _alone(self, fleet: Fleet, breaker: Breaker, operation: str, deadline: Deadline) -> Seat:
+        """The one probe of all replicas. Raises NotAsked where another is at it."""
+        try:
+            seat = await fleet.probe(self._site, operation, deadline.left(self._clock.monotonic()))
+        except BaseException:
+            breaker.abandoned(True)
+            raise
+        if seat is None:
+            breaker.abandoned(True)
+            wait = self._settings.backoff
+            raise NotAsked(f"{self._site} failed too often, and is being tried at the moment.", retry_after=wait)
+        return seat
 
     async def _send(self, operation: str, deadline: Deadline, send: Callable[[Deadline], Awaitable[T]]) -> T:
         """Raises nothing but SiteErrors, and the caller's cancellation."""
@@ -202,6 +249,66 @@ class GuardedPlanner:
                 await lane.acquire()
         except TimeoutError:
             raise NotAsked(f"{self._site} is busy with other calls of ours.", retry_after=1.0) from None
+
+    async def _admit(self, operation: str, start_by: Deadline, deadline: Deadline) -> Seat | None:
+        """Room and a token of the whole fleet, or of this process where there is no other or the fleet's limits
+        cannot be asked. The seat, where there is one, is given back by `_leave`. Raises NotAsked."""
+        if self._fleet is not None:
+            try:
+                return await self._admit_among_all(self._fleet, operation, start_by, deadline)
+            except Unavailable:
+                pass  # said by the fleet; a site's rate is not worth losing the call
+        await self._token(operation, start_by)
+        return None
+
+    async def _admit_among_all(
+        self, fleet: Fleet, operation: str, start_by: Deadline, deadline: Deadline
+    ) -> Seat | None:
+        """One round of questions in the ordinary case; place and token are asked for side by side."""
+        seat = None if operation == "fetch" else fleet.seat(self._site)
+        seated, wait = seat is None, -1.0
+        try:
+            while True:
+                seated, wait = await asyncio.gather(
+                    self._seat(fleet, seat, seated, operation, deadline), self._take(fleet, wait)
+                )
+                if seated and wait == 0.0:
+                    return seat
+                await self._wait(operation, seated, wait, start_by)
+        except BaseException:
+            self._leave(seat)
+            raise
+
+    async def _seat(self, fleet: Fleet, seat: Seat | None, seated: bool, operation: str, deadline: Deadline) -> bool:
+        if seated or seat is None:
+            return True
+        ceiling = self._ceiling_offers if operation == "offers" else self._ceiling
+        return await fleet.enter(seat, ceiling, deadline.left(self._clock.monotonic()))
+
+    async def _take(self, fleet: Fleet, wait: float) -> float:
+        """0.0 once a token is ours."""
+        return wait if wait == 0.0 else await fleet.take(self._site, self._throttle.rate, self._throttle.burst)
+
+    async def _wait(self, operation: str, seated: bool, wait: float, start_by: Deadline) -> None:
+        """Until it is worth asking again. Raises NotAsked where that would be too late, or too many wait already."""
+        left = start_by.left(self._clock.monotonic())
+        if wait > 0.0:
+            self._refuse_crowd(operation, wait, left)
+        elif not seated and left <= _ROOM_AGAIN:
+            raise NotAsked(f"{self._site} is busy with other calls of ours.", retry_after=1.0)
+        self._waiting += wait > 0.0
+        try:
+            await self._clock.sleep(max(wait, 0.0 if seated else _ROOM_AGAIN))
+        finally:
+            self._waiting -= wait > 0.0
+
+    def _refuse_crowd(self, operation: str, wait: float, left: float) -> None:
+        if wait > left or self._waiting >= _MOST_WAITING.get(operation, _MOST_WAITING_ELSE):
+            raise NotAsked(f"{self._site} may not be called more often; room again in {wait:.1f} s.", retry_after=wait)
+
+    def _leave(self, seat: Seat | None) -> None:
+        if seat is not None and self._fleet is not None:
+            self._fleet.leave(seat)
 
     async def _token(self, operation: str, start_by: Deadline) -> None:
         wait = self._throttle.wait()

@@ -19,11 +19,16 @@ class Throttle:
 
     def __init__(self, calls_per_minute: int) -> None:
         self._limit = max(min(calls_per_minute, _BURST), calls_per_minute // 60)
+        self.rate = calls_per_minute / 60.0  # a second
         self._period = 60.0 * self._limit / calls_per_minute
         self._throttler = Throttler(self._limit, self._period)
         # The throttler does not tell when it has room again; these are the same moments as it keeps.
         self._taken: deque[float] = deque(maxlen=self._limit)
         self.waiting = 0
+
+    @property
+    def burst(self) -> int:
+        return self._limit
 
     def wait(self) -> float:
         """Seconds until one more call would find a token, behind those that wait already; 0.0: at once."""

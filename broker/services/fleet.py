@@ -1,0 +1,240 @@
+"""What the replicas on one store have in common: the rate and the room of each site, its breakers, and who they are.
+
+Imports ports, errors and the breaker. All of it is in `Limits`, and none of it is worth a call to a site: where the
+limits cannot be reached each replica goes by its own, and what was said of a breaker comes late or not at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine, Iterable
+from typing import Any, Protocol, TypeVar
+from uuid import uuid4
+
+import msgspec
+import structlog
+
+from broker.errors import BrokerError, Unavailable
+from broker.ports import Clock, Limits
+from broker.services.breaker import Turn
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+BEAT = 1.0  # seconds between two looks at what the others say
+ANNOUNCE_EVERY, LIVE = 3.0, 10.0  # seconds; for how long a replica counts as live that says nothing more
+PATIENCE = 1.0  # seconds for one answer of the limits
+MUTE = 2.0  # seconds for which limits that failed are not asked again: calls to sites must not queue at them
+LINGER = 60.0  # seconds for which a word is kept when the breaker may be tried: till then its end is news
+SPARE = 1.0  # seconds for which a place is kept beyond the deadline of its call
+_WORDS, _REPLICAS = "breakers", "replicas"
+_MANY = 1_000_000  # a ceiling that none reaches
+_LONGEST_REASON = 200  # characters
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """A place among the calls that are under way to one site; `leave` gives it back."""
+
+    key: str
+    member: str
+
+
+class Word(msgspec.Struct, frozen=True, array_like=True):
+    """What one replica says of a breaker: open until then (epoch seconds), for the `opened`-th time in a row."""
+
+    site: str
+    operation: str
+    opened: int
+    until: float
+    reason: str
+    replica: str
+
+    @property
+    def about(self) -> tuple[str, str]:
+        return self.site, self.operation
+
+    @property
+    def kept_until(self) -> float:
+        return self.until + (LINGER if self.opened else 0.0)
+
+
+class Guard(Protocol):
+    """Whoever keeps the breakers of one site in this process."""
+
+    def told(self, operation: str, turn: Turn) -> None: ...
+
+    def relieved(self, operation: str) -> None: ...
+
+
+class Fleet:
+    """This replica among the others. `id` is drawn anew with each process."""
+
+    def __init__(self, limits: Limits, clock: Clock) -> None:
+        self._limits, self._clock = limits, clock
+        self.id = uuid4().hex[:12]
+        self.replicas: frozenset[str] = frozenset((self.id,))
+        self._guards: dict[str, Guard] = {}
+        self._words: dict[str, Word] = {}  # as last heard, by the text that they are in the limits
+        self._mine: dict[tuple[str, str], str] = {}  # what we said last of a breaker, which nobody may have heard yet
+        self._taken_back: set[str] = set()
+        self._muted_until = 0.0  # monotonic
+        self._announced = float("-inf")  # monotonic
+        self._telling = asyncio.Lock()  # what is said goes out in the order in which it was said
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ── running ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def beat(self) -> None:
+        """Say that we live, and hear what the others say. Raises Unavailable."""
+        if self._clock.monotonic() - self._announced >= ANNOUNCE_EVERY:
+            until = self._clock.now() + LIVE
+            await self._bounded(self._limits.enter(_REPLICAS, self.id, _MANY, until))
+            self._announced = self._clock.monotonic()
+            self.replicas = await self._bounded(self._limits.members(_REPLICAS)) | {self.id}
+        self._hear(await self._bounded(self._limits.members(_WORDS)))
+
+    async def run(self) -> None:
+        """Beat, over and over, until cancelled."""
+        while True:
+            try:
+                await self.beat()
+            except BrokerError as error:
+                _log.info("the fleet was not heard", why=error.detail)
+            await self._clock.sleep(BEAT)
+
+    async def close(self) -> None:
+        """Say that we go, and let what is being said get out."""
+        self._start(self._limits.leave(_REPLICAS, self.id))
+        await asyncio.wait(self._tasks, timeout=PATIENCE)
+        for task in self._tasks:
+            task.cancel()
+
+    # ── rate and room of a site ──────────────────────────────────────────────────────────────────────────────
+
+    async def enter(self, seat: Seat, ceiling: int, seconds: float) -> bool:
+        """Take the seat, for so many seconds at most, where fewer than `ceiling` are taken. Raises Unavailable."""
+        until = self._clock.now() + seconds + SPARE
+        return await self._bounded(self._limits.enter(seat.key, seat.member, ceiling, until))
+
+    async def take(self, site: str, rate: float, burst: int) -> float:
+        """As `Limits.take`, of the site's calls. Raises Unavailable."""
+        return await self._bounded(self._limits.take(f"calls:{site}", rate, burst))
+
+    def seat(self, site: str) -> Seat:
+        return Seat(f"room:{site}", uuid4().hex[:16])
+
+    def leave(self, seat: Seat) -> None:
+        """Given back in the background; a seat that cannot be given back ends with its time."""
+        self._start(self._limits.leave(seat.key, seat.member))
+
+    async def probe(self, site: str, operation: str, seconds: float) -> Seat | None:
+        """The right to try a site that is half-open, for so many seconds; None: another replica is at it. Where
+        nobody can say, we may."""
+        seat = Seat(f"probe:{site}:{operation}", uuid4().hex[:16])
+        try:
+            return seat if await self.enter(seat, 1, seconds) else None
+        except Unavailable:
+            return seat
+
+    # ── breakers ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def join(self, site: str, guard: Guard) -> None:
+        """From now on `guard` hears what the others say of the site."""
+        self._guards[site] = guard
+
+    def part(self, site: str, guard: Guard) -> None:
+        if self._guards.get(site) is guard:
+            del self._guards[site]
+
+    def turned(self, site: str, operation: str, turn: Turn | None) -> None:
+        """A breaker of ours has opened, or closed (None): tell the others, in the background."""
+        about = (site, operation)
+        old = {text for text, word in self._words.items() if word.about == about}
+        if (mine := self._mine.pop(about, None)) is not None:
+            old.add(mine)
+        word = None
+        if turn is not None:
+            until = round(self._clock.now() + turn.left, 3)
+            word = Word(site, operation, turn.opened, until, turn.reason[:_LONGEST_REASON], self.id)
+            self._mine[about] = _text(word)
+            old.discard(_text(word))
+        self._taken_back |= old
+        self._start(self._tell(word, old))
+
+    async def _tell(self, word: Word | None, old: Iterable[str]) -> None:
+        """The new word first: between the two nobody shall think that the breaker has closed."""
+        async with self._telling:
+            if word is not None:
+                await self._limits.enter(_WORDS, _text(word), _MANY, word.kept_until)
+            for text in old:
+                await self._limits.leave(_WORDS, text)
+
+    def _hear(self, texts: frozenset[str]) -> None:
+        """Words that are new open our breakers; one that ended before its time, with no other in its place, closes
+        them: somebody had an answer."""
+        now, before = self._clock.now(), self._words
+        self._words = {text: word for text in texts - self._taken_back if (word := _word(text))}
+        said = {word.about for word in self._words.values()}
+        for text, word in before.items():
+            ended = text not in texts and text not in self._taken_back
+            if ended and word.about not in said and now < word.kept_until:
+                self._relieve(word)
+        self._taken_back &= texts
+        for word in self._words.values():
+            self._pass_on(word, word.until - now)
+
+    def _pass_on(self, word: Word, left: float) -> None:
+        guard = self._guards.get(word.site)
+        if guard is not None and word.replica != self.id and left > 0:
+            guard.told(word.operation, Turn(word.opened, left, word.reason))
+
+    def _relieve(self, word: Word) -> None:
+        guard = self._guards.get(word.site)
+        if guard is not None:
+            guard.relieved(word.operation)
+
+    # ── asking the limits ────────────────────────────────────────────────────────────────────────────────────
+
+    async def _bounded(self, asking: Coroutine[Any, Any, T]) -> T:
+        """Raises Unavailable for whatever keeps them from answering soon, and for a while after that at once."""
+        if self._clock.monotonic() < self._muted_until:
+            asking.close()
+            raise Unavailable("the limits of the fleet did not answer just now.")
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await asking
+        except TimeoutError:
+            self._mute("no answer in time")
+            raise Unavailable("the limits of the fleet do not answer.") from None
+        except Unavailable as error:
+            self._mute(error.detail)
+            raise
+
+    def _mute(self, why: str) -> None:
+        self._muted_until = self._clock.monotonic() + MUTE
+        _log.warning("the limits of the fleet are out of reach; those of this process hold", why=why)
+
+    def _start(self, asking: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(self._quietly(asking))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _quietly(self, asking: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await asking
+        except (TimeoutError, BrokerError) as error:
+            _log.debug("the fleet was not told", why=str(error))
+
+
+def _text(word: Word) -> str:
+    return msgspec.json.encode(word).decode()
+
+
+def _word(text: str) -> Word | None:
+    """None: of a newer version."""
+    try:
+        return msgspec.json.decode(text, type=Word)
+    except msgspec.MsgspecError:
+        return None
