@@ -210,11 +210,10 @@ async def test_whoever_dies_after_a_refusal_leaves_its_duty_to_others(
         record = await bench.record(best)
         started = sum(alba.runs.values()) + sum(borealis.runs.values())
         assert started <= 1
-        if record.session(best).phase == "REJECTED" and any(
-            n.kind == "uri:acceptance-refused" for n in record.session(best).notes
-        ):
-            assert record.taken is not None, wire.calls
-            assert started == 1
+        assert record.owed is None
+        if "uri:acceptance-refused" in notes(record, best) and not record.taken:
+            # Whoever died in the middle of the next acceptance had it withdrawn: nobody knows whether it was sent.
+            assert [n for item in record.sessions if item.uuid != best for n in item.notes], wire.calls
         await at_rest(bench, record, alba, borealis)
         if not wire.tripped:
             return
