@@ -35,6 +35,7 @@ def _seconds(value: object) -> object:
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=366 * 86400, allow_inf_nan=False)]
+Years = Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=100 * 366 * 86400, allow_inf_nan=False)]
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
 
 
@@ -145,6 +146,17 @@ class LimitSettings(Part):
     yaml_bytes: Annotated[int, Field(ge=1024, le=65536)] = Field(65536, description="largest YAML body, bytes")
     xml_bytes: Annotated[int, Field(ge=1024, le=2**20)] = Field(2**18, description="largest XML body, bytes")
     keep_offers: Seconds = Field(7 * 86400.0, description="how long the offers of a set can be read")
+    keep_records: Years = Field(
+        400 * 86400.0,
+        description="after which a set that is over is reduced to the session that was taken and its decision, or "
+        "removed where none was; 0: never",
+    )
+
+    @model_validator(mode="after")
+    def _in_turn(self) -> LimitSettings:
+        if self.keep_records and self.keep_records <= self.keep_offers:
+            raise ValueError("keep_records is 0, or longer than keep_offers")
+        return self
 
 
 class LogSettings(Part):

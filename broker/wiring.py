@@ -33,17 +33,20 @@ from broker.domain.money import Exchange
 from broker.domain.quantities import Span
 from broker.domain.site import Registration
 from broker.domain.wishes import Defaults, StandIns
-from broker.errors import BrokerError, SettingsError, Unavailable
+from broker.errors import SettingsError, Unavailable
 from broker.plugins import Credentials, Plugin, Resources, settings_fault
 from broker.ports import Backend, Clock, Store
 from broker.services.acceptance import Acceptance
 from broker.services.access import Access, User, hasher_of
 from broker.services.clock import SystemClock
+from broker.services.doubts import Doubts
 from broker.services.events import Events
 from broker.services.fanout import Fanout
 from broker.services.guard import GuardedPlanner
 from broker.services.hub import Hub
 from broker.services.identities import Identities
+from broker.services.keeping import TIMER as KEEP
+from broker.services.keeping import Keeping
 from broker.services.keys import TIMER as FORGET
 from broker.services.keys import Keys
 from broker.services.offers import Offers, Timing
@@ -60,8 +63,6 @@ from broker.settings import CredentialSettings, Settings
 from broker.store.opening import open_store
 
 _log = structlog.get_logger(__name__)
-
-PRUNE_EVERY = 3600.0  # seconds
 
 
 @asynccontextmanager
@@ -116,10 +117,17 @@ async def _join(
         forward=settings.acceptance.forward, patience=settings.acceptance.patience,
         guarded=settings.acceptance.direct == "guarded",
     )  # fmt: skip
+    doubts = Doubts(
+        records=records, store=store, acceptance=acceptance, offers=offers, sessions=sessions, clock=clock
+    )  # fmt: skip
     keys = Keys(store, clock)
     events = Events(records=records, offers=offers, sessions=sessions, hub=hub, clock=clock)
     releasing = Releasing(records=records, sites=sites, clock=clock)
     watching = Watching(store=store, records=records, sites=sites, window=window, clock=clock)
+    keeping = Keeping(
+        store=store, records=records, clock=clock,
+        offers=settings.limits.keep_offers, records_for=settings.limits.keep_records,
+    )  # fmt: skip
     upkeep.handle(
         {
             "claim": acceptance.resolve,
@@ -130,19 +138,20 @@ async def _join(
             "follow": watching.follow,
             "look": watching.look,
             FORGET: keys.forget,
+            KEEP: keeping.keep,
         }
     )
+    await keeping.start()
     await sites.start()
     tasks = [
         asyncio.create_task(upkeep.run()),
         asyncio.create_task(sites.run()),
         asyncio.create_task(store.follow(hub.watched, hub.ring)),
-        asyncio.create_task(_prune(store, clock, settings.limits.keep_offers)),
     ]
     release = version("federated-execution-broker")
     status = Status(name=settings.name, sites=sites, store=store, window=window, clock=clock)
     parts = Parts(
-        offers=offers, acceptance=acceptance, sessions=sessions, sites=sites, status=status, access=access,
+        offers=offers, acceptance=acceptance, doubts=doubts, sessions=sessions, sites=sites, status=status, access=access,
         identities=identities, keys=keys, events=events, ready=store.ping,
         draw_offerset=answers.offerset, draw_session=answers.session,
         openapi=describe(release), broker_id=broker_id, version=release, public_url=settings.public_url,
@@ -359,13 +368,6 @@ async def _identify(store: Store) -> str:
             return stored.record.decode()
         await store.write("broker", 0, str(uuid4()).encode())
     raise Unavailable("the store does not keep the broker's id.")
-
-
-async def _prune(store: Store, clock: Clock, age: float) -> None:
-    while True:
-        with contextlib.suppress(BrokerError):
-            await store.prune_bodies(clock.now() - age)
-        await clock.sleep(PRUNE_EVERY)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

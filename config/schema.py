@@ -80,7 +80,7 @@ def _clean(node: Any) -> Any:
         return [_clean(item) for item in node]
     if not isinstance(node, dict):
         return node
-    if node.get("type") == "number" and "gt" in node and "le" in node:
+    if node.get("type") == "number" and ("gt" in node or "ge" in node) and "le" in node:
         return _seconds(node)
     # A key `title` is a title, unless it names a property of that name.
     kept = {key: value for key, value in node.items() if not (key == "title" and isinstance(value, str))}
@@ -93,7 +93,8 @@ def _clean(node: Any) -> Any:
 
 def _seconds(node: Schema) -> Schema:
     """A duration in the settings: seconds, or ISO 8601."""
-    number = {"type": "number", "exclusiveMinimum": node["gt"], "maximum": node["le"]}
+    least = {"exclusiveMinimum": node["gt"]} if "gt" in node else {"minimum": node["ge"]}
+    number = {"type": "number", **least, "maximum": node["le"]}
     rest = {key: value for key, value in node.items() if key in ("default", "description")}
     return {**rest, "anyOf": [number, {"type": "string", "pattern": "^P"}]}
 

@@ -129,7 +129,8 @@ def _named(kind: str | None, field: Schema) -> str:
         )
     words = {"integer": "whole number", "number": "number", "boolean": "true or false"}
     # Written by a validator that pydantic's schema cannot show: seconds, or a duration.
-    return "seconds or duration" if "gt" in field and kind == "number" else words.get(kind or "", "see below")
+    duration = kind == "number" and ("gt" in field or "ge" in field)
+    return "seconds or duration" if duration else words.get(kind or "", "see below")
 
 
 def _range(field: Schema) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from broker.domain import offerset, session
 from broker.domain.identity import Owner, aggregate, members
 from broker.domain.offerset import Line, Note, Seen, SessionRecord, SetRecord
-from broker.errors import BrokerError, Conflict, NotFound
+from broker.errors import BrokerError, Conflict, NotFound, Unavailable
 
 NOW = 1_800_000_000.0
 SET = UUID("7f3a0001-0000-4000-8000-00000000feed")
@@ -287,3 +288,50 @@ def _rules(before: SetRecord, after: SetRecord) -> None:
     if after.claim and after.claim.state != "taken":
         assert after.session(after.claim.session).phase == "OFFERED"
         assert "claim" in offerset.timers(after)
+
+
+# ── what outlives it ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_of_a_set_of_which_nothing_was_taken_nothing_is_left(record: SetRecord) -> None:
+    ended = offerset.expire(offerset.close(record, NOW), NOW + 1e6)
+    ended = offerset.released(ended, [one.uuid for one in ended.unreleased()], NOW + 1e6)
+    assert not offerset.over(record)
+    assert offerset.over(ended)
+    assert offerset.reduced(ended) is None
+
+
+def test_a_set_is_reduced_once(record: SetRecord) -> None:
+    taken = offerset.accepted(offerset.claim(record, A, b"{}", NOW), "ACCEPTED", None, NOW)
+    ended = offerset.see(taken, A, Seen("COMPLETED", body=b"{}"), NOW)
+    small = offerset.reduced(ended)
+    assert small is not None
+    assert [(one.uuid, one.offer, one.body) for one in small.sessions] == [(A, b"", None)]
+    assert small.taken == A
+    assert set(small.outcomes) == set(small.sites) == {small.session(A).site}
+    assert offerset.reduced(small) is small
+
+
+# ── versions ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_record_says_which_schema_it_was_written_by(record: SetRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert offerset.decode(offerset.encode(record)) == record
+    monkeypatch.setattr(offerset, "SCHEMA", 2)
+    later = offerset.encode(record)
+    assert offerset.decode(later).schema == 2
+    monkeypatch.setattr(offerset, "SCHEMA", 1)
+    with pytest.raises(Unavailable, match="written by a newer broker"):
+        offerset.decode(later)
+
+
+def test_a_newer_record_is_refused_whatever_else_it_holds(record: SetRecord) -> None:
+    whole = {**msgspec.msgpack.decode(offerset.encode(record)), "schema": 7, "sessions": "otherwise"}
+    with pytest.raises(Unavailable, match=r"written by a newer broker \(its schema is 7"):
+        offerset.decode(msgspec.msgpack.encode(whole))
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\xc1", b"\x80", b"text"])
+def test_what_is_no_record_is_called_damaged(damaged: bytes) -> None:
+    with pytest.raises(Unavailable, match="damaged"):
+        offerset.decode(damaged)
