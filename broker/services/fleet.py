@@ -74,7 +74,7 @@ class Fleet:
         self._limits, self._clock = limits, clock
         self.id = uuid4().hex[:12]
         self.replicas: frozenset[str] = frozenset((self.id,))
-        self._guards: dict[str, Guard] = {}
+        self._guards: dict[str, list[Guard]] = {}  # of a site that is registered anew, for a moment two
         self._words: dict[str, Word] = {}  # as last heard, by the text that they are in the limits
         self._mine: dict[tuple[str, str], str] = {}  # what we said last of a breaker, which nobody may have heard yet
         self._taken_back: set[str] = set()
@@ -141,11 +141,13 @@ class Fleet:
 
     def join(self, site: str, guard: Guard) -> None:
         """From now on `guard` hears what the others say of the site."""
-        self._guards[site] = guard
+        self._guards.setdefault(site, []).append(guard)
 
     def part(self, site: str, guard: Guard) -> None:
-        if self._guards.get(site) is guard:
-            del self._guards[site]
+        """Idempotent."""
+        left = [other for other in self._guards.pop(site, ()) if other is not guard]
+        if left:
+            self._guards[site] = left
 
     def turned(self, site: str, operation: str, turn: Turn | None) -> None:
         """A breaker of ours has opened, or closed (None): tell the others, in the background."""
@@ -185,13 +187,12 @@ class Fleet:
             self._pass_on(word, word.until - now)
 
     def _pass_on(self, word: Word, left: float) -> None:
-        guard = self._guards.get(word.site)
-        if guard is not None and word.replica != self.id and left > 0:
-            guard.told(word.operation, Turn(word.opened, left, word.reason))
+        if word.replica != self.id and left > 0:
+            for guard in self._guards.get(word.site, ()):
+                guard.told(word.operation, Turn(word.opened, left, word.reason))
 
     def _relieve(self, word: Word) -> None:
-        guard = self._guards.get(word.site)
-        if guard is not None:
+        for guard in self._guards.get(word.site, ()):
             guard.relieved(word.operation)
 
     # ── asking the limits ────────────────────────────────────────────────────────────────────────────────────

@@ -10,8 +10,9 @@ import pytest
 from broker.domain import kinds
 from broker.domain.outcome import Skipped
 from broker.domain.site import Profile, Registration
-from broker.errors import BadInput, Conflict, NotAllowed, NotFound, SiteForbids, SiteUnreachable
-from broker.ports import Store
+from broker.errors import BadInput, Conflict, NotAllowed, NotFound, SiteForbids, SiteUnreachable, Unavailable
+from broker.ports import Listing, Store
+from broker.services.sites import REFRESH_EVERY, ROSTER, SWEEP_EVERY
 from broker.testing.bench import ADA, OPERATOR, Bench, request
 from broker.testing.clock import FakeClock
 from broker.testing.scripted import ScriptedSite, fails
@@ -33,7 +34,7 @@ async def registry(store: Store, clock: FakeClock, planners: dict[str, ScriptedS
 async def again(store: Store, clock: FakeClock, planners: dict[str, ScriptedSite]) -> Bench:
     bench = Bench(store, clock, planners)
     for name in ("new", "loop"):
-        del bench.sites._entries[name]
+        del bench.sites._entries[name], bench.sites._file[name]
     return await bench.start()
 
 
@@ -204,3 +205,153 @@ async def test_the_profile_is_what_all_sites_can_together(
     assert (profile.origins, profile.results, profile.broker) == (("alba", "x", "y"), False, "us")
     assert profile.repeatable
     assert profile.batches
+
+
+# ── several replicas ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+async def other(store: Store, clock: FakeClock) -> Bench:
+    """A second replica, with planners of its own."""
+    return await again(store, clock, {name: ScriptedSite(name, clock) for name in ("alba", "new", "loop")})
+
+
+async def refreshed(bench: Bench) -> None:
+    """What the loop does in a second's time."""
+    for entry in await bench.sites.refresh():
+        await bench.sites._probe(entry)
+
+
+def names(bench: Bench) -> set[str]:
+    return {entry.name for entry in bench.sites.screen(request())[0]}
+
+
+async def test_a_site_put_on_one_replica_is_asked_by_all(registry: Bench, other: Bench) -> None:
+    await registry.sites.put("new", NEW, OPERATOR)
+    await refreshed(other)
+    assert names(other) == {"alba", "new"}
+
+
+async def test_a_change_reaches_all_and_closes_what_was(registry: Bench, other: Bench) -> None:
+    await registry.sites.put("new", NEW, OPERATOR)
+    await refreshed(other)
+    old = other.sites.entry("new").planner
+    await registry.sites.put("new", NEW.with_(concurrency=3), OPERATOR)
+    await refreshed(other)
+    assert other.sites.entry("new").site.concurrency == 3
+    assert other.sites.entry("new").planner is not old
+
+
+async def test_a_delete_reaches_all_and_closes_the_planner(
+    registry: Bench, store: Store, clock: FakeClock, planners: dict[str, ScriptedSite]
+) -> None:
+    mine = {name: ScriptedSite(name, clock) for name in ("alba", "new", "loop")}
+    other = await again(store, clock, mine)
+    await registry.sites.put("new", NEW, OPERATOR)
+    await refreshed(other)
+    await registry.sites.delete("new", OPERATOR)
+    await refreshed(other)
+    assert names(other) == {"alba"}
+    assert mine["new"].closed
+
+
+async def test_a_site_can_be_deleted_on_a_replica_that_has_not_heard_of_it(registry: Bench, other: Bench) -> None:
+    await registry.sites.put("new", NEW, OPERATOR)
+    await other.sites.delete("new", OPERATOR)
+    await refreshed(registry)
+    assert names(registry) == {"alba"}
+
+
+async def test_draining_and_resuming_reach_all(registry: Bench, other: Bench) -> None:
+    await registry.sites.put("new", NEW, OPERATOR)
+    await refreshed(other)
+    planner = other.sites.entry("new").planner
+    for name in ("alba", "new"):
+        await registry.sites.drain(name, None, OPERATOR)
+    await refreshed(other)
+    assert names(other) == set()
+    for name in ("alba", "new"):
+        await other.sites.resume(name, OPERATOR)
+    await refreshed(registry)
+    assert names(registry) == names(other) == {"alba", "new"}
+    assert other.sites.entry("new").planner is planner  # its calls under way go on
+
+
+async def test_draining_on_one_replica_keeps_what_another_changed(registry: Bench, other: Bench) -> None:
+    await registry.sites.put("new", NEW, OPERATOR)
+    await refreshed(other)
+    await registry.sites.put("new", NEW.with_(concurrency=3), OPERATOR)
+    await other.sites.drain("new", None, OPERATOR)
+    await refreshed(registry)
+    site = registry.sites.entry("new").site
+    assert (site.concurrency, site.drained) == (3, True)
+
+
+async def test_a_site_that_another_replica_deleted_cannot_be_drained(registry: Bench, other: Bench) -> None:
+    await registry.sites.put("new", NEW, OPERATOR)
+    await refreshed(other)
+    await registry.sites.delete("new", OPERATOR)
+    with pytest.raises(NotFound):
+        await other.sites.drain("new", None, OPERATOR)
+
+
+async def test_draining_of_a_site_of_the_file_survives_a_restart_until_the_file_says_otherwise(
+    registry: Bench, store: Store, clock: FakeClock, alba: ScriptedSite
+) -> None:
+    until = datetime.fromtimestamp(clock.now() + 60, UTC)
+    await registry.sites.drain("alba", until, OPERATOR)
+    bench = await Bench(store, clock, {"alba": alba}).start()
+    assert "draining" in skipped(bench, "alba")
+    later = Registration(name="alba", url="http://x/", drained=True)
+    bench = await Bench(store, clock, {"alba": alba}, registrations={"alba": later}).start()
+    clock.advance(61)
+    assert "draining" in skipped(bench, "alba")
+    await bench.sites.resume("alba", OPERATOR)
+    bench = await Bench(store, clock, {"alba": alba}, registrations={"alba": later}).start()
+    assert names(bench) == {"alba"}
+
+
+async def test_a_site_whose_change_left_no_mark_is_found_by_the_sweep(
+    registry: Bench, other: Bench, store: Store, clock: FakeClock
+) -> None:
+    await registry.sites.put("new", NEW, OPERATOR)
+    roster = await store.read(ROSTER)
+    assert roster is not None
+    await store.remove(ROSTER, roster.version)
+    await refreshed(other)
+    assert names(other) == {"alba"}
+    clock.advance(SWEEP_EVERY)
+    await refreshed(other)
+    assert names(other) == {"alba", "new"}
+
+
+async def test_a_registration_that_this_version_cannot_read_is_left_out(registry: Bench, store: Store) -> None:
+    line = Listing("site", "odd", "", 0.0, name="odd")
+    await store.write("site:odd", 0, b'{"name":"odd","kind":"ivoa","orbit":"low"}', listings=[line])
+    registry.sites._next_sweep = 0.0
+    await refreshed(registry)
+    assert names(registry) == {"alba"}
+
+
+async def test_the_roster_is_followed_by_itself_and_over_a_failing_store(
+    registry: Bench, other: Bench, store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await registry.sites.put("new", NEW, OPERATOR)
+    load, failures = other.sites._load, [Unavailable("gone"), Unavailable("gone")]
+
+    async def failing() -> object:
+        if failures:
+            raise failures.pop()
+        return await load()
+
+    monkeypatch.setattr(other.sites, "_load", failing)
+    following = asyncio.create_task(other.sites.follow())
+    async with asyncio.timeout(20):
+        while names(other) != {"alba", "new"}:
+            await clock.asleep()
+            clock.advance(REFRESH_EVERY)
+            await asyncio.sleep(0)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    await other.sites.close()
+    assert not failures
