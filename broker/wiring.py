@@ -34,6 +34,7 @@ from broker.domain.quantities import Span
 from broker.domain.site import Registration
 from broker.domain.wishes import Defaults, StandIns
 from broker.errors import SettingsError, Unavailable
+from broker.outward import connector
 from broker.plugins import Credentials, Plugin, Resources, settings_fault
 from broker.ports import Backend, Clock, Store
 from broker.services.acceptance import Acceptance
@@ -113,7 +114,8 @@ async def _join(
         margin=settings.fanout.margin, broker_id=broker_id,
     )  # fmt: skip
     acceptance = Acceptance(
-        records=records, offers=offers, requoting=requoting, sessions=sessions, sites=sites, window=window, clock=clock, readers=readers,
+        records=records, offers=offers, requoting=requoting, sessions=sessions, sites=sites, window=window, clock=clock,
+        readers=readers,
         forward=settings.acceptance.forward, patience=settings.acceptance.patience,
         guarded=settings.acceptance.direct == "guarded",
     )  # fmt: skip
@@ -151,8 +153,8 @@ async def _join(
     release = version("federated-execution-broker")
     status = Status(name=settings.name, sites=sites, store=store, window=window, clock=clock)
     parts = Parts(
-        offers=offers, acceptance=acceptance, doubts=doubts, sessions=sessions, sites=sites, status=status, access=access,
-        identities=identities, keys=keys, events=events, ready=store.ping,
+        offers=offers, acceptance=acceptance, doubts=doubts, sessions=sessions, sites=sites, status=status,
+        access=access, identities=identities, keys=keys, events=events, ready=store.ping,
         draw_offerset=answers.offerset, draw_session=answers.session,
         openapi=describe(release), broker_id=broker_id, version=release, public_url=settings.public_url,
         readers=readers,
@@ -349,10 +351,9 @@ def _secret(given: CredentialSettings, what: str) -> str:
 
 
 def _http() -> aiohttp.ClientSession:
-    """One pool for all sites. Its own limit is off: reused connections pass it by, and the guard counts instead."""
-    connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=75)
+    """One pool for all sites."""
     return aiohttp.ClientSession(
-        connector=connector,
+        connector=connector(),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,

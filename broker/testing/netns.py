@@ -98,9 +98,9 @@ class Networks(NamedTuple):
 
 
 @contextmanager
-def two_networks(resolver: str | None = None) -> Iterator[Networks]:
+def two_networks(resolver: str | None = None, known: str = "") -> Iterator[Networks]:
     """Both are gone on leaving, with all that was set in them. `resolver`: the address that programs in `here` ask
-    for names; None: this machine's."""
+    for names; None: this machine's. `known`: a name for `there` that they find without asking."""
     mark = uuid4().hex[:8]
     with ExitStack() as stack:
         here = Network(f"here{mark}", f"h{mark}", "10.231.0.1")
@@ -112,7 +112,8 @@ def two_networks(resolver: str | None = None) -> Iterator[Networks]:
             folder = _RESOLVERS / here.name
             stack.callback(_remove, folder)
             folder.mkdir(parents=True)
-            (folder / "resolv.conf").write_text(f"nameserver {resolver}\noptions timeout:5 attempts:2\n")
+            (folder / "resolv.conf").write_text(f"nameserver {resolver}\n")
+            (folder / "hosts").write_text(f"127.0.0.1 localhost\n{there.address} {known}\n")
         here.run("ip", "link", "add", here.cable, "type", "veth", "peer", "name", there.cable, "netns", there.name)
         for network in (here, there):
             network.run("ip", "address", "add", f"{network.address}/30", "dev", network.cable)

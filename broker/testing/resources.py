@@ -9,15 +9,15 @@ from typing import Any, cast
 import aiohttp
 
 from broker.domain.site import Registration
+from broker.outward import connector
 from broker.plugins import Credentials, Plugin, Resources
 from broker.ports import Calendar, Clock, Limits, Planner
 
 
 @asynccontextmanager
 async def shared_http() -> AsyncIterator[aiohttp.ClientSession]:
-    """The session that all planners share: no cookies, and no limit but each site's own."""
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as http:
+    """The session that all planners share: the broker's own connector, and no cookies."""
+    async with aiohttp.ClientSession(connector=connector(), cookie_jar=aiohttp.DummyCookieJar()) as http:
         yield http
 
 

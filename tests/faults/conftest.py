@@ -46,9 +46,10 @@ def networks() -> Iterator[Networks]:
 
 @pytest.fixture
 def mute_networks() -> Iterator[Networks]:
-    """Whoever asks for a name in `here` asks at `there`, where nobody answers until a test has somebody do so."""
+    """Whoever asks for a name in `here` asks at `there`, where nobody answers until a test has somebody do so. One name
+    is known without asking."""
     want_networks()
-    with two_networks(resolver="10.231.0.2") as pair:
+    with two_networks(resolver="10.231.0.2", known="known.example") as pair:
         yield pair
 
 
