@@ -24,6 +24,8 @@ RENEW_EVERY = 3.0  # seconds
 AT_ONCE = 256  # timers handled side by side: many, for each waits on a site, and a hung one must not hold up the others
 IDLE = 5.0  # seconds between looks at the store when nothing is known to be due: another replica may have set a timer
 TROUBLE = 5.0  # seconds until a timer whose handler failed comes again
+FINISH = 5.0  # seconds that work under way gets when the process is to stop
+_GIVE_BACK = 2.0  # seconds for giving back what was broken off; else its lease ends by itself
 
 
 class Upkeep:
@@ -35,6 +37,8 @@ class Upkeep:
         self._resting_until = math.inf  # epoch seconds; while not resting, every nudge counts
         self._running: set[asyncio.Task[None]] = set()
         self._handlers: Mapping[str, Handler] = {}
+        self._stopped = False
+        self._over: asyncio.Event | None = None  # `run` has ended; None: it has not begun
 
     def nudge(self, due: float = 0.0) -> None:
         """A timer was set, due at that instant (epoch seconds): look now, unless the next look comes soon enough."""
@@ -46,17 +50,43 @@ class Upkeep:
         self._handlers = handlers
 
     async def run(self) -> None:
-        """Until cancelled; work under way is then cancelled too, and comes back when its lease ends."""
+        """Until cancelled or stopped. Cancelled, it breaks off the work under way, which comes back when its leases
+        end; `close` is for whoever has the time to stop in order."""
+        self._over = asyncio.Event()
         try:
-            while True:
+            while not self._stopped:
                 self._wake.clear()
                 claimed = await self._claim()
-                if not claimed:
+                if not claimed and not self._stopped:
                     await self._rest()
         finally:
-            for task in self._running:
-                task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
+            self._over.set()
+            if not self._stopped:
+                await self._break_off()
+
+    def stop(self) -> None:
+        """Claim nothing more; what is in hand goes on. What is due from now on is another replica's."""
+        self._stopped = True
+        self._wake.set()
+
+    async def close(self, patience: float = FINISH) -> None:
+        """Stop, let the work under way end within `patience` seconds, and break off what does not: its timers are
+        given back, so that another replica need not wait for the ends of their leases."""
+        self.stop()
+        try:
+            async with asyncio.timeout(patience):
+                if self._over is not None:
+                    await self._over.wait()
+                while self._running:
+                    await asyncio.wait(self._running)
+        except TimeoutError:
+            _log.info("work broken off", timers=len(self._running))
+        await self._break_off()
+
+    async def _break_off(self) -> None:
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _claim(self) -> bool:
         room = AT_ONCE - len(self._running)
@@ -67,6 +97,9 @@ class Upkeep:
             leases = await self._store.claim(room, LEASE)
         except BrokerError as error:
             _log.warning("timers unreadable", why=error.detail)
+            return False
+        if self._stopped:
+            await asyncio.gather(*(self._give_back(lease) for lease in leases))
             return False
         for lease in leases:
             task = asyncio.create_task(self._handle(lease))
@@ -99,6 +132,11 @@ class Upkeep:
         except BrokerError as error:
             _log.warning("timer failed", timer=lease.key, aggregate=lease.aggregate, why=str(error))
             again = self._clock.now() + TROUBLE
+        except asyncio.CancelledError:
+            renewing.cancel()
+            if self._stopped:
+                await self._give_back(lease)
+            raise
         except Exception:
             _log.exception("timer failed", timer=lease.key, aggregate=lease.aggregate)
             again = self._clock.now() + TROUBLE * 6
@@ -109,6 +147,13 @@ class Upkeep:
         except BrokerError as error:
             _log.warning("timer not settled; it comes again when its lease ends", timer=lease.key, why=error.detail)
         self.nudge()
+
+    async def _give_back(self, lease: Lease) -> None:
+        try:
+            async with asyncio.timeout(_GIVE_BACK):
+                await self._store.postpone(lease, self._clock.now())
+        except (BrokerError, TimeoutError) as error:
+            _log.info("timer not given back; it comes again when its lease ends", timer=lease.key, why=str(error))
 
     async def _renew(self, lease: Lease) -> None:
         """Until cancelled, or the lease is lost: then another worker has the timer, and both are idempotent."""

@@ -210,6 +210,78 @@ async def test_what_a_stopped_worker_had_in_hand_comes_to_another(
         await work.times(1)
 
 
+async def test_a_worker_that_is_closed_lets_its_work_end_and_begins_no_more(
+    store: Store, clock: FakeClock, upkeep: Upkeep, settled: Settled
+) -> None:
+    begun, go, late = asyncio.Event(), asyncio.Event(), Work()
+
+    async def slow(key: str) -> float | None:
+        begun.set()
+        await go.wait()
+        return None
+
+    await timer(store, clock, "a")
+    async with running(upkeep, t=slow, u=late):
+        await begun.wait()
+        closing = asyncio.create_task(upkeep.close(20.0))
+        await asyncio.sleep(0)
+        await timer(store, clock, "b", "u")
+        upkeep.nudge()
+        go.set()
+        await closing
+    assert not late.came
+    assert [lease.aggregate for lease in await store.claim(10, 60)] == ["b"]
+
+
+async def test_what_does_not_end_in_time_is_given_back_at_once(
+    open_store: Callable[[], Awaitable[Store]], clock: FakeClock
+) -> None:
+    one, two = [Upkeep(await open_store(), clock) for _ in range(2)]
+    begun, work, store = asyncio.Event(), Work(), await open_store()
+
+    async def hangs(key: str) -> float | None:
+        begun.set()
+        await asyncio.Event().wait()
+        return None
+
+    await timer(store, clock, "a")
+    async with running(one, t=hangs):
+        await begun.wait()
+        await one.close(0.0)
+        async with running(two, t=work):  # the clock stood still
+            await work.times(1)
+
+
+async def test_what_was_claimed_while_it_was_stopped_is_given_back(store: Store, clock: FakeClock) -> None:
+    late, work = Late(store), Work()
+    upkeep = Upkeep(late, clock)  # type: ignore[arg-type]  # a store by delegation
+    await timer(store, clock, "a")
+    async with running(upkeep, t=work):
+        await late.claimed.wait()
+        closing = asyncio.create_task(upkeep.close(20.0))
+        await asyncio.sleep(0)
+        late.go.set()
+        await closing
+    assert not work.came
+    assert len(await store.claim(10, 60)) == 1
+
+
+class Late:
+    """A store whose claims are made, and answered when `go` is set."""
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.claimed, self.go = store, asyncio.Event(), asyncio.Event()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    async def claim(self, limit: int, lease: float) -> object:
+        leases = await self._store.claim(limit, lease)
+        self.claimed.set()
+        await self.go.wait()
+        return leases
+
+
 async def test_no_more_than_so_many_are_done_at_once(store: Store, clock: FakeClock, upkeep: Upkeep) -> None:
     now = most = 0
     done = asyncio.Event()
