@@ -1,0 +1,292 @@
+"""One seed, one world, one history: set up, let live under faults, let come to rest. Imports its sister modules.
+
+0 s … FAULTS s    people ask and accept; replicas die, sites misbehave, the network and the store fail
+then              all faults end; what is left of the replicas finishes the work
+at rest           no timer is left but those that forget keys by age; people read once more
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import structlog
+
+from broker.services.keys import TIMER as FORGET
+from broker.store.sqlite import SqliteStore, open_sqlite
+from broker.testing.executor import InlineExecutor
+from broker.testing.simulation.clock import LoopClock
+from broker.testing.simulation.history import History
+from broker.testing.simulation.loop import OWNER, DrawnLoop, apart, world
+from broker.testing.simulation.network import Network
+from broker.testing.simulation.replicas import BOOT_AGAIN, Disk, Life, Surroundings
+from broker.testing.simulation.sites import Nature, Site
+from broker.testing.simulation.users import Person, Stranger
+from broker.testing.simulation.weather import Weather
+
+FAULTS = 60.0  # seconds
+PEOPLE = 900.0  # seconds within which the last of them has surely been told something
+REST = 1500.0  # seconds after the faults within which all that can be finished is
+LOOK = 15.0  # seconds between two looks whether all is at rest
+TIMERS = f"SELECT aggregate, key, due, ready FROM timers WHERE key != '{FORGET}' ORDER BY aggregate, key"  # noqa: S608 - a constant
+NAMES = ("alba", "borealis", "cirrus", "dune")
+
+Timer = tuple[str, str, float, float]
+
+
+class World(Surroundings):
+    """Everything there is, made from one seed. After `run` it can be judged (`checker.judge`)."""
+
+    def __init__(self, seed: int, loop: DrawnLoop, random: Random) -> None:
+        self.seed, self.loop, self.random = seed, loop, random
+        self.weather = Weather.of(random)
+        self.history = History(loop.time)
+        self.network = Network(loop, self.weather)
+        self.truth = LoopClock(loop)
+        self.replicas = [f"r{number}" for number in range(random.choice((1, 2, 2, 3)))]
+        self.clocks = {name: LoopClock(loop, random.choice((0.0, 0.5, -0.5, 180.0, -180.0))) for name in self.replicas}
+        self.sites: dict[str, Site] = {}
+        for name in NAMES[: random.choice((2, 3, 3, 4))]:
+            nature = Nature.of(random, healthy=not self.sites)
+            clock = LoopClock(loop, nature.offset)
+            self.sites[name] = Site(name, nature, self.weather, clock, loop.time)
+        self.people: list[Person] = [Person(name, self) for name in ("ada", "bob", "cyd")[: random.choice((1, 2, 3))]]
+        self.people.append(Stranger("eve", self, list(self.people)))
+        self.lives: dict[str, Life] = {}
+        self.given_up: set[str] = set()
+        self.left: list[Timer] = []
+        self.now = 0.0  # by the store's clock, at the end
+        self.stuck: list[str] = []
+        self._lives = 0
+        self._changed = asyncio.Event()
+
+    async def run(self, store: SqliteStore) -> None:
+        self.disk = Disk(store, self.loop, self.weather, self.history)
+        for name in self.replicas:
+            self._start(name)
+        troubles = self.loop.create_task(self._troubles(), context=apart())
+        people = [self.loop.create_task(person.live(), context=apart()) for person in self.people]
+        await asyncio.sleep(FAULTS)
+        troubles.cancel()
+        self._calm()
+        _, still = await asyncio.wait(people, timeout=PEOPLE)
+        self.stuck += [
+            f"{person.name} still waits" for person, task in zip(self.people, people, strict=True) if task in still
+        ]
+        for task in people:
+            if task.done() and (error := task.exception()) is not None:
+                raise error
+        await self._rest()
+        for person in self.people:
+            for set_ in person.sets:
+                await self._read(person, set_)
+        self.now = self.truth.now()
+        for life in list(self.lives.values()):
+            self.given_up.add(life.replica)
+            life.die("the end")
+        await asyncio.sleep(0)
+
+    # ── replicas ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start(self, replica: str) -> None:
+        if replica in self.given_up or (replica in self.lives and not self.lives[replica].dead):
+            return
+        self._lives += 1
+        life = self.lives[replica] = Life(replica, self._lives, self)
+        life.spawn(self._boot(life))
+
+    async def _boot(self, life: Life) -> None:
+        booting = life.spawn(life.boot())
+        while not life.dead and life.bench is None and not booting.done():
+            await asyncio.wait([booting], timeout=0.2)
+        self._changed.set()
+        await booting
+
+    def died(self, life: Life) -> None:
+        again = BOOT_AGAIN if self.weather.calm else self.random.choice((0.5, BOOT_AGAIN, 20.0, 100.0))
+        self.loop.call_later(again, self._start, life.replica, context=apart())
+
+    def spare(self, life: Life) -> bool:
+        return life.bench is not None
+
+    def clock(self, replica: str) -> LoopClock:
+        return self.clocks[replica]
+
+    async def open(self) -> Life:
+        while True:
+            alive = [life for life in self.lives.values() if not life.dead and life.bench is not None]
+            if alive:
+                return self.random.choice(alive)
+            self._changed.clear()
+            await self._changed.wait()
+
+    # ── what goes wrong, and when it ends ────────────────────────────────────────────────────────────────────
+
+    async def _troubles(self) -> None:
+        """Every now and then one thing of the list, most often those that this history is about."""
+        every = self.random.choice((5.0, 10.0, 30.0, 200.0))
+        while True:
+            await asyncio.sleep(self.random.expovariate(1.0 / every))
+            trouble = self.random.choice(
+                (self._kill, self._kill, self._cut, self._hang, self._restart, self._fill, self._jump)
+            )
+            trouble()
+
+    def _kill(self) -> None:
+        life = self.random.choice(list(self.lives.values()))
+        life.die("killed")
+
+    def _cut(self) -> None:
+        faulty = [name for name, site in self.sites.items() if not site.nature.healthy]
+        seconds = self.random.choice((2.0, 10.0, 30.0))
+        replica = self.random.choice(self.replicas)
+        for name in faulty if self.random.random() < 0.5 else [self.random.choice(faulty)]:
+            self.network.cut(replica, name, seconds)
+        self.history.note("network", "is cut", replica=replica, seconds=seconds)
+
+    def _hang(self) -> None:
+        site, seconds = self._faulty(), self.random.choice((5.0, 20.0, 40.0))
+        self.network.hang(site.name, seconds)
+        self.history.note(site.name, "hangs", seconds=seconds)
+
+    def _restart(self) -> None:
+        site, for_good = self._faulty(), self.random.random() < 0.3
+        site.restart(for_good=for_good)
+        self.history.note(site.name, "restarts and forgets", for_good=for_good, ends_jobs=site.nature.restart_ends_jobs)
+        if not for_good:
+            self.loop.call_later(self.random.uniform(5.0, 60.0), site.remember, context=apart())
+
+    def _fill(self) -> None:
+        seconds = self.random.choice((1.0, 5.0, 15.0))
+        if self.random.random() < 0.5:
+            self.disk.full_until = self.loop.time() + seconds
+            self.history.note("store", "is full", seconds=seconds)
+        else:
+            self.disk.out_until = self.loop.time() + seconds
+            self.history.note("store", "is gone", seconds=seconds)
+
+    def _jump(self) -> None:
+        replica = self.random.choice(self.replicas)
+        self.clocks[replica].ahead = self.random.choice((-3600.0, -90.0, 0.0, 90.0, 3600.0))
+        self.history.note(replica, "its clock jumps", ahead=self.clocks[replica].ahead)
+
+    def _faulty(self) -> Site:
+        return self.random.choice([site for site in self.sites.values() if not site.nature.healthy])
+
+    def _calm(self) -> None:
+        """All faults end. Of the replicas one is left at times, and never a chosen one."""
+        self.weather.calm = True
+        self.network.mend()
+        self.disk.full_until = self.disk.out_until = 0.0
+        for site in self.sites.values():
+            site.remember()
+        if self.random.random() < 0.7:
+            left = self.random.choice(self.replicas)
+            for name in self.replicas:
+                if name != left:
+                    self.given_up.add(name)
+                    self.lives[name].die("for good")
+        self.history.note("world", "is calm", given_up=",".join(sorted(self.given_up)))
+        for name in self.replicas:
+            self._start(name)
+
+    # ── rest ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _rest(self) -> None:
+        """Until nothing is left to do, or as long as it may take."""
+        end = self.loop.time() + REST
+        while self.loop.time() < end:
+            self.left = await self._timers()
+            if not self.left:
+                break
+            await asyncio.sleep(LOOK)
+        self.history.note("world", "is at rest", timers=len(self.left))
+
+    async def _timers(self) -> list[Timer]:
+        def work(sql: sqlite3.Connection) -> list[Timer]:
+            return sql.execute(TIMERS).fetchall()
+
+        return await self.disk.store.database.read(work)
+
+    async def _read(self, person: Person, set_: Any) -> None:
+        await person.call("reads at the end", lambda here: here.offers.get(set_, person.caller), set=set_)
+
+
+# ── running one ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Ground:
+    """A folder in memory, where the system has one, with an empty store to copy for each world."""
+
+    def __init__(self) -> None:
+        memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
+        self._folder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
+        self.path = Path(self._folder.name)
+        self._empty: bytes | None = None
+
+    async def open(self, clock: LoopClock) -> SqliteStore:
+        path = self.path / "broker.db"
+        for file in self.path.iterdir():
+            file.unlink()
+        if self._empty is None:
+            store = await open_sqlite(path, clock, executor=InlineExecutor())
+            await store.close()
+            self._empty = path.read_bytes()
+        path.write_bytes(self._empty)
+        return await open_sqlite(path, clock, executor=InlineExecutor())
+
+    def close(self) -> None:
+        self._folder.cleanup()
+
+
+@contextmanager
+def ground() -> Iterator[Ground]:
+    found = Ground()
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def simulate(seed: int, here: Ground) -> World:
+    """The world of one seed, lived to its end. Raises what a person in it raised, which is a fault of the simulation,
+    and `loop.Stuck`."""
+    random = Random(seed)  # noqa: S311 - it is there to be foretold
+    with world(random) as loop:
+        made = World(seed, loop, random)
+        with _logs_to(made):
+            loop.run_until_complete(_lived(made, here))
+        return made
+
+
+async def _lived(made: World, here: Ground) -> None:
+    store = await here.open(made.truth)
+    try:
+        await made.run(store)
+    finally:
+        await store.close()
+
+
+@contextmanager
+def _logs_to(made: World) -> Iterator[None]:
+    """What services log goes to the history, by the life that logs it, and to no terminal."""
+
+    def keep(_: Any, level: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        owner = OWNER.get()
+        who = owner.name if isinstance(owner, Life) else "world"
+        made.history.logs.append({"at": made.loop.time(), "who": who, "level": level, **event})
+        raise structlog.DropEvent
+
+    before = structlog.get_config()
+    structlog.reset_defaults()
+    structlog.configure(processors=[keep])
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
