@@ -66,6 +66,16 @@ def redis_server() -> None:
 
 
 @pytest.fixture(scope="session")
+def haproxy_server() -> None:
+    want("haproxy", "haproxy")
+
+
+@pytest.fixture(scope="session")
+def nginx_server() -> None:
+    want("nginx", "nginx")
+
+
+@pytest.fixture(scope="session")
 def redis_url(redis_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """One server for the whole run, which nobody stops: each test takes a `prefix` of its own. Whoever wants to kill
     one starts it."""
