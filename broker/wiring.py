@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
+from typing import TextIO, cast
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
@@ -61,7 +62,7 @@ from broker.services.upkeep import Upkeep
 from broker.services.watching import Watching
 from broker.services.window import Window
 from broker.settings import CredentialSettings, Settings
-from broker.store.opening import open_store
+from broker.store.opening import open_store, shown
 
 _log = structlog.get_logger(__name__)
 
@@ -75,7 +76,7 @@ async def open_services(
     Raises SettingsError for settings that only now prove wrong, Unavailable when the store cannot be opened."""
     clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
-        store = await open_store(settings.store, clock)
+        store = await open_store(settings.store, clock, settings.store_password_file)
         stack.push_async_callback(store.close)
         broker_id = await _identify(store)
         http = await stack.enter_async_context(_http())
@@ -246,7 +247,7 @@ async def built(settings: Settings) -> AsyncIterator[list[tuple[Registration, Gu
 async def check(settings: Settings) -> list[str]:
     """What a start would find wrong, without starting: builds every planner. Returns a line for each thing that is
     well. Raises SettingsError for the first that is not."""
-    lines = [f"ok    {settings.name} would listen on {settings.listen}, store {settings.store}"]
+    lines = [f"ok    {settings.name} would listen on {settings.listen}, store {shown(settings.store)}"]
     async with built(settings) as planners:
         for site, _ in planners:
             where = f"sites.{site.name}" if site.name in settings.sites else "platform"
@@ -391,6 +392,19 @@ def configure_logging(settings: Settings) -> None:
             else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log.level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Log())),
         cache_logger_on_first_use=False,
     )
+
+
+class _Log:
+    """Standard error, which may be a full disk, or a pipe that nobody reads any more. A line that cannot be written is
+    lost, and nothing else: what was being done when it was written goes on."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()

@@ -229,6 +229,12 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
         "It is not known whether the site took it.",
         "Wait: it is being asked. Nothing runs twice.",
     ),
+    "uri:acceptance-decided": ("A person who asked at the site says how a doubtful acceptance ended.", "Nothing."),
+    "uri:accepted-instead": ("Another session was accepted in place of this one.", "Go on with that one."),
+    "uri:asked-anew": (
+        "The site was asked again, since its offer was refused or had expired, and what it wants now.",
+        "Where nothing was accepted by itself: accept what it offers now, or another.",
+    ),
     "uri:acceptance-refused": ("The site did not take it.", "Take the next offer; `failover` does that by itself."),
     "uri:direct-refused": (
         "Nobody took a direct request, and why.",

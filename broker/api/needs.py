@@ -16,6 +16,7 @@ from broker.domain.request import ExecutionRequest
 from broker.domain.site import Profile, Registration
 from broker.domain.updates import AbstractUpdate
 from broker.ports import Listing, Logs, Result
+from broker.services.doubts import Doubt
 from broker.services.keys import Once
 from broker.services.offers import How
 
@@ -73,6 +74,12 @@ class Acceptance(Protocol):
     async def directed(self, set_: UUID, caller: Caller) -> SessionState: ...
 
     async def release(self, uuids: Sequence[UUID], caller: Caller) -> None: ...
+
+
+class Doubts(Protocol):
+    async def list(self, caller: Caller) -> Sequence[Doubt]: ...
+
+    async def decide(self, uuid: UUID, taken: bool, because: str, caller: Caller) -> SessionState: ...
 
 
 class Sessions(Protocol):

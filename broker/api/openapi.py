@@ -230,6 +230,15 @@ _DRAIN = {
     "xml": {"name": "drain"},
     "properties": {"until": {"type": "string", "format": "date-time", "description": "absent: until it is resumed"}},
 }
+_VERDICT = {
+    "type": "object",
+    "xml": {"name": "verdict"},
+    "required": ["taken", "because"],
+    "properties": {
+        "taken": {"type": "boolean", "description": "the site took the session; false: it surely did not"},
+        "because": {"type": "string", "description": "who at the site said so, or where it was seen"},
+    },
+}
 _NEW_IDENTITY = {
     "type": "object",
     "xml": {"name": "identity"},
@@ -270,6 +279,10 @@ _CALLS: tuple[tuple[str, str, str, str, Any, dict[str, Any]], ...] = (
     ("get", "/sessions/{uuid}/results", "SessionResults", "The files left in ./results.", None,
      {"200": {"type": "object"}}),
     ("get", "/sessions/{uuid}/results/{name}", "SessionResult", "One result file.", None, {"200": _FILE}),
+    ("get", "/doubts", "DoubtList", "Acceptances of which it is not known how they ended.", None,
+     {"200": {"type": "object"}}),
+    ("post", "/sessions/{uuid}/resolve", "SessionResolve", "Say how an acceptance in doubt ended.", _VERDICT,
+     {"200": "AbstractExecutionSession"}),
     ("get", "/sites", "SiteList", "The registered sites.", None, {"200": {"type": "object"}}),
     ("get", "/sites/{name}", "SiteSelect", "A site.", None, {"200": {"type": "object"}}),
     ("put", "/sites/{name}", "SitePut", "Register a site, or change it.", "Registration", {"200": {"type": "object"}}),
@@ -324,6 +337,7 @@ _MORE: dict[tuple[str, str], tuple[str, ...]] = {
     ("post", "/direct"): ("409", "422", "508"),
     ("post", "/sessions/{uuid}"): ("409", "422"),
     ("post", "/sessions/release"): ("409",),
+    ("post", "/sessions/{uuid}/resolve"): ("409",),
     ("get", "/sessions/{uuid}/logs"): ("409",),
     ("get", "/sessions/{uuid}/results"): ("409",),
     ("get", "/sessions/{uuid}/results/{name}"): ("409",),

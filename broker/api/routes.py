@@ -13,11 +13,12 @@ from urllib.parse import quote
 from aiohttp import hdrs, web
 
 from broker.api.auth import Door, Policy
+from broker.api.doubts import DoubtCalls
 from broker.api.events import EventCalls
 from broker.api.health import Health, Ready
 from broker.api.identities import IdentityCalls
 from broker.api.manner import Repeats
-from broker.api.needs import Acceptance, Draw, Events, Identities, Keys, Offers, Sessions, Sites, Status
+from broker.api.needs import Acceptance, Doubts, Draw, Events, Identities, Keys, Offers, Sessions, Sites, Status
 from broker.api.offersets import Offersets
 from broker.api.problems import problems
 from broker.api.sessions import SessionCalls
@@ -42,6 +43,7 @@ class Parts:
 
     offers: Offers
     acceptance: Acceptance
+    doubts: Doubts
     sessions: Sessions
     sites: Sites
     status: Status
@@ -84,6 +86,7 @@ def routes(parts: Parts) -> Iterator[Route]:
     sites, status = SiteCalls(wire, parts.sites), StatusCalls(wire, parts.status)
     health = Health(wire, parts.ready, parts.openapi, parts.version)
     identities = IdentityCalls(wire, parts.identities)
+    doubts = DoubtCalls(wire, parts.doubts, parts.draw_session)
     public, reader, user, operator = Policy.PUBLIC, Policy.READER, Policy.USER, Policy.OPERATOR
 
     yield Route("POST", "/requests", user, sets.ask)
@@ -102,6 +105,9 @@ def routes(parts: Parts) -> Iterator[Route]:
     yield Route("GET", "/sessions/{uuid}/logs", reader, sessions.logs, document=False)
     yield Route("GET", "/sessions/{uuid}/results", reader, sessions.results)
     yield Route("GET", "/sessions/{uuid}/results/{name:.+}", reader, sessions.fetch, document=False, head=False)
+
+    yield Route("GET", "/doubts", operator, doubts.list)
+    yield Route("POST", "/sessions/{uuid}/resolve", operator, doubts.resolve)
 
     yield Route("GET", "/sites", reader, sites.list)
     yield Route("GET", "/sites/{name}", reader, sites.get)

@@ -19,9 +19,9 @@ class StatusCalls:
         self._wire, self._status = wire, status
 
     async def status(self, request: web.Request, caller: Caller) -> web.StreamResponse:
-        """The ETag leaves the time of the look out: it changes when something else does."""
+        """The ETag leaves out the time of the look and which replica took it: it changes when something else does."""
         snapshot = await self._status.snapshot(caller)
-        lasting = {key: value for key, value in snapshot.items() if key != "time"}
+        lasting = {key: value for key, value in snapshot.items() if key not in ("time", "replica")}
         etag = blake2b(msgspec.json.encode(lasting), digest_size=12).hexdigest()
         return await self._wire.answer(request, msgspec.json.encode(snapshot), etag=etag)
 

@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from broker.cli import desk as desks
-from broker.cli import jobs, opening, service, sites, starting
+from broker.cli import doubts, jobs, opening, service, sites, starting
 from broker.cli.check import check
 from broker.cli.desk import INTERRUPTED, Desk
 from broker.cli.exits import Exit, code, one_line
@@ -81,6 +81,7 @@ def build() -> _Command:
         app.command()(command)
     app.command("open")(opening.open_)
     app.add_typer(_sites(), name="sites", help="List, add, drain and remove sites.")
+    app.command()(doubts.resolve)
     for command in _SERVICE:
         app.command()(command)
     app.command()(starting.init)

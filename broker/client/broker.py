@@ -234,6 +234,18 @@ class Broker:
     def _site(self, name: str) -> URL:
         return self.url / "sites" / name
 
+    async def doubts(self) -> list[dict[str, Any]]:
+        """Acceptances of which it is not known how they ended, whoever asked for them; for operators."""
+        document = (await self._connection.call("GET", self.url / "doubts")).document()
+        return [doubt for doubt in document.get("doubts") or () if isinstance(doubt, dict)]
+
+    async def resolve(self, session: str | UUID, *, taken: bool, because: str) -> Session:
+        """Say how an acceptance in doubt ended: the site took it, or surely did not. For operators, who have asked
+        there. Raises Conflict for a session that is not in doubt. Idempotent."""
+        url = self.url / "sessions" / str(session)
+        answer = await self._connection.call("POST", url / "resolve", {"taken": taken, "because": because})
+        return Session(self._connection, url, read_session(answer))
+
     async def status(self) -> dict[str, Any]:
         """The status document, schema `status-1.0`."""
         return (await self._connection.call("GET", self.url / "status")).document()

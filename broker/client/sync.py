@@ -154,6 +154,12 @@ class Broker:
     def site(self, name: str) -> dict[str, Any]:
         return self._loop.run(self._inner.site(name))
 
+    def doubts(self) -> list[dict[str, Any]]:
+        return self._loop.run(self._inner.doubts())
+
+    def resolve(self, session: str | UUID, *, taken: bool, because: str) -> Session:
+        return Session(self._loop, self._loop.run(self._inner.resolve(session, taken=taken, because=because)))
+
     def status(self) -> dict[str, Any]:
         return self._loop.run(self._inner.status())
 

@@ -26,7 +26,6 @@ from broker.errors import (
     BadInput,
     BrokerError,
     Conflict,
-    NotAllowed,
     NotAsked,
     NotFound,
     SiteError,
@@ -113,32 +112,6 @@ class Acceptance:
         must_change(record, caller, self._readers)
         return await self._settle(record)
 
-    async def decide(self, uuid: UUID, taken: bool, reason: str, caller: Caller) -> SessionState:
-        """How an acceptance in doubt ended, by the word of an operator who asked the site. Idempotent. Raises Conflict
-        for a session that is not in doubt."""
-        if not caller.may("operator"):
-            raise NotAllowed("only an operator may decide what a site did.", remedy="Ask whoever runs this broker.")
-        if not reason.strip():
-            raise BadInput("who said so, and where it was looked up.", element="because")
-        record = await self._records.load(uuid)
-        record.session(uuid)
-        decision = await self._offers.decision(record, uuid) if taken else None
-        who, now, within = caller.owner.subject, self._clock.now(), self._within
-
-        def step(r: SetRecord) -> SetRecord:
-            over = r.session(uuid).phase in session.REFUSED
-            if (taken and r.taken == uuid) or (not taken and over):
-                return r
-            if r.claim is None or r.claim.session != uuid:
-                raise Conflict(f"the session is {r.session(uuid).phase}, and not in doubt.")
-            return offerset.decided(r, taken, who, reason, decision, now, within)
-
-        before, after = await self._records.change(uuid, step)
-        if after is not before:
-            _log.warning("acceptance decided by a person", session=str(uuid), taken=taken, by=who, why=reason)
-            after = await self._go_on(after)
-        return await self._sessions.state(after, uuid)
-
     async def _settle(self, record: SetRecord) -> SessionState:
         held: dict[UUID, str] = {}
         if record.given_up is None:
@@ -190,7 +163,7 @@ class Acceptance:
         now = self._clock.now()
 
         def step(r: SetRecord) -> SetRecord:
-            return offerset.claim(r, uuid, offer, now, self._within, token, instead_of)
+            return offerset.claim(r, uuid, offer, now, self.within, token, instead_of)
 
         try:
             return (await self._records.change(uuid, step))[1]
@@ -204,7 +177,7 @@ class Acceptance:
         return offerset.unclaim(record, self._clock.now()) if mine else record
 
     @property
-    def _within(self) -> float:
+    def within(self) -> float:
         """Seconds after which whoever claimed, or was to go on, has surely ended."""
         return self._forward_limit + READ_LIMIT + SLACK
 
@@ -323,7 +296,7 @@ class Acceptance:
         item = _claimed(record)
         _log.info("acceptance refused", site=item.site, session=str(item.uuid), why=reason)
         now = self._clock.now()
-        return await self._resolve_to(record, lambda r: offerset.refused(r, phase, reason, now, self._within))
+        return await self._resolve_to(record, lambda r: offerset.refused(r, phase, reason, now, self.within))
 
     async def _doubt(self, record: SetRecord, reason: str, *, fencing: bool = False) -> SetRecord:
         return await self._resolve_to(record, lambda r: offerset.doubt(r, self._clock.now(), reason, fencing=fencing))
@@ -355,7 +328,7 @@ class Acceptance:
         return self._clock.now() + min(RETRY_MOST, 0.5 * 2.0 ** min(record.claim.tries, 10))
 
     async def go_on(self, key: str) -> float | None:
-        """The timer `owed`: whoever was to go on after a refusal has died."""
+        """The timer `owed`: take a set further after a refusal, as far as its request asked for that. Idempotent."""
         record = await self._records.by_key(key)
         if record is not None:
             await self._go_on(record)

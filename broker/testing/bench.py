@@ -22,6 +22,7 @@ from broker.domain.wishes import Defaults
 from broker.errors import BrokerError
 from broker.ports import Limits, Planner, Store
 from broker.services.acceptance import Acceptance
+from broker.services.doubts import Doubts
 from broker.services.fanout import Fanout
 from broker.services.guard import GuardedPlanner
 from broker.services.hub import Hub
@@ -98,8 +99,13 @@ class Bench:
             margin=5.0, broker_id="us",
         )  # fmt: skip
         self.acceptance = Acceptance(
-            records=self.records, offers=self.offers, requoting=requoting, sessions=self.sessions, sites=self.sites, window=self.window,
+            records=self.records, offers=self.offers, requoting=requoting, sessions=self.sessions, sites=self.sites,
+            window=self.window,
             clock=clock, readers=readers, forward=forward, patience=PATIENCE, guarded=guarded,
+        )  # fmt: skip
+        self.doubts = Doubts(
+            records=self.records, store=store, acceptance=self.acceptance, offers=self.offers, sessions=self.sessions,
+            clock=clock,
         )  # fmt: skip
         self.releasing = Releasing(records=self.records, sites=self.sites, clock=clock)
         self.watching = Watching(store=store, records=self.records, sites=self.sites, window=self.window, clock=clock)

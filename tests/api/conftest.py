@@ -163,6 +163,19 @@ class FakeServices:
         self.note("ready")
 
 
+class FakeDoubts:
+    def __init__(self, services: FakeServices) -> None:
+        self._services = services
+
+    async def list(self, caller: Caller) -> list[Any]:
+        self._services.note("doubts", caller)
+        return []
+
+    async def decide(self, uuid: UUID, taken: bool, because: str, caller: Caller) -> State:
+        self._services.note("decide", uuid, taken, because, caller)
+        return State(uuid)
+
+
 class FakeSites:
     def __init__(self, services: FakeServices) -> None:
         self._services = services
@@ -270,8 +283,8 @@ async def serve(users: dict[str, User]) -> AsyncIterator[Callable[..., Awaitable
             accesses.append(access)
             app = build_app(
                 Parts(
-                    offers=services, acceptance=services, sessions=services, sites=FakeSites(services),
-                    status=services, access=access, identities=services, keys=services, events=services,
+                    offers=services, acceptance=services, doubts=FakeDoubts(services), sessions=services,
+                    sites=FakeSites(services), status=services, access=access, identities=services, keys=services, events=services,
                     ready=services.ready,
                     draw_offerset=draw, draw_session=draw, openapi=b'{"openapi":"3.1.0"}',
                     broker_id="me-id", version="1.2.3", limits=limits or Limits(), **parts,

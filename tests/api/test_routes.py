@@ -38,6 +38,8 @@ POLICIES = {
     "GET /sessions/{uuid}/logs": Policy.READER,
     "GET /sessions/{uuid}/results": Policy.READER,
     "GET /sessions/{uuid}/results/{name}": Policy.READER,
+    "GET /doubts": Policy.OPERATOR,
+    "POST /sessions/{uuid}/resolve": Policy.OPERATOR,
     "GET /sites": Policy.READER,
     "GET /sites/{name}": Policy.READER,
     "PUT /sites/{name}": Policy.OPERATOR,
@@ -60,8 +62,8 @@ POLICIES = {
 @pytest.fixture
 def parts(api: Any) -> Parts:
     return Parts(
-        offers=api.services, acceptance=api.services, sessions=api.services, sites=api.services, status=api.services,
-        access=api.access, identities=api.services, keys=api.services, events=api.services,
+        offers=api.services, acceptance=api.services, doubts=api.services, sessions=api.services, sites=api.services,
+        status=api.services, access=api.access, identities=api.services, keys=api.services, events=api.services,
         ready=api.services.ready, draw_offerset=None, draw_session=None, openapi=b"", broker_id="x", version="",
     )  # fmt: skip  # type: ignore[arg-type]
 
@@ -120,7 +122,7 @@ async def test_policies_hold_over_http(api: Any, call: str) -> None:
 )
 async def test_what_can_be_read_answers_head(api: Any, call: str) -> None:
     path = call.removeprefix("GET ").replace("{uuid}", SESSION)
-    answer = await api.call("HEAD", path)
+    answer = await api.call("HEAD", path, user="ops" if POLICIES[call] is Policy.OPERATOR else "ann")
     assert (answer.status, answer.body) == (200, b"")
 
 
