@@ -26,7 +26,7 @@ from broker.domain.quantities import parse_duration
 from broker.domain.site import Link, Registration, StorageElement
 from broker.errors import SettingsError
 from broker.plugins import settings_fault
-from broker.store.opening import is_address
+from broker.store.opening import is_address, shown
 
 
 def _seconds(value: object) -> object:
@@ -184,6 +184,7 @@ class Settings(BaseSettings):
     store: str = Field(
         "broker.db", description="the database file, relative to the settings file, or the address of a Redis"
     )
+    store_password_file: Path | None = Field(None, description="its first line is the password of the Redis")
     contact: str | None = Field(None, description="whom to ask about this broker's own site")
     default_format: Literal["json", "yaml"] = Field(
         "json", description="what is written, and read, where a caller names no format"
@@ -306,6 +307,10 @@ def load_settings(path: str | Path) -> Settings:
         settings = Settings(**{str(key): value for key, value in values.items()})
     except ValidationError as error:
         raise settings_fault(error, Settings, file=str(file)) from None
+    try:
+        shown(settings.store)
+    except SettingsError as error:
+        raise SettingsError(error.detail, file=str(file), key=error.key, remedy=error.remedy) from None
     return _anchored(settings, file.parent)
 
 
@@ -314,6 +319,8 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
     changes: dict[str, Any] = {}
     if not is_address(settings.store):
         changes["store"] = str(folder / settings.store)
+    if settings.store_password_file is not None:
+        changes["store_password_file"] = folder / settings.store_password_file
     if settings.platform and isinstance(settings.platform.get("folder"), str):
         changes["platform"] = {**settings.platform, "folder": str(folder / settings.platform["folder"])}
     changes["credentials"] = {

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from broker.errors import SettingsError
 from broker.ports import Backend, Clock
+from broker.store.redis import open_redis
+from broker.store.redis_address import parse
 from broker.store.sqlite import open_sqlite
 
 
@@ -12,9 +16,23 @@ def is_address(store: str) -> bool:
     return "://" in store
 
 
-async def open_store(store: str, clock: Clock) -> Backend:
-    """The store that the setting `store` names. Raises SettingsError where it can never be used as it stands,
-    Unavailable where it cannot be reached now."""
-    if is_address(store):
-        raise SettingsError("no store of this kind is known.", key="store")
-    return await open_sqlite(store, clock)
+def shown(store: str) -> str:
+    """The setting as it may stand in messages and logs: without a password. Raises SettingsError as `open_store`."""
+    return parse(store).shown if is_address(store) else store
+
+
+async def open_store(store: str, clock: Clock, password_file: Path | None = None) -> Backend:
+    """The store that the setting `store` names. `clock` judges the leases and ages of a file; a server judges them by
+    its own. `password_file`: its first line is the server's password, and wins over one in the address.
+
+    Raises SettingsError where it can never be used as it stands, Unavailable where it cannot be reached now."""
+    if not is_address(store):
+        return await open_sqlite(store, clock)
+    return await open_redis(parse(store, None if password_file is None else _first_line(password_file)))
+
+
+def _first_line(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").splitlines()[0].strip()
+    except (OSError, IndexError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} cannot be read: {error}", key="store_password_file") from error

@@ -137,11 +137,17 @@ class Nodes:
     ) -> list[Any]:
         """One reply for each group of partitions that a script may see at once (`groups`), in that order. A script
         finds the roots of its group in KEYS, and in ARGV first `args`, then what is each partition's `own`."""
+        groups = self.groups(numbers)
+        mine = [[arg for number in group for arg in own[number]] if own else [] for group in groups]
+        return await self.together(script, [(group, [*args, *some]) for group, some in zip(groups, mine, strict=True)])
+
+    async def together(self, script: Script, asked: Sequence[tuple[Sequence[int], Sequence[Arg]]]) -> list[Any]:
+        """One reply for each of `asked`, partitions and ARGV, in that order; all that goes to one server goes at
+        once. Not atomic: some may be done when this raises."""
         calls = []
-        for group in self.groups(numbers):
-            mine = [arg for number in group for arg in own[number]] if own else []
-            keys = [self.roots[number] for number in group]
-            calls.append(_Call(self._slots[group[0]], _evaluation(script, keys, [*args, *mine]), script))
+        for numbers, args in asked:
+            keys = [self.roots[number] for number in numbers]
+            calls.append(_Call(self._slots[numbers[0]], _evaluation(script, keys, args), script))
         await self._serve(calls)
         return [call.replies[0] for call in calls]
 
@@ -149,6 +155,17 @@ class Nodes:
         """One server: all together. A Cluster: each partition alone, as a script may see one slot only."""
         numbers = list(numbers)
         return [[number] for number in numbers] if self.address.clustered else [numbers] if numbers else []
+
+    async def spread(self) -> list[int]:
+        """One partition of each server that takes writes."""
+        found: dict[Endpoint, int] = {}
+        await self._serve([_Call(self._slots[0], ("PING",))])  # learns who they are
+        for number in PARTITIONS:
+            try:
+                found.setdefault(await self._map.find(self._slots[number]), number)
+            except (RedisError, OSError) as error:
+                raise unavailable(error) from error
+        return list(found.values())
 
     async def everywhere(self, *command: Arg) -> dict[Endpoint, Any]:
         """The replies of every server that takes writes, errors that they answered with among them."""

@@ -1,0 +1,79 @@
+"""The version of a Redis store's data, and how older data is brought forward. Imports errors and its sisters.
+
+A migration is a script that is run on every partition; migration number n (from 1) leads to version n + 1. It may be
+run again on what it has changed already: a broker may end in the middle, and another opens the same store. Published
+migrations are never changed: a new one is added at the end.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from broker.errors import SettingsError
+from broker.store.redis_nodes import Nodes, Script
+from broker.store.redis_trouble import refused
+
+OLDEST = 7  # the first whose scripts say beforehand whether they write
+
+MIGRATIONS: Sequence[Script] = ()
+
+
+async def check_server(nodes: Nodes) -> None:
+    """Raises SettingsError where a server is not what the address says, or too old."""
+    for reply in (await nodes.everywhere("INFO", "server")).values():
+        if isinstance(reply, Exception):
+            raise refused(reply) or reply
+        judge(fields(reply), clustered=nodes.address.clustered)
+
+
+def fields(info: bytes) -> dict[str, str]:
+    """What INFO says, by name."""
+    lines = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
+    return {name: value for name, colon, value in lines if colon}
+
+
+def judge(server: dict[str, str], *, clustered: bool) -> None:
+    """Errors as for `check_server`."""
+    mode = server.get("redis_mode", "standalone")
+    if mode == "sentinel":
+        raise SettingsError("this is a Sentinel.", key="store", remedy="Write redis+sentinel://HOST:PORT/MASTER.")
+    if (mode == "cluster") != clustered:
+        remedy = "Write redis://…" if clustered else "Write redis+cluster://…"
+        raise SettingsError(f"the server runs as {mode}.", key="store", remedy=remedy)
+    version = server.get("redis_version", "0")
+    if int("0" + version.partition(".")[0]) < OLDEST:
+        raise SettingsError(
+            f"the server is Redis {version}.", key="store", remedy=f"The store needs Redis {OLDEST} or newer."
+        )
+
+
+async def bring_forward(nodes: Nodes, migrations: Sequence[Script] = MIGRATIONS) -> None:
+    """Mark what is new with our version, and migrate what is older. SettingsError where the data is a newer broker's,
+    or somebody else's."""
+    key, ours = f"{nodes.roots[0]}:schema", len(migrations) + 1
+    await nodes.command(0, "SET", key, ours, "NX")
+    found = await _version(nodes, key)
+    if found > ours:
+        raise SettingsError(
+            f"the store's data has version {found}; this broker knows {ours}.",
+            key="store",
+            remedy="Use a newer broker.",
+        )
+    for number in range(found, ours):
+        await nodes.each(migrations[number - 1])
+        await nodes.command(0, "SET", key, number + 1)
+
+
+async def _version(nodes: Nodes, key: str) -> int:
+    found: Any = None
+    try:
+        found = await nodes.command(0, "GET", key)
+    except ResponseError:  # not a text
+        found = b"?"
+    if not re.fullmatch(rb"\d{1,9}", found or b""):
+        raise SettingsError(f"{key} is not of our making.", key="store", remedy="Write another prefix in the address.")
+    return int(found)
