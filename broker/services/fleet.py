@@ -88,11 +88,14 @@ class Fleet:
     async def beat(self) -> None:
         """Say that we live, and hear what the others say. Raises Unavailable."""
         if self._clock.monotonic() - self._announced >= ANNOUNCE_EVERY:
-            until = self._clock.now() + LIVE
-            await self._bounded(self._limits.enter(_REPLICAS, self.id, _MANY, until))
+            self.replicas = await self.roll(_REPLICAS, LIVE)
             self._announced = self._clock.monotonic()
-            self.replicas = await self._bounded(self._limits.members(_REPLICAS)) | {self.id}
         self._hear(await self._bounded(self._limits.members(_WORDS)))
+
+    async def roll(self, key: str, seconds: float) -> frozenset[str]:
+        """Put our id on this roll for so many seconds, and read whose are on it. Raises Unavailable."""
+        await self._bounded(self._limits.enter(key, self.id, _MANY, self._clock.now() + seconds))
+        return await self._bounded(self._limits.members(key)) | {self.id}
 
     async def run(self) -> None:
         """Beat, over and over, until cancelled."""

@@ -2,12 +2,13 @@
 
 No figure without its window and its age: `now` is the present, `window` counts events of a stated length, and what is
 not known is null with the reason beside it. Sessions of a nested broker count once, at the broker that is asked.
+Sessions are those of the store, events those of all its replicas; how a site fares is as this replica sees it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -16,8 +17,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from broker.domain.identity import Caller
 from broker.domain.quantities import format_duration, format_instant
 from broker.ports import Clock, Store
+from broker.services.figures import Peers
 from broker.services.sites import Entry, Sites
-from broker.services.window import Window
+from broker.services.window import LENGTH, Digest, Figures, Window, quantile, together
 
 SCHEMA = "status-1.0"
 _OVER = ("REJECTED", "EXPIRED", "COMPLETED", "FAILED", "CANCELLED")
@@ -25,16 +27,22 @@ _OUTCOMES = ("Offered", "Declined", "TimedOut", "Failed", "Skipped")
 
 
 class Status:
-    def __init__(self, *, name: str, sites: Sites, store: Store, window: Window, clock: Clock) -> None:
+    """`peers`: the other replicas on the store; None: there can be none."""
+
+    def __init__(
+        self, *, name: str, sites: Sites, store: Store, window: Window, clock: Clock, peers: Peers | None = None
+    ) -> None:
         self._name, self._sites, self._store, self._window, self._clock = name, sites, store, window, clock
+        self._peers = peers
 
     async def snapshot(self, caller: Caller | None = None) -> dict[str, Any]:
         """The document of GET /status; safe for the public: it names sites, never users."""
         now = self._clock.now()
         counts = await self._store.counts()
         sessions = _sessions(counts)
-        window = self._window.counts()
-        latencies, late = self._window.latencies(), self._window.late_starts()
+        mine = self._window.figures()
+        figures = [mine.short(), *self._peers.others] if self._peers else [mine]
+        began, window = together(figures)
         entries = sorted(self._sites.entries(), key=lambda entry: entry.name)
         totals: Counter[str] = Counter()
         for phases in sessions.values():
@@ -43,20 +51,22 @@ class Status:
             "schema": SCHEMA,
             "name": self._name,
             "time": format_instant(round(now)),
+            **({"replica": self._peers.id} if self._peers else {}),
             "now": {
+                **({"replicas": self._peers.live} if self._peers else {}),
                 "sites": dict(Counter(entry.health(now) for entry in entries)),
                 "sessions": dict(sorted(totals.items())),
                 "unresolved": _unresolved(counts),
             },
             "window": {
-                "duration": format_duration(round(self._window.length())),
+                "duration": format_duration(round(min(LENGTH, now - began))),
                 "requests": window["", "requests"],
                 **{
                     what: sum(n for (_, event), n in window.items() if event == what)
                     for what in ("accepted", "COMPLETED", "FAILED", "CANCELLED")
                 },
             },
-            "sites": [self._site(entry, sessions, window, latencies, late, now) for entry in entries],
+            "sites": [self._site(entry, sessions, window, figures, now) for entry in entries],
         }
 
     def _site(
@@ -64,8 +74,7 @@ class Status:
         entry: Entry,
         sessions: dict[str, Counter[str]],
         window: Counter[tuple[str, str]],
-        latencies: dict[str, list[float]],
-        late: dict[str, list[float]],
+        figures: Sequence[Figures],
         now: float,
     ) -> dict[str, Any]:
         mine = window_of(window, entry.name)
@@ -87,9 +96,9 @@ class Status:
             "window": {
                 "requests": sum(mine[outcome] for outcome in _OUTCOMES),
                 **{what: mine[what] for what in (*_OUTCOMES, "accepted", "COMPLETED", "FAILED")},
-                "latency_s": _quantiles(latencies.get(entry.name, [])),
+                "latency_s": _quantiles([one.latencies.get(entry.name) for one in figures]),
             },
-            "promise": {"start_late_s": _quantiles(late.get(entry.name, []))},
+            "promise": {"start_late_s": _quantiles([one.late.get(entry.name) for one in figures])},
         }
 
     # ── Prometheus ───────────────────────────────────────────────────────────────────────────────────────────
@@ -165,9 +174,12 @@ def window_of(window: Counter[tuple[str, str]], site: str) -> Counter[str]:
     return Counter({what: n for (name, what), n in window.items() if name == site})
 
 
-def _quantiles(values: list[float]) -> dict[str, float | int | None]:
-    """Of sorted values, nearest rank; null where there are none."""
-    if not values:
-        return {"p50": None, "p99": None, "n": 0}
-    p50, p99 = (round(values[min(len(values) - 1, int(q * len(values)))], 4) for q in (0.5, 0.99))
-    return {"p50": p50, "p99": p99, "n": len(values)}
+def _quantiles(digests: Iterable[Digest | None]) -> dict[str, float | int | None]:
+    """Null where nothing was measured."""
+    found = [digest for digest in digests if digest is not None]
+    p50, p99 = quantile(found, 0.5), quantile(found, 0.99)
+    return {"p50": _rounded(p50), "p99": _rounded(p99), "n": sum(digest.n for digest in found)}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -37,7 +37,7 @@ async def test_a_run_is_followed_to_its_end_and_no_further(
         await bench.settle(6)
         seen.append(await phase(bench, best))
     assert seen == ["WAITING", "PREPARING", "AVAILABLE", "RUNNING", "RELEASING", "COMPLETED"]
-    assert bench.window.counts()["alba", "COMPLETED"] == 1
+    assert bench.window.figures().counts["alba"]["COMPLETED"] == 1
     await bench.settle(600)
     assert await any_store.next_due() is None
     stored = await any_store.read(key_of("alba"))
