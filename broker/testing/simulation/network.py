@@ -79,7 +79,7 @@ class Network:
         return "unheard" if fate == "twice" and not letter.repeats else fate
 
     def _deliver(self, letter: Letter, fate: str, act: Callable[[], T], answer: asyncio.Future[T]) -> None:
-        way, back = self._weather.way(), self._weather.way()
+        way, back = self._weather.way(safe=letter.safe), self._weather.way(safe=letter.safe)
         if fate == "late":
             way += self._weather.random.uniform(5.0, 40.0)
 

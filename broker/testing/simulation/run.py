@@ -21,6 +21,7 @@ import structlog
 from broker.services.keys import TIMER as FORGET
 from broker.store.sqlite import SqliteStore, open_sqlite
 from broker.testing.executor import InlineExecutor
+from broker.testing.simulation.checker import Case, Timer
 from broker.testing.simulation.clock import LoopClock
 from broker.testing.simulation.history import History
 from broker.testing.simulation.loop import OWNER, DrawnLoop, apart, world
@@ -36,8 +37,6 @@ REST = 1500.0  # seconds after the faults within which all that can be finished 
 LOOK = 15.0  # seconds between two looks whether all is at rest
 TIMERS = f"SELECT aggregate, key, due, ready FROM timers WHERE key != '{FORGET}' ORDER BY aggregate, key"  # noqa: S608 - a constant
 NAMES = ("alba", "borealis", "cirrus", "dune")
-
-Timer = tuple[str, str, float, float]
 
 
 class World(Surroundings):
@@ -216,6 +215,9 @@ class World(Surroundings):
 
     async def _read(self, person: Person, set_: Any) -> None:
         await person.call("reads at the end", lambda here: here.offers.get(set_, person.caller), set=set_)
+
+    def case(self) -> Case:
+        return Case(self.history, self.sites, self.left, self.stuck, self.now)
 
 
 # ── running one ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -144,7 +144,7 @@ class Person:
                 lambda uuid: here.offers.get(uuid, self.caller),
             )
 
-        state = await self.call("ask", act, key=key, later=later)
+        state = await self.call("ask", act, key=key, later=later, name=name)
         if not isinstance(state, SetState):
             return None
         self.sets.append(state.uuid)
@@ -163,7 +163,7 @@ class Person:
                 lambda uuid: here.acceptance.directed(uuid, self.caller),
             )
 
-        state = await self.call("direct", act, key=key)
+        state = await self.call("direct", act, key=key, name=name)
         if isinstance(state, SessionState):
             self.sets.append(state.record.uuid)
 
@@ -201,7 +201,7 @@ class Person:
                 async with aclosing(changes):
                     async for change in changes:
                         if change is not None:
-                            seen = self.town.history.invoke(self.name, "is told", at=life.name)
+                            seen = self.town.history.invoke(self.name, "is told", at=life.name, of=number)
                             self.town.history.end(seen, self.name, "ok", "is told", _phases(change.state))
             return await here.offers.get(set_, self.caller)
 
@@ -321,7 +321,4 @@ def _phases(state: SetState | SessionState) -> dict[UUID, str]:
 
 
 def _told(state: SetState | SessionState, detail: Mapping[str, Any]) -> dict[str, Any]:
-    told: dict[str, Any] = {"set": state.record.uuid, "record": state.record}
-    if "key" in detail:
-        told["key"] = detail["key"]
-    return told
+    return {**detail, "set": state.record.uuid, "record": state.record}

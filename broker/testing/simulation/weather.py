@@ -39,9 +39,9 @@ class Weather:
     def strikes(self, rate: float) -> bool:
         return not self.calm and rate > 0 and self.random.random() < rate
 
-    def way(self) -> float:
-        """Seconds from a replica to a site, or back."""
-        if self.strikes(self.slow):
+    def way(self, *, safe: bool = False) -> float:
+        """Seconds from a replica to a site, or back. `safe`: never slow."""
+        if not safe and self.strikes(self.slow):
             return self.random.uniform(0.5, 8.0)
         return self.random.uniform(0.001, 0.1)
 

@@ -1,0 +1,317 @@
+"""The judge of a history: which of the ten invariants (docs/design.md, 6) do not hold. Imports the history and sites.
+
+It reads what users were told, what the store was made to hold, what was logged, and what the sites' ledgers say
+really happened; it asks no service. Each rule yields a sentence for each breach, and nothing where all is well.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+from uuid import UUID
+
+from broker.domain import session
+from broker.domain.offerset import SessionRecord, SetRecord
+from broker.testing.simulation.history import Call, Entry, History, short
+from broker.testing.simulation.loop import BEGIN, EPOCH
+from broker.testing.simulation.sites import SECRET, Fact, Site
+
+CLOCKS = 3.0  # seconds that a replica may be wrong about the store's clock, whose answers take that long at times
+
+Timer = tuple[str, str, float, float]  # aggregate, key, due, ready
+
+
+@dataclass
+class Case:
+    """What is judged. `left`: the timers at rest; `stuck`: who still waits; `now`: by the store's clock."""
+
+    history: History
+    sites: Mapping[str, Site]
+    left: list[Timer]
+    stuck: list[str]
+    now: float
+
+    def __post_init__(self) -> None:
+        self.versions: dict[str, list[tuple[float, SetRecord]]] = defaultdict(list)
+        for written in sorted(self.history.writes, key=lambda written: written.version):
+            record = written.set()
+            if record is not None:
+                self.versions[written.key].append((written.at, record))
+        self.records = {key: versions[-1][1] for key, versions in self.versions.items()}
+        self.calls = self.history.calls()
+
+    def told(self) -> Iterator[tuple[Call, Entry]]:
+        """Calls that were answered well, with the answer."""
+        for call in self.calls:
+            if call.end is not None and call.end.kind == "ok":
+                yield call, call.end
+
+    def fact(self, item: SessionRecord) -> Fact | None:
+        """None: the session stands for a direct request that nobody took."""
+        return self.sites[item.site].ledger[item.handle] if item.handle else None
+
+
+Rule = Callable[[Case], Iterator[str]]
+
+
+class Breach(NamedTuple):
+    """`invariant`: its number; 0 for what none of the ten names (one key is one act)."""
+
+    invariant: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"invariant {self.invariant}: {self.text}" if self.invariant else self.text
+
+
+def judge(case: Case) -> list[Breach]:
+    """All that is broken, in the order of the invariants."""
+    return [Breach(number, text) for number, rule in RULES for text in rule(case)]
+
+
+# ── 1 to 5: acceptance ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def one_is_accepted(case: Case) -> Iterator[str]:
+    """At most one session of a set, unless the first is proved to have failed (its site's restart ended it)."""
+    for record in case.records.values():
+        ran = [item for item in record.sessions if (fact := case.fact(item)) and fact.runs and not fact.voided]
+        if len(ran) > 1:
+            yield f"of set {short(record.uuid)} run {_named(ran)}"
+    for key, versions in case.versions.items():
+        for at, record in versions:
+            taken = [item for item in record.sessions if session.taken(item.phase) and item.handle]
+            if len(taken) > 1 and sum(item.phase != "FAILED" for item in taken) > 1:
+                yield f"{_when(at)} the record {key[:8]} holds as accepted {_named(taken)}"
+                break
+
+
+def acknowledged_survives(case: Case) -> Iterator[str]:
+    records = {item.uuid: record for record in case.records.values() for item in record.sessions}
+    for call, answer in case.told():
+        for uuid, phase in answer.phases.items():
+            if not session.taken(phase) or _stands_for_nobody(answer, uuid):
+                continue
+            record = records.get(uuid)
+            if record is None:
+                yield f"#{call.begin.call} was told that {short(uuid)} is {phase}, and nothing is kept of it"
+            elif record.taken != uuid or not session.taken(record.session(uuid).phase):
+                yield f"#{call.begin.call} was told {phase} of {short(uuid)}, which is {record.session(uuid).phase}"
+
+
+def nothing_twice(case: Case) -> Iterator[str]:
+    """At a site that takes every acceptance for a new one, one may leave us; elsewhere one run comes of many."""
+    for site in case.sites.values():
+        for fact in site.ledger.values():
+            if fact.runs > 1:
+                yield f"{fact.handle} was begun {fact.runs} times"
+            if not site.nature.repeatable and len(fact.sent) > 1:
+                yield f"{fact.handle} was accepted {len(fact.sent)} times at a plain site"
+
+
+def others_given_back(case: Case) -> Iterator[str]:
+    """Every known offer that is not taken is released, or has expired at its site."""
+    for record in case.records.values():
+        claimed = record.claim.session if record.claim else None
+        for item in record.sessions:
+            if item.uuid == claimed or not item.handle:
+                continue
+            if item.phase not in session.TERMINAL:
+                yield f"{short(item.uuid)} at {item.site} is still {item.phase} at rest"
+            site, fact = case.sites[item.site], case.fact(item)
+            expires = site.nature.enforces and fact is not None and fact.expires is not None
+            if site.phase(item.handle) == "OFFERED" and not expires:
+                yield f"{item.site} still holds {item.handle}, which is {item.phase}, released: {item.released}"
+
+
+def nothing_after_expiry(case: Case) -> Iterator[str]:
+    for versions in case.versions.values():
+        claimed: UUID | None = None
+        for at, record in versions:
+            claim = record.claim
+            if claim is not None and claim.session != claimed:
+                yield from _in_time(case, at, record, record.session(claim.session))
+            claimed = claim.session if claim is not None else None
+
+
+def _in_time(case: Case, at: float, record: SetRecord, item: SessionRecord) -> Iterator[str]:
+    claim, fact = record.claim, case.fact(item)
+    if claim is None or fact is None:
+        return
+    if item.expires is not None and claim.at >= item.expires:
+        yield f"{short(item.uuid)} was claimed {claim.at - item.expires:.1f} s after it expired"
+    if fact.sent and fact.expires is not None and fact.sent[0] > fact.expires + CLOCKS:
+        yield f"{fact.handle} was first accepted {fact.sent[0] - fact.expires:.1f} s after it expired"
+    if abs(claim.at - (EPOCH + at - BEGIN)) > 60.0:
+        yield f"{short(item.uuid)} was claimed by a clock that is wrong by {claim.at - (EPOCH + at - BEGIN):.0f} s"
+
+
+# ── 6 to 10: answers ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def every_site_answers_for(case: Case) -> Iterator[str]:
+    """Each site has one outcome in the answer, and a reason where it offered nothing."""
+    for call, answer in case.told():
+        record = answer.detail.get("record")
+        if call.begin.what == "ask" and not call.begin.detail["later"] and isinstance(record, SetRecord):
+            yield from _complete(case, record, f"#{call.begin.call}")
+    for record in case.records.values():
+        yield from _complete(case, record, f"set {short(record.uuid)} at rest")
+
+
+def _complete(case: Case, record: SetRecord, where: str) -> Iterator[str]:
+    for name in case.sites:
+        line = record.outcomes.get(name)
+        if line is None:
+            yield f"{where} says nothing of {name}"
+        elif line.outcome != "Offered" and not any(line.reasons):
+            yield f"{where} gives no reason for {line.outcome} of {name}"
+
+
+def phases_go_on(case: Case) -> Iterator[str]:
+    """Whoever reads after another has read sees nothing older."""
+    for uuid, readings in _readings(case).items():
+        for later in readings:
+            before = [r for r in readings if r.ended <= later.began and not _onward(r.phase, later.phase)]
+            if before:
+                first = before[0]
+                yield f"{short(uuid)} was {first.phase} ({first.by}), then {later.phase} ({later.by})"
+                break
+    for versions in case.versions.values():
+        for (_, old), (at, new) in pairwise(versions):
+            known = {item.uuid: item.phase for item in old.sessions}
+            for item in new.sessions:
+                if item.uuid in known and not _onward(known[item.uuid], item.phase):
+                    yield f"{_when(at)} {short(item.uuid)} went from {known[item.uuid]} to {item.phase} in the store"
+
+
+@dataclass(frozen=True)
+class _Reading:
+    began: float
+    ended: float
+    phase: str
+    by: str
+
+
+def _readings(case: Case) -> Mapping[UUID, list[_Reading]]:
+    found: dict[UUID, list[_Reading]] = defaultdict(list)
+    streams: dict[int, float] = {call.begin.call: call.begin.at for call in case.calls if call.begin.what == "follow"}
+    for call, answer in case.told():
+        began = call.begin.at
+        if call.begin.what == "is told":  # it was looked up since the last that came on this stream
+            stream = call.begin.detail["of"]
+            began, streams[stream] = streams[stream], answer.at
+        for uuid, phase in answer.phases.items():
+            found[uuid].append(_Reading(began, answer.at, phase, f"#{call.begin.call}"))
+    return found
+
+
+def _onward(before: str, after: str) -> bool:
+    return before == after or session.forward(before, after)
+
+
+def nobody_else(case: Case) -> Iterator[str]:
+    for call, _ in case.told():
+        if call.begin.what.startswith("tries"):
+            yield f"#{call.begin.call}: {call.begin.who} {call.begin.what} what is another's, and may"
+
+
+def no_secret_logged(case: Case) -> Iterator[str]:
+    for log in case.history.logs:
+        if SECRET in repr(log):
+            yield f"{_when(log['at'])} {log['who']} logged a secret: {log['event']}"
+
+
+def work_is_finished(case: Case) -> Iterator[str]:
+    """Whoever dies, the others finish it; whatever a site does, its neighbours' offers stand."""
+    yield from case.stuck
+    for call in case.calls:
+        if call.end is None:
+            yield f"#{call.begin.call} of {call.begin.who} never ended"
+        elif call.end.kind == "info" and "no answer in" in call.end.detail.get("why", ""):
+            yield f"#{call.begin.call} of {call.begin.who} was not answered"
+    for aggregate, key, due, _ in case.left:
+        if not _excused(case, aggregate, key):
+            yield f"the timer {key} of {aggregate[:16]} is left, {case.now - due:.0f} s overdue"
+    for record in case.records.values():
+        claim = record.claim
+        if claim is not None and claim.state != "taken" and not _forgotten(case, record.session(claim.session)):
+            yield f"{short(claim.session)} is left {claim.state}: {claim.reason}"
+    for log in case.history.logs:
+        if "exc_info" in log or "exception" in log:
+            yield f"{_when(log['at'])} {log['who']} failed in a way that nobody foresaw: {log['event']} {log}"
+
+
+def neighbours_stand(case: Case) -> Iterator[str]:
+    """A site that is well has offers or reasons in every answer, whatever the others do."""
+    well = [name for name, site in case.sites.items() if site.nature.healthy]
+    for call, answer in case.told():
+        record = answer.detail.get("record")
+        if call.begin.what != "ask" or call.begin.detail["later"] or not isinstance(record, SetRecord):
+            continue
+        for name in well:
+            line = record.outcomes.get(name)
+            if line is not None and line.outcome not in ("Offered", "Declined"):
+                yield f"#{call.begin.call}: {name} is well, and its outcome is {line.outcome}: {line.reasons}"
+
+
+def _excused(case: Case, aggregate: str, key: str) -> bool:
+    """What cannot be finished without a person: a site has forgotten for good what it was asked to take."""
+    if key == "look":
+        items = [item for record in case.records.values() for item in record.sessions]
+        return any(item.site == aggregate.removeprefix("watch:") and _forgotten(case, item) for item in items)
+    record = case.records.get(aggregate)
+    claim = record.claim if record is not None else None
+    return (
+        key == "claim" and record is not None and claim is not None and _forgotten(case, record.session(claim.session))
+    )
+
+
+def _forgotten(case: Case, item: SessionRecord) -> bool:
+    fact = case.fact(item)
+    return fact is not None and fact.forgotten
+
+
+def one_key_one_act(case: Case) -> Iterator[str]:
+    """Whatever is sent with one key makes one set, and every answer shows it."""
+    named: dict[str, set[UUID]] = defaultdict(set)
+    for record in case.records.values():
+        named[record.name].add(record.uuid)
+    for call in case.calls:
+        if call.begin.what in ("ask", "direct") and call.begin.detail.get("key") is not None:
+            sets = named.pop(call.begin.detail["name"], set())
+            if len(sets) > 1:
+                yield f"{call.begin.detail['name']} was asked with one key, and made {len(sets)} sets"
+
+
+def _named(items: list[SessionRecord]) -> str:
+    return ", ".join(f"{short(item.uuid)} at {item.site} ({item.phase})" for item in items)
+
+
+def _when(at: float) -> str:
+    return f"at {at - BEGIN:.3f}"
+
+
+def _stands_for_nobody(answer: Entry, uuid: UUID) -> bool:
+    """A session FAILED that stands for a direct request which nobody took."""
+    record = answer.detail.get("record")
+    return isinstance(record, SetRecord) and record.given_up == uuid
+
+
+RULES: tuple[tuple[int, Rule], ...] = (
+    (1, one_is_accepted),
+    (2, acknowledged_survives),
+    (3, nothing_twice),
+    (4, others_given_back),
+    (5, nothing_after_expiry),
+    (6, every_site_answers_for),
+    (7, phases_go_on),
+    (8, nobody_else),
+    (9, no_secret_logged),
+    (10, work_is_finished),
+    (10, neighbours_stand),
+    (0, one_key_one_act),
+)
