@@ -2,6 +2,8 @@
 
 Passwords are slow to check on purpose (argon2, well over 100 ms), so a pair found right is remembered for a minute as
 a keyed hash, checks run beside the event loop in a small pool, and wrong guesses are counted before they are checked.
+Where replicas share a store, guesses found wrong count for all of them; each counts its own as well, so that guesses
+side by side cannot outrun the count, and goes by that alone when the store is away.
 """
 
 from __future__ import annotations
@@ -18,18 +20,22 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
+import structlog
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from broker.domain.identity import Caller, Owner
-from broker.errors import NotSignedIn, TooMany
-from broker.ports import Clock
+from broker.errors import NotSignedIn, TooMany, Unavailable
+from broker.ports import Clock, Limits
+
+_log = structlog.get_logger(__name__)
 
 REMEMBERED = 60.0  # seconds for which a right password is not checked again
 GUESSES, GUESS_EVERY = 10, 6.0  # wrong passwords for one name from one address: at once, then one in so many seconds
 ADDRESS_GUESSES, ADDRESS_GUESS_EVERY = 100, 1.0  # the same for one address, whatever the names
 _CHECKS = 2  # passwords checked side by side
 _WAITING = 32  # … and at most so many under way; the next caller is told to come back
+_PATIENCE = 1.0  # seconds for the count of the other replicas
 _LONGEST = 1024  # characters of a credential
 _KNOWN = 10_000  # entries of each memory
 
@@ -62,10 +68,11 @@ class Access:
         clock: Clock,
         anonymous: Caller | None = None,
         find: Find | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """`issuer` is the broker's own name. `anonymous` is whom a caller without credentials from this very machine
         is taken for; None: nobody comes in without. `find` knows the accounts that are not of `users`; their hashes
-        are of `hasher_of(users)`."""
+        are of `hasher_of(users)`. `limits` are those that all replicas share; None: there can be but one."""
         self._users, self._anonymous, self._clock, self._find = dict(users), anonymous, clock, find
         self.issuer = issuer
         self._tokens = {user.token_sha256: name for name, user in users.items() if user.token_sha256}
@@ -74,6 +81,7 @@ class Access:
         self._checks: dict[bytes, asyncio.Future[bool]] = {}
         self._names = _Guesses(GUESSES, GUESS_EVERY)
         self._addresses = _Guesses(ADDRESS_GUESSES, ADDRESS_GUESS_EVERY)
+        self._wrong = _Wrong(limits, clock) if limits is not None else None
         self._hasher = PasswordHasher()
         self._pool = ThreadPoolExecutor(_CHECKS, thread_name_prefix="argon2")
         self._decoy = self._pool.submit(self._make_decoy)
@@ -126,25 +134,39 @@ class Access:
             raise TooMany("too many are signing in at once.", retry_after=1.0)
         wait = max(self._names.wait((remote, name), now), self._addresses.wait((remote, ""), now))
         if wait > 0:
-            raise TooMany("too many wrong passwords.", remedy="Wait, then check name and password.", retry_after=wait)
+            raise _too_many(wait)
         self._names.add((remote, name), now)
         self._addresses.add((remote, ""), now)
 
     async def _check(self, name: str, user: User | None, secret: str, remote: str, pair: bytes) -> bool:
         try:
+            if self._wrong is not None:
+                await self._refuse(self._wrong, remote, name)
             stored = user.password_hash if user else None
             # A name without a password costs as much as one with: time must not tell which names there are.
             decoy = await asyncio.wrap_future(self._decoy)
             loop = asyncio.get_running_loop()
             right = await loop.run_in_executor(self._pool, self._verify, stored or decoy, secret)
             if not right or stored is None:
+                if self._wrong is not None:
+                    await self._wrong.add(remote, name)
                 return False
             self._right.put(pair, self._clock.monotonic() + REMEMBERED)
-            self._names.forgive((remote, name))
-            self._addresses.forgive((remote, ""))
+            self._forgive(name, remote)
             return True
         finally:
             del self._checks[pair]
+
+    async def _refuse(self, wrong: _Wrong, remote: str, name: str) -> None:
+        try:
+            await wrong.refuse(remote, name)
+        except TooMany:
+            self._forgive(name, remote)  # it was not checked
+            raise
+
+    def _forgive(self, name: str, remote: str) -> None:
+        self._names.forgive((remote, name))
+        self._addresses.forgive((remote, ""))
 
     def _verify(self, stored: str, secret: str) -> bool:
         try:
@@ -227,6 +249,48 @@ class _Guesses:
         """Take one back."""
         if key in self._empty:
             self._empty[key] -= self._every
+
+
+class _Wrong:
+    """The guesses that any replica has lately found wrong: each counts for the time in which one is allowed again. A
+    store that is away lets them through."""
+
+    def __init__(self, limits: Limits, clock: Clock) -> None:
+        self._limits, self._clock = limits, clock
+
+    async def refuse(self, remote: str, name: str) -> None:
+        """Raises TooMany."""
+        for key, most, every in self._buckets(remote, name):
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    counted = len(await self._limits.members(key))
+            except (TimeoutError, Unavailable) as error:
+                _log.warning("wrong passwords of other replicas are not counted", why=str(error))
+                return
+            if counted >= most:
+                raise _too_many(every)
+
+    async def add(self, remote: str, name: str) -> None:
+        guess, now = os.urandom(8).hex(), self._clock.now()
+        for key, most, every in self._buckets(remote, name):
+            try:
+                async with asyncio.timeout(_PATIENCE):
+                    await self._limits.enter(key, guess, most, now + most * every)
+            except (TimeoutError, Unavailable) as error:
+                _log.warning("a wrong password is not counted for other replicas", why=str(error))
+                return
+
+    def _buckets(self, remote: str, name: str) -> list[tuple[str, int, float]]:
+        """A name may be a password in the wrong field: it is not kept in the clear."""
+        pair = hashlib.blake2b(f"{remote} {name}".encode(errors="surrogateescape"), digest_size=16).hexdigest()
+        return [
+            (f"guesses:{pair}", GUESSES, GUESS_EVERY),
+            (f"guesses:{remote}", ADDRESS_GUESSES, ADDRESS_GUESS_EVERY),
+        ]
+
+
+def _too_many(wait: float) -> TooMany:
+    return TooMany("too many wrong passwords.", remedy="Wait, then check name and password.", retry_after=wait)
 
 
 NOBODY = Caller(Owner("", ""), "", frozenset(), anonymous=True)

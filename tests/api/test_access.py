@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from broker.domain.identity import Caller, Owner
-from broker.errors import NotSignedIn, TooMany
+from broker.errors import NotSignedIn, TooMany, Unavailable
 from broker.services.access import GUESS_EVERY, GUESSES, REMEMBERED, Access, User, is_loopback
 from broker.testing.clock import FakeClock
+from broker.testing.memory import MemoryLimits
 
 
 def basic(name: str, secret: str) -> str:
@@ -201,6 +202,71 @@ async def test_one_address_cannot_try_all_names(access: Access) -> None:
             await access.sign_in(basic(f"name{n}", "wrong"), "a")
     with pytest.raises(TooMany):
         await access.sign_in(basic("another", "wrong"), "a")
+
+
+@pytest.fixture
+async def replicas(users: dict[str, User], clock: FakeClock) -> AsyncIterator[list[Access]]:
+    limits = MemoryLimits(clock)
+    pair = [Access(users, "me", clock=clock, limits=limits) for _ in range(2)]
+    yield pair
+    for access in pair:
+        await access.close()
+
+
+async def test_guesses_at_any_replica_count_for_all(replicas: list[Access], clock: FakeClock) -> None:
+    for n in range(GUESSES):
+        with pytest.raises(NotSignedIn):
+            await replicas[n % 2].sign_in(basic("ann", f"guess-{n}"), "192.0.2.1")
+    for access in replicas:
+        with pytest.raises(TooMany) as caught:
+            await access.sign_in(basic("ann", "ann-secret"), "192.0.2.1")
+        assert 0 < caught.value.retry_after <= GUESSES * GUESS_EVERY
+    assert await replicas[1].sign_in(basic("ops", "ops-secret"), "192.0.2.1")
+    assert await replicas[1].sign_in(basic("ann", "ann-secret"), "192.0.2.2")
+    clock.advance(GUESSES * GUESS_EVERY)
+    assert await replicas[0].sign_in(basic("ann", "ann-secret"), "192.0.2.1")
+
+
+async def test_right_passwords_are_no_guesses_at_any_replica(replicas: list[Access]) -> None:
+    for _ in range(2 * GUESSES):
+        for access in replicas:
+            access._right.clear()  # so that each is checked
+            assert await access.sign_in(basic("ann", "ann-secret"), "192.0.2.1")
+
+
+async def test_the_names_that_were_guessed_are_not_kept_in_the_clear(users: dict[str, User], clock: FakeClock) -> None:
+    kept: list[str] = []
+
+    class Noting(MemoryLimits):
+        async def enter(self, key: str, member: str, ceiling: int, until: float) -> bool:
+            kept.extend((key, member))
+            return await super().enter(key, member, ceiling, until)
+
+    access = Access(users, "me", clock=clock, limits=Noting(clock))
+    with pytest.raises(NotSignedIn):
+        await access.sign_in(basic("my-secret", "oops"), "192.0.2.1")
+    assert kept
+    assert not [text for text in kept if "secret" in text or "oops" in text]
+    await access.close()
+
+
+async def test_without_the_common_count_each_replica_counts_its_own(
+    users: dict[str, User], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = MemoryLimits(clock)
+
+    async def gone(*_: object) -> Any:
+        raise Unavailable("gone")
+
+    for name in ("members", "enter"):
+        monkeypatch.setattr(limits, name, gone)
+    access = Access(users, "me", clock=clock, limits=limits)
+    for n in range(GUESSES):
+        with pytest.raises(NotSignedIn):
+            await access.sign_in(basic("ann", f"guess-{n}"), "192.0.2.1")
+    with pytest.raises(TooMany):
+        await access.sign_in(basic("ann", "ann-secret"), "192.0.2.1")
+    await access.close()
 
 
 async def test_without_passwords_there_is_nothing_to_check(clock: FakeClock) -> None:
