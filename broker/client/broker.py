@@ -21,6 +21,7 @@ from broker.client.sessions import Line, Session, read_session
 from broker.domain.hops import BATCH
 from broker.domain.quantities import format_instant, parse_instant
 from broker.domain.request import ExecutionRequest
+from broker.domain.session import REFUSED
 from broker.errors import BadInput, NotFound
 
 _PAGES = 20  # of a list, at most, when a handle is looked up
@@ -160,7 +161,7 @@ class Broker:
         """By uuid, its beginning, name, or URL. Of an ended session the results are listed too."""
         url = await self._resolve(handle, "sessions")
         session = Session(self._connection, url, read_session(await self._connection.call("GET", url)))
-        if session.ended:
+        if session.ended and session.phase not in REFUSED:
             await session.load_results()
         return session
 

@@ -146,7 +146,8 @@ class Session:
 
     async def accept(self) -> Self:
         """Take the offer. On return the session is taken, or reads OFFERED: then the broker is still finding out, and
-        says so in `messages`. Repeating it is safe.
+        says so in `messages`. Repeating it is safe. Where the request asked for `failover` or `requote` and another
+        session was accepted in place of this one, this is that one from here on.
 
         Raises Conflict where it is refused or too late; Undecided where the answer was lost and reading does not
         tell: the broker settles it by itself, read the session later.
@@ -157,10 +158,22 @@ class Session:
             if not error.sent:
                 raise
             await self._read_back()
+        if self.phase in REFUSED and (instead := self._instead()):
+            self.url = self.url.parent / str(instead)
+            await self.refresh()
         if self.phase in REFUSED:
             said = self.messages
             raise Conflict(f"{self.site or 'the site'} did not take it: {said[-1] if said else self.phase}")
         return self
+
+    def _instead(self) -> UUID | None:
+        """The session that the broker accepted in place of this one."""
+        items = (self.document.meta.messages if self.document.meta else None) or ()
+        values = next((item.values for item in reversed(items) if item.kind == "uri:accepted-instead"), None)
+        try:
+            return UUID((values or {}).get("session", ""))
+        except ValueError:
+            return None
 
     async def _read_back(self) -> None:
         try:

@@ -317,10 +317,10 @@ def claim(
     """Take one offer, copying what its site said into the record. Raises Conflict, naming what stands in the way.
     Whoever claims has ended its forward `within` so many seconds; if it has not said how by then, others resolve it.
 
-    Repeating one's own claim returns the record unchanged (`is`)."""
+    Repeating one's own claim, also one that another session was taken instead of, returns the record unchanged."""
     item = record.session(uuid)
     if record.claim:
-        if record.claim.session == uuid:
+        if uuid in (record.claim.session, record.claim.instead_of):
             return record
         raise _in_the_way(record, record.session(record.claim.session))
     if not acceptable(item, now):

@@ -84,7 +84,7 @@ class Doubts:
         def step(r: SetRecord) -> SetRecord:
             if _stands(r, uuid, taken):
                 return r
-            if r.claim is None or r.claim.session != uuid:
+            if r.claim is None or r.claim.session != uuid or r.taken:
                 raise Conflict(f"the session is {r.session(uuid).phase}, and not in doubt.")
             return offerset.decided(r, taken, who, because.strip(), decision, now, within)
 

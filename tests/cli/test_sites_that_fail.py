@@ -1,4 +1,4 @@
-"""`broker resolve` against a real broker whose site took a job and never answers again."""
+"""The commands against a real broker whose sites refuse, or take a job and never answer again."""
 
 from __future__ import annotations
 
@@ -34,23 +34,34 @@ class Shell:
 
 
 @pytest.fixture
-async def shell(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shell]:
+async def alba() -> AsyncIterator[FakeSite]:
     async with FakeSite("alba", price=1.0) as site:
-        site.behave(accept=SILENT, status="status:500", release="status:500")
-        top = Program(tmp_path / "brokers", "federation", **above(alba=site.url))
+        yield site
+
+
+@pytest.fixture
+async def shell(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alba: FakeSite) -> AsyncIterator[Shell]:
+    async with FakeSite("bora", price=2.0) as bora:
+        top = Program(tmp_path / "brokers", "federation", **above(alba=alba.url, bora=bora.url))
         await asyncio.to_thread(top.start)
         monkeypatch.setenv("BROKER_URL", top.url)
-        container = {"kind": kinds.DOCKER_CONTAINER, "image": {"locations": ["docker://a/b:1"]}}
-        (home / "fit.yaml").write_text(json.dumps({"executable": container}))
         yield Shell(home)
         await asyncio.to_thread(top.stop)
 
 
-async def doubtful(shell: Shell) -> str:
+async def submit(shell: Shell, home: Path, **preferences: object) -> list[str]:
+    """The offered sessions, best first: alba's is the cheaper one."""
+    container = {"kind": kinds.DOCKER_CONTAINER, "image": {"locations": ["docker://a/b:1"]}}
+    (home / "fit.yaml").write_text(json.dumps({"executable": container, "preferences": preferences}))
     code, out, err = await shell("submit", "fit.yaml", "--json")
     assert code == 0, err
-    session = str(json.loads(out)["offers"][0]["meta"]["uuid"])
-    code, _, err = await shell("accept", "1")
+    return [offer["meta"]["uuid"] for offer in json.loads(out)["offers"]]
+
+
+async def doubtful(shell: Shell, home: Path, alba: FakeSite) -> str:
+    session = (await submit(shell, home))[0]
+    alba.behave(accept=SILENT, status="status:500", release="status:500")
+    _, _, err = await shell("accept", "1")
     assert "nothing is sent twice" in err
     return session
 
@@ -60,9 +71,9 @@ def row(text: str) -> dict[str, Any]:
     return dict(zip(heads, line, strict=True))
 
 
-async def test_an_operator_lists_the_doubts_and_ends_one(shell: Shell) -> None:
+async def test_an_operator_lists_the_doubts_and_ends_one(shell: Shell, home: Path, alba: FakeSite) -> None:
     assert (await shell("resolve", tty=True))[2] == "no acceptance is in doubt.\n"
-    session = await doubtful(shell)
+    session = await doubtful(shell, home, alba)
     shown = row((await shell("resolve"))[1])
     assert (shown["session"], shown["site"]) == (session, "alba")
     assert "500" in shown["reason"]
@@ -78,3 +89,23 @@ async def test_an_operator_lists_the_doubts_and_ends_one(shell: Shell) -> None:
 async def test_what_nobody_doubts_is_named(shell: Shell) -> None:
     code, _, err = await shell("resolve", "deadbeef", "--taken", "--because", "x")
     assert (code, err) == (2, '"deadbeef" is not in doubt. See: broker resolve\n')
+
+
+async def test_whoever_asked_for_failover_is_led_to_what_was_accepted_instead(
+    shell: Shell, home: Path, alba: FakeSite
+) -> None:
+    first, second = await submit(shell, home, failover=True)
+    alba.behave(accept="status:400")
+    code, out, err = await shell("accept", "1", "--json")
+    assert (code, err) == (0, ""), err
+    taken = json.loads(out)
+    assert (taken["meta"]["uuid"], taken["phase"]) == (second, "ACCEPTED")
+    code, _, err = await shell("accept", first)  # repeated, it leads there again
+    assert (code, err) == (0, ""), err
+
+
+async def test_without_failover_the_refusal_is_told(shell: Shell, home: Path, alba: FakeSite) -> None:
+    await submit(shell, home)
+    alba.behave(accept="status:400")
+    code, _, err = await shell("accept", "1")
+    assert (code, err.startswith("alba did not take it: ")) == (3, True)
