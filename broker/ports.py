@@ -366,7 +366,7 @@ class Limits(Protocol):
 
     async def enter(self, key: str, member: str, ceiling: int, until: float) -> bool:
         """Add `member` to a set that holds at most `ceiling` live members. True: it is in (again: `until` is moved
-        on); False: full. A member leaves by itself at `until` (epoch seconds, the store's clock)."""
+        on, never back); False: full. A member leaves by itself at `until` (epoch seconds, the store's clock)."""
 
     async def leave(self, key: str, member: str) -> None:
         """Idempotent."""

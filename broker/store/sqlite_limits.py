@@ -21,7 +21,9 @@ CUT_FULL = 'DELETE FROM buckets WHERE "full" <= ?'
 CUT_DEAD = "DELETE FROM members WHERE until <= ?"
 IS_IN = "SELECT count(*) FROM members WHERE key = ? AND member = ?"
 COUNT = "SELECT count(*) FROM members WHERE key = ?"
-PUT_MEMBER = "INSERT INTO members VALUES (?, ?, ?) ON CONFLICT (key, member) DO UPDATE SET until = excluded.until"
+PUT_MEMBER = """
+    INSERT INTO members VALUES (?, ?, ?)
+    ON CONFLICT (key, member) DO UPDATE SET until = max(until, excluded.until)"""
 CUT_MEMBER = "DELETE FROM members WHERE key = ? AND member = ?"
 LIVE = "SELECT member FROM members WHERE key = ? AND until > ?"
 

@@ -113,6 +113,13 @@ class LimitsContract:
         assert await limits.members("k") == {"a"}
         assert not await limits.enter("k", "b", 1, now + 30)
 
+    async def test_who_enters_again_for_less_stays_as_long(self, limits: Limits, clock: FakeClock) -> None:
+        now = clock.now()
+        await limits.enter("k", "a", 1, now + 30)
+        await limits.enter("k", "a", 1, now + 10)
+        clock.advance(20)
+        assert await limits.members("k") == {"a"}
+
     async def test_each_key_has_its_own_set(self, limits: Limits, clock: FakeClock) -> None:
         until = clock.now() + 60
         assert await limits.enter("k", "a", 1, until)

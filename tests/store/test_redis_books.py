@@ -132,13 +132,6 @@ class TestRedisLimits(LimitsContract):
         assert entered == [n % 3 != 0 for n in range(60)]
         assert taken == [0.0] * 7 + [pytest.approx(2.0)] * 53
 
-    async def test_who_enters_again_for_less_stays_as_long(self, limits: Limits, clock: FakeClock) -> None:
-        now = clock.now()
-        await limits.enter("k", "a", 1, now + 30)
-        await limits.enter("k", "a", 1, now + 10)
-        clock.advance(20)
-        assert await limits.members("k") == {"a"}
-
     async def test_a_member_may_stay_for_ever(self, limits: Limits, clock: FakeClock) -> None:
         assert await limits.enter("k", "a", 1, float("inf"))
         clock.advance(1e9)
