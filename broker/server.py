@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
 import sys
@@ -22,16 +23,16 @@ STOP_WITHIN = 10.0  # seconds for answers under way when we are told to stop
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT. Returns the exit code. Raises SettingsError for what only a start can find,
-    such as a port that is taken."""
+    """Serve until SIGTERM or SIGINT; a second one cuts the drain short. Returns the exit code. Raises SettingsError for
+    what only a start can find, such as a port that is taken."""
     configure_logging(settings)
     return uvloop.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> int:
-    stop = asyncio.Event()
+    stop, hurry = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        asyncio.get_running_loop().add_signal_handler(number, lambda: (hurry if stop.is_set() else stop).set())
     async with open_services(settings) as parts:
         runner = web.AppRunner(build_app(parts), access_log=None, auto_decompress=False, shutdown_timeout=STOP_WITHIN)
         await runner.setup()
@@ -40,10 +41,19 @@ async def _serve(settings: Settings) -> int:
             await _listen(site, settings)
             _announce(settings, runner)
             await stop.wait()
-            _log.info("stopping")
+            _log.info("stopping", drain=settings.stop.drain)
+            parts.stopping.begin()
+            await _drained(settings.stop.drain, hurry)
         finally:
             await runner.cleanup()
     return 0
+
+
+async def _drained(seconds: float, hurry: asyncio.Event) -> None:
+    """Returns when callers have had the time to learn that we are not ready any more."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await hurry.wait()
 
 
 async def _listen(site: web.TCPSite, settings: Settings) -> None:

@@ -159,6 +159,14 @@ class LimitSettings(Part):
         return self
 
 
+class StopSettings(Part):
+    drain: Annotated[float, BeforeValidator(_seconds), Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
+        0.0,
+        description="seconds between saying that it is not ready any more and taking no more calls: behind a load "
+        "balancer, as long as it takes to notice",
+    )
+
+
 class LogSettings(Part):
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="the least that is written")
     format: Literal["json", "text"] = Field("text", description="json: one object a line")
@@ -200,6 +208,7 @@ class Settings(BaseSettings):
     ranking: RankingSettings = Field(RankingSettings(), description="the preset, and what stands in for unknowns")
     acceptance: AcceptanceSettings = Field(AcceptanceSettings(), description="how an offer is taken")
     limits: LimitSettings = Field(LimitSettings(), description="sizes of bodies, and how long offers are kept")
+    stop: StopSettings = Field(StopSettings(), description="how it ends when it is told to")
     log: LogSettings = Field(LogSettings(), description="what is written to standard error")
 
     platform: dict[str, Any] | None = Field(None, description="kind, and that adapter's own options")

@@ -11,10 +11,10 @@ import contextlib
 import logging
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
-from typing import TextIO, cast
+from typing import Any, TextIO, cast
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
@@ -40,10 +40,13 @@ from broker.plugins import Credentials, Plugin, Resources, settings_fault
 from broker.ports import Backend, Clock, Store
 from broker.services.acceptance import Acceptance
 from broker.services.access import Access, User, hasher_of
-from broker.services.clock import SystemClock
+from broker.services.clock import StoreClock, SystemClock
 from broker.services.doubts import Doubts
 from broker.services.events import Events
 from broker.services.fanout import Fanout
+from broker.services.figures import TIMER as SILENT
+from broker.services.figures import Peers
+from broker.services.fleet import Fleet
 from broker.services.guard import GuardedPlanner
 from broker.services.hub import Hub
 from broker.services.identities import Identities
@@ -58,6 +61,7 @@ from broker.services.requoting import Requoting
 from broker.services.sessions import Sessions
 from broker.services.sites import Sites
 from broker.services.status import Status
+from broker.services.stopping import Stopping
 from broker.services.upkeep import Upkeep
 from broker.services.watching import Watching
 from broker.services.window import Window
@@ -78,18 +82,40 @@ async def open_services(
     async with AsyncExitStack() as stack:
         store = await open_store(settings.store, clock, settings.store_password_file)
         stack.push_async_callback(store.close)
+        if store.shared:
+            clock = await _clock_of(store, clock, stack)
+        fleet = await _fleet(settings, store, clock, stack) if store.shared else None
         broker_id = await _identify(store)
         http = await stack.enter_async_context(_http())
-        builder = Builder(settings, store, clock, http, broker_id, kinds if kinds is not None else plugins.load())
-        parts, tasks = await _join(settings, store, clock, builder, broker_id, stack)
-        for task in tasks:
-            stack.push_async_callback(_cancelled, task)
-        yield parts
+        kinds = kinds if kinds is not None else plugins.load()
+        builder = Builder(settings, store, clock, http, broker_id, kinds, fleet)
+        yield await _join(settings, store, clock, builder, broker_id, fleet, stack)
+
+
+async def _clock_of(store: Backend, local: Clock, stack: AsyncExitStack) -> Clock:
+    """The one clock of all replicas. Raises Unavailable when the store does not say the time."""
+    clock = StoreClock(local, store.now)
+    await clock.measure()
+    _run(stack, clock.run())
+    return clock
+
+
+async def _fleet(settings: Settings, store: Backend, clock: Clock, stack: AsyncExitStack) -> Fleet:
+    """This replica, which has heard already what the others say."""
+    fleet = Fleet(store.limits, clock)
+    stack.push_async_callback(fleet.close)
+    with contextlib.suppress(Unavailable):  # it goes on trying
+        await fleet.beat()
+    _run(stack, fleet.run())
+    if settings.platform is not None:
+        _log.warning("replicas share a store but not a machine: see that each reaches this same platform")
+    return fleet
 
 
 async def _join(
-    settings: Settings, store: Backend, clock: Clock, builder: Builder, broker_id: str, stack: AsyncExitStack
-) -> tuple[Parts, list[asyncio.Task[None]]]:
+    settings: Settings, store: Backend, clock: Clock, builder: Builder, broker_id: str, fleet: Fleet | None,
+    stack: AsyncExitStack,
+) -> Parts:  # fmt: skip
     upkeep = Upkeep(store, clock)
     hub = Hub()
     records = Records(store, clock, upkeep.nudge, hub)
@@ -100,7 +126,10 @@ async def _join(
     stack.push_async_callback(fanout.close)
     users = _users(settings)
     identities = Identities(store, clock, configured=set(users), namespace=UUID(broker_id), hasher=hasher_of(users))
-    access = Access(users, settings.name, clock=clock, anonymous=_anonymous(settings), find=identities.find)
+    access = Access(
+        users, settings.name, clock=clock, anonymous=_anonymous(settings), find=identities.find,
+        limits=store.limits if store.shared else None,
+    )  # fmt: skip
     stack.push_async_callback(access.close)
     readers = settings.access.readers
     offers = Offers(
@@ -131,6 +160,7 @@ async def _join(
         store=store, records=records, clock=clock,
         offers=settings.limits.keep_offers, records_for=settings.limits.keep_records,
     )  # fmt: skip
+    peers = Peers(fleet=fleet, store=store, window=window, clock=clock) if fleet is not None else None
     upkeep.handle(
         {
             "claim": acceptance.resolve,
@@ -142,18 +172,21 @@ async def _join(
             "look": watching.look,
             FORGET: keys.forget,
             KEEP: keeping.keep,
+            **({SILENT: peers.forget} if peers is not None else {}),
         }
     )
     await keeping.start()
     await sites.start()
-    tasks = [
-        asyncio.create_task(upkeep.run()),
-        asyncio.create_task(sites.run()),
-        asyncio.create_task(store.follow(hub.watched, hub.ring)),
-    ]
+    for loop in (upkeep.run(), sites.run(), store.follow(hub.watched, hub.ring)):
+        _run(stack, loop)
+    if peers is not None:
+        for loop in (sites.follow(), peers.run()):
+            _run(stack, loop)
+        stack.push_async_callback(peers.close)
+    stack.push_async_callback(upkeep.close)
     release = version("federated-execution-broker")
-    status = Status(name=settings.name, sites=sites, store=store, window=window, clock=clock)
-    parts = Parts(
+    status = Status(name=settings.name, sites=sites, store=store, window=window, clock=clock, peers=peers)
+    return Parts(
         offers=offers, acceptance=acceptance, doubts=doubts, sessions=sessions, sites=sites, status=status,
         access=access, identities=identities, keys=keys, events=events, ready=store.ping,
         draw_offerset=answers.offerset, draw_session=answers.session,
@@ -161,8 +194,8 @@ async def _join(
         readers=readers,
         limits=Limits(settings.limits.json_bytes, settings.limits.yaml_bytes, settings.limits.xml_bytes),
         default=YAML if settings.default_format == "yaml" else JSON,
+        stopping=Stopping(upkeep.stop),
     )  # fmt: skip
-    return parts, tasks
 
 
 class Builder:
@@ -176,9 +209,10 @@ class Builder:
         http: aiohttp.ClientSession,
         broker_id: str,
         kinds: Mapping[str, Plugin],
+        fleet: Fleet | None = None,
     ) -> None:
         self._settings, self._store, self._clock, self._http = settings, store, clock, http
-        self._id, self._kinds = broker_id, kinds
+        self._id, self._kinds, self._fleet = broker_id, kinds, fleet
 
     def build(self, site: Registration) -> GuardedPlanner:
         """No I/O. Raises SettingsError naming the key: of the settings file where the site stands in it, else of the
@@ -209,7 +243,7 @@ class Builder:
             currency=self._settings.currencies.base,
             site_settings=self._settings.site_settings if plugin.plans else {},
         )
-        return GuardedPlanner(plugin.make(options, resources), site, self._clock)
+        return GuardedPlanner(plugin.make(options, resources), site, self._clock, fleet=self._fleet)
 
 
 def checked(site: Registration, kinds: Mapping[str, Plugin]) -> tuple[Plugin, object]:
@@ -372,10 +406,21 @@ async def _identify(store: Store) -> str:
     raise Unavailable("the store does not keep the broker's id.")
 
 
+def _run(stack: AsyncExitStack, loop: Coroutine[Any, Any, None]) -> None:
+    """As a task, which ends with the stack. One that ends by a fault of ours is logged: nothing else would tell."""
+    task = asyncio.create_task(loop)
+    task.add_done_callback(_note_fault)
+    stack.push_async_callback(_cancelled, task)
+
+
+def _note_fault(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("a loop of the broker has ended", loop=repr(task.get_coro()), exc_info=error)
+
+
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def configure_logging(settings: Settings) -> None:

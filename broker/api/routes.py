@@ -29,6 +29,7 @@ from broker.domain import hops
 from broker.domain.identity import Caller
 from broker.services.access import Access
 from broker.services.rights import Readers
+from broker.services.stopping import Stopping
 
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "") + " "
 Call = Callable[[web.Request, Caller], Awaitable[web.StreamResponse]]
@@ -61,6 +62,7 @@ class Parts:
     readers: Readers = "own"
     limits: Limits = field(default_factory=Limits)
     default: Codec = JSON
+    stopping: Stopping = field(default_factory=Stopping)
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def routes(parts: Parts) -> Iterator[Route]:
     sessions = SessionCalls(wire, parts.sessions, parts.acceptance, repeats, parts.draw_session, parts.broker_id)
     events = EventCalls(wire, parts.events, parts.draw_offerset, parts.draw_session)
     sites, status = SiteCalls(wire, parts.sites), StatusCalls(wire, parts.status)
-    health = Health(wire, parts.ready, parts.openapi, parts.version)
+    health = Health(wire, parts.ready, parts.stopping, parts.openapi, parts.version)
     identities = IdentityCalls(wire, parts.identities)
     doubts = DoubtCalls(wire, parts.doubts, parts.draw_session)
     public, reader, user, operator = Policy.PUBLIC, Policy.READER, Policy.USER, Policy.OPERATOR
@@ -140,7 +142,7 @@ def build_app(parts: Parts) -> web.Application:
     for path, allowed in methods.items():
         app.router.add_route("OPTIONS", path, _options([*allowed, "OPTIONS"]))
     app.on_shutdown.append(_ends(parts.events))
-    app.on_response_prepare.append(_signature(parts.broker_id))
+    app.on_response_prepare.append(_signature(parts.broker_id, parts.stopping))
     return app
 
 
@@ -177,7 +179,7 @@ def _ends(events: Events) -> Callable[[web.Application], Awaitable[None]]:
     return end
 
 
-def _signature(broker_id: str) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+def _signature(broker_id: str, stopping: Stopping) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     """Headers of every answer, errors and files included."""
 
     async def sign(request: web.Request, response: web.StreamResponse) -> None:
@@ -189,5 +191,8 @@ def _signature(broker_id: str) -> Callable[[web.Request, web.StreamResponse], Aw
             response.headers["X-VO-Authenticated"] = quote(caller.owner.subject, safe=_PRINTABLE)
         if response.status == 204:
             response.headers.pop(hdrs.CONTENT_TYPE, None)
+        if stopping.begun:  # nobody shall send a next call where it would be cut off
+            response.force_close()
+            response.headers[hdrs.CONNECTION] = "close"
 
     return sign
