@@ -1,7 +1,10 @@
 """Scripts and commands at the servers of a Redis, whatever they are: one, under Sentinels, a Cluster.
 
 All keys of a partition begin with its *root*, such as `{broker:3f}`, whose braces keep them in one slot of a Cluster.
-A script is given roots as its KEYS and makes its keys from them. Imports redis-py, errors, domain and its sisters.
+A script is given roots as its KEYS and makes its keys from them; and one more that its prelude takes off again, a key
+that is never there. While a slot is on its way to another node, half of its keys are gone; a node then refuses what
+names two keys of which one is missing (TRYAGAIN), and else would run the script on the other half.
+Imports redis-py, errors, domain and its sisters.
 
 redis-py is used for connections alone. Its own repeating is off: it cannot know what may be repeated. Here all is
 repeated whose answer was lost, within `patience`; so a script that changes something is told an operation id by its
@@ -59,6 +62,7 @@ class Script:
     `now(given)` is there for all: the time that the caller gave, else the server's own."""
 
     PRELUDE = """
+    KEYS[#KEYS] = nil
     local function now(given)
         if given ~= '' then return tonumber(given) end
         local time = redis.call('TIME')
@@ -313,7 +317,7 @@ def _map(address: Address) -> Map:
 
 
 def _evaluation(script: Script, keys: Sequence[str], args: Sequence[Arg]) -> Command:
-    return ("EVALSHA", script.sha, len(keys), *keys, *args)
+    return ("EVALSHA", script.sha, len(keys) + 1, *keys, f"{keys[0]}:never", *args)
 
 
 async def _greet_master(connection: AbstractConnection) -> None:
