@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, TextIO, cast
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
@@ -41,6 +42,7 @@ from broker.ports import Backend, Clock, Store
 from broker.services.acceptance import Acceptance
 from broker.services.access import Access, User, hasher_of
 from broker.services.clock import StoreClock, SystemClock
+from broker.services.doctor import Doctor
 from broker.services.doubts import Doubts
 from broker.services.events import Events
 from broker.services.fanout import Fanout
@@ -66,7 +68,7 @@ from broker.services.upkeep import Upkeep
 from broker.services.watching import Watching
 from broker.services.window import Window
 from broker.settings import CredentialSettings, Settings
-from broker.store.opening import open_store, shown
+from broker.store.opening import is_address, open_store, shown
 
 _log = structlog.get_logger(__name__)
 
@@ -276,6 +278,29 @@ async def built(settings: Settings) -> AsyncIterator[list[tuple[Registration, Gu
             found.append((site, builder.build(site)))
             stack.push_async_callback(found[-1][1].close)
         yield found
+
+
+@asynccontextmanager
+async def open_doctor(settings: Settings, *, mend: bool = False, cancel: bool = False) -> AsyncIterator[Doctor]:
+    """A doctor for the store and the sites that the settings name, beside whatever brokers run on it. Raises
+    SettingsError, also where there is no store yet; Unavailable when it cannot be opened."""
+    _must_be_there(settings.store)
+    async with AsyncExitStack() as stack:
+        clock = SystemClock()
+        store = await open_store(settings.store, clock, settings.store_password_file)
+        stack.push_async_callback(store.close)
+        broker_id = await _identify(store)
+        http = await stack.enter_async_context(_http())
+        builder = Builder(settings, store, clock, http, broker_id, plugins.load())
+        sites = Sites(_registrations(settings), store=store, clock=clock, build=builder.build, broker_id=broker_id)
+        stack.push_async_callback(sites.close)
+        await sites.start()
+        yield Doctor(store=store, sites=sites, clock=clock, mend=mend, cancel=cancel)
+
+
+def _must_be_there(store: str) -> None:
+    if not is_address(store) and not Path(store).exists():
+        raise SettingsError("there is no store yet.", key="store", remedy="It is made when the broker first starts.")
 
 
 async def check(settings: Settings) -> list[str]:

@@ -15,7 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from broker.cli import desk as desks
-from broker.cli import doubts, jobs, opening, service, sites, starting
+from broker.cli import doubts, jobs, keeping, opening, service, sites, starting
 from broker.cli.check import check
 from broker.cli.desk import INTERRUPTED, Desk
 from broker.cli.exits import Exit, code, one_line
@@ -87,6 +87,8 @@ def build() -> _Command:
     app.command()(starting.init)
     app.command("check-config")(service.check_config)
     app.command()(check)
+    app.command()(keeping.backup)
+    app.command()(keeping.doctor)
     return _Command(app)
 
 

@@ -34,7 +34,7 @@ def serve(config: Config) -> None:
     from broker.server import run
     from broker.settings import load_settings
 
-    with _named(config):
+    with named(config):
         raise typer.Exit(run(load_settings(config)))
 
 
@@ -51,13 +51,13 @@ def check_config(
     from broker.trying import attempt
     from broker.wiring import check
 
-    with _named(file):
+    with named(file):
         for line in asyncio.run((attempt if try_ else check)(load_settings(file))):
             desks.of(context).screen.say(plain(line))
 
 
 @contextmanager
-def _named(file: Path) -> Iterator[None]:
+def named(file: Path) -> Iterator[None]:
     """What is wrong with a setting is said with the file it was read from."""
     try:
         yield
