@@ -2,7 +2,8 @@
 
 The timer `follow` of a set puts its session on the site's list (an aggregate of its own); the timer `look` of the
 list asks the site for all that are due, in one call where the site takes one. Nothing is written unless it changed.
-When each session is worth a look is kept in memory alone: after a restart all are looked at once.
+When each session is worth a look is kept in memory alone: after a restart all are looked at once, and a replica that
+has another's list before it for the first time looks at all of that. The timer, which all share, keeps the pace.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Watching:
         self._store, self._records, self._sites = store, records, sites
         self._window, self._clock = window, clock
         self._looks: dict[UUID, float] = {}
+        self._watched: dict[str, frozenset[UUID]] = {}  # of each site, when it was last looked at here
 
     # ── timers ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -62,6 +64,7 @@ class Watching:
         """Ask one site for its due sessions. Returns when to look next; None: nothing is left to watch."""
         site = key.removeprefix("watch:")
         _, watched = await self._load(site)
+        self._forget(site, watched)
         if not watched.sessions:
             return None
         try:
@@ -72,13 +75,18 @@ class Watching:
         due = sorted(uuid for uuid in watched.sessions if self._looks.get(uuid, 0.0) <= now)[:BATCH]
         ended = await self._ask(entry, due) if due else set()
         if ended:
-            for uuid in ended:
-                self._looks.pop(uuid, None)
             watched = await self._change(site, lambda sessions: sessions - ended)
+            self._forget(site, watched)
         if not watched.sessions:
             return None
         soonest = min(self._looks.get(uuid, 0.0) for uuid in watched.sessions)
         return max(soonest, self._clock.now() + (0.0 if len(due) == BATCH else min(entry.site.poll, 0.5)))
+
+    def _forget(self, site: str, watched: WatchList) -> None:
+        """What is on the list no more, whichever replica took it off."""
+        for uuid in self._watched.get(site, frozenset()) - watched.sessions:
+            self._looks.pop(uuid, None)
+        self._watched[site] = watched.sessions
 
     # ── one look ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -208,3 +208,17 @@ async def test_forgetting_in_the_answer_is_no_error_of_the_call(bench: Bench, al
     alba.steps["status"] = [fails(SiteForgot("404"))]
     await bench.settle(6)
     assert (await bench.record(best)).session(best).lost_since is not None
+
+
+async def test_what_another_replica_took_off_the_list_is_not_remembered_for_ever(
+    bench: Bench, store: Store, clock: FakeClock, alba: ScriptedSite, borealis: ScriptedSite
+) -> None:
+    other = await Bench(store, clock, {"alba": alba, "borealis": borealis}).start()
+    for n in range(3):
+        await taken(bench)
+        await bench.settle(6)
+        await other.watching.look("watch:alba")
+        assert len(other.watching._looks) == 1
+        alba.all_over()
+        await bench.settle(10)
+        assert not bench.watching._looks, n
