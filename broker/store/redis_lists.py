@@ -37,8 +37,8 @@ def unpacked(kind: str, id: bytes, content: bytes) -> Listing:
 class _Source:
     """A group of partitions, read newest first. `at`: the last line that was looked at."""
 
-    def __init__(self, numbers: Sequence[int], at: tuple[float, str], piece: int) -> None:
-        self.numbers, self.at, self.piece = numbers, at, piece
+    def __init__(self, numbers: Sequence[int], at: tuple[float, str], piece: int, limit: int) -> None:
+        self.numbers, self.at, self.piece, self._limit = numbers, at, piece, limit
         self.open = True
 
     def take(self, kind: str, reply: Any) -> list[Listing]:
@@ -46,7 +46,7 @@ class _Source:
         self.open = bool(last)
         if last:
             self.at = (float(last[0]), last[1].decode())
-        self.piece *= 2
+        self.piece = min(2 * self.piece, self._limit)
         return [unpacked(kind, id, content) for id, content in zip(rows[::2], rows[1::2], strict=True)]
 
 
@@ -55,7 +55,7 @@ async def page(nodes: Nodes, query: Query) -> list[Listing]:
     limit = max(0, query.limit)
     groups = nodes.groups()
     piece = limit if len(groups) == 1 else min(limit, FIRST_PIECE)
-    sources = [_Source(numbers, query.after or (math.inf, ""), piece) for numbers in groups]
+    sources = [_Source(numbers, query.after or (math.inf, ""), piece, limit) for numbers in groups]
     lines: list[Listing] = []
     while limit:
         lines = sorted(lines, key=_place, reverse=True)[:limit]

@@ -15,8 +15,9 @@ Keys of one partition, after its root (`{broker:3f}`):
     :counts          hash   [kind, site, phase] in MessagePack → how many
     :news            stream aggregates that were written, and by which client
 
-Every script that changes something knows its operation id. One that finds its id writes the ids once more, so that
-WAIT has something to wait for (`Nodes.run`), and answers what it answered.
+Every script that changes something knows its operation id, and one that finds its id answers what it answered. Those
+that are confirmed then write the ids once more: WAIT promises nothing but of what its own connection has written
+(`Nodes.run`). Redis 7.0 waits for more than that, so no test can show it there.
 
 Lua writes a number with 14 digits; times need 17. Lua compares texts by the server's locale; ids need their bytes.
 """
