@@ -40,7 +40,8 @@ class Note(msgspec.Struct, frozen=True, omit_defaults=True):
 class SessionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One offer, from its birth to its terminal phase. `offer` is the site's own JSON, copied here at the claim;
     `body` the site's latest. `released`: the site was told that we do not want it, or need not be. `lost_since`: when
-    a site that should know it said first that it does not. `requoted`: offered when the site was asked anew."""
+    a site that should know it said first that it does not. `requoted`: offered when the site was asked anew.
+    `assumed`: the site states no expiry, and `expires` is ours alone."""
 
     uuid: UUID
     site: str
@@ -58,6 +59,7 @@ class SessionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     modified: float = 0.0
     lost_since: float | None = None
     requoted: bool = False
+    assumed: bool = False
 
 
 class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -377,7 +379,7 @@ def accepted(record: SetRecord, phase: str, decision: Decision | None, now: floa
     claim_ = _unresolved(record)
     mine = claim_.session
     turned = _map(
-        record,
+        expire(record, now),  # readers were shown these as EXPIRED already
         lambda item: item.uuid != mine and item.phase == "OFFERED",
         lambda item: replace(item, phase="REJECTED", modified=now),
     )
@@ -453,6 +455,7 @@ def _unresolved(record: SetRecord) -> Claim:
 
 def reject(record: SetRecord, uuid: UUID, now: float) -> SetRecord:
     """The caller does not want this offer. Repeating it changes nothing. Raises Conflict for one that is taken."""
+    record = expire(record, now)
     item = record.session(uuid)
     if item.phase in phases.REFUSED:
         return record
@@ -530,7 +533,9 @@ def give_up(record: SetRecord, uuid: UUID, reasons: Sequence[str], now: float) -
     words = tuple(Note(now, "uri:direct-refused", "{reason}", {"reason": text[:1000]}, "ERROR") for text in reasons)
     failed = SessionRecord(uuid, "", "", "", "FAILED", released=True, notes=words[:NOTES_KEPT], modified=now)
     turned = _map(
-        record, lambda item: item.phase == "OFFERED", lambda item: replace(item, phase="REJECTED", modified=now)
+        expire(record, now),
+        lambda item: item.phase == "OFFERED",
+        lambda item: replace(item, phase="REJECTED", modified=now),
     )
     return close(replace(turned, sessions=(*turned.sessions, failed), owed=None), now)
 

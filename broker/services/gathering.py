@@ -101,6 +101,7 @@ class Gathering:
                     quote.handle,
                     found.origin,
                     expires=found.expires,
+                    assumed=found.site_expires is None,
                     excluded=reason or "",
                     modified=self.now,
                 )

@@ -86,4 +86,5 @@ class Releasing:
 
 def _needless(item: SessionRecord, now: float, *, enforced: bool) -> bool:
     ends = item.modified if item.expires is None else item.expires  # None: it could not even be read
-    return ends - now < NOT_WORTH_A_CALL if enforced and item.expires is not None else now - ends > GIVE_UP
+    ended_there = enforced and item.expires is not None and not item.assumed
+    return ends - now < NOT_WORTH_A_CALL if ended_there else now - ends > GIVE_UP
