@@ -27,8 +27,6 @@ T = TypeVar("T")
 KEY, PREFER, APPLIED = "Idempotency-Key", "Prefer", "Preference-Applied"
 LONGEST_WAIT = 3600  # seconds; the settings bound it further
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
-_ASKING = 120.0  # seconds within which a worker has surely asked, and taken the best offer where that is wanted
-_CHANGING = 60.0  # seconds within which it has surely brought a session to another phase, or into doubt
 
 
 class Manner(msgspec.Struct, frozen=True):
@@ -97,7 +95,7 @@ class Repeats:
         how = How(None, manner.wait, manner.later) if manner.wait is not None or manner.later else AT_ONCE
         if manner.key is None:
             return await act(how)
-        once = Once(caller, call, manner.key, _body(asked), new_set(os.urandom(16)), _ASKING)
+        once = Once(caller, call, manner.key, _body(asked), new_set(os.urandom(16)))
         return await self._keys.once(once, lambda uuid: act(msgspec.structs.replace(how, set=uuid)), show)
 
     async def existing(
@@ -115,7 +113,7 @@ class Repeats:
         if manner.key is None:
             return await act(uuid)
         body = uuid.bytes + _body(asked)
-        return await self._keys.once(Once(caller, call, manner.key, body, uuid, _CHANGING, True), act, show)
+        return await self._keys.once(Once(caller, call, manner.key, body, uuid, repeatable=True), act, show)
 
 
 def _body(asked: Model) -> bytes:

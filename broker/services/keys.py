@@ -2,12 +2,16 @@
 
 A key is kept by whose it is and what call it was sent with: the fingerprint of what was asked, and the uuid of what
 comes of it. That uuid is drawn before the act, and the store makes an aggregate once: so a worker that was thought
-dead makes no second one.
+dead makes no second one. Whoever acts holds the key for some seconds, and longer as long as it lives: after a crash it
+is soon taken up by whoever sends it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from hashlib import blake2b
 from typing import TypeVar
 from uuid import UUID
@@ -25,19 +29,19 @@ T = TypeVar("T")
 
 KEPT = 25 * 3600.0  # seconds; at least a day is promised
 TIMER = "forget"
+HOLD = 15.0  # seconds for which whoever acts holds a key; renewed while it does
+RENEW_EVERY = 5.0  # seconds
 
 
 class Once(msgspec.Struct, frozen=True):
     """An act that is to be done once. `call`: method and route. `asked`: what was asked, in one form however it was
-    written. `uuid`: of what comes of it. `within`: seconds after which whoever is at it has surely ended.
-    `repeatable`: doing it again to the same uuid does no harm."""
+    written. `uuid`: of what comes of it. `repeatable`: doing it again to the same uuid does no harm."""
 
     caller: Caller
     call: str
     key: str
     asked: bytes
     uuid: UUID
-    within: float
     repeatable: bool = False
 
 
@@ -47,6 +51,14 @@ class _Record(msgspec.Struct, frozen=True, omit_defaults=True):
     until: float  # epoch seconds: somebody is at it before this
     forget: float
     done: bool = False
+
+
+class _Hold:
+    """The version of a key that somebody holds, which grows as the hold is renewed."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.turn = asyncio.Lock()
 
 
 class Keys:
@@ -93,8 +105,8 @@ class Keys:
     def _mine(self, once: Once, old: _Record | None, fingerprint: bytes) -> _Record:
         now = self._clock.now()
         if old is not None:
-            return msgspec.structs.replace(old, until=now + once.within)
-        return _Record(fingerprint, once.uuid, now + once.within, now + KEPT)
+            return msgspec.structs.replace(old, until=now + HOLD)
+        return _Record(fingerprint, once.uuid, now + HOLD, now + KEPT)
 
     async def _act(
         self,
@@ -104,17 +116,46 @@ class Keys:
         act: Callable[[UUID], Awaitable[T]],
         show: Callable[[UUID], Awaitable[T]] | None,
     ) -> T:
+        hold = _Hold(version)
         try:
-            made = await _again(record.uuid, act, show) if show else await act(record.uuid)
+            async with self._holding(name, hold, record):
+                made = await (_again(record.uuid, act, show) if show else act(record.uuid))
         except BrokerError:
-            await self._undo(name, version, record)
+            await self._undo(name, hold.version, record)
             raise
         try:
-            if not await self._write(name, version, msgspec.structs.replace(record, done=True)):
+            if not await self._write(name, hold.version, msgspec.structs.replace(record, done=True)):
                 _log.warning("another worker took a key over", key=name)
         except BrokerError as error:  # what was made stands; a repetition finds it
             _log.warning("a key was not marked as done", key=name, why=error.detail)
         return made
+
+    @asynccontextmanager
+    async def _holding(self, name: str, hold: _Hold, record: _Record) -> AsyncIterator[None]:
+        renewing = asyncio.create_task(self._renew(name, hold, record))
+        try:
+            yield
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            async with hold.turn:  # a renewal under way has ended
+                pass
+
+    async def _renew(self, name: str, hold: _Hold, record: _Record) -> None:
+        """Until cancelled, or another has taken the key over: both know the same uuid."""
+        while True:
+            await self._clock.sleep(RENEW_EVERY)
+            longer = msgspec.structs.replace(record, until=self._clock.now() + HOLD)
+            with contextlib.suppress(BrokerError):
+                # Shielded: the version must be known to whoever ends this.
+                if not await asyncio.shield(self._extend(name, hold, longer)):
+                    return
+
+    async def _extend(self, name: str, hold: _Hold, record: _Record) -> bool:
+        async with hold.turn:
+            held = await self._write(name, hold.version, record)
+            hold.version += held
+            return held
 
     async def _undo(self, name: str, version: int, record: _Record) -> None:
         """What may have been made keeps its key, to be taken up by the next who sends it."""

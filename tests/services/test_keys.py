@@ -12,13 +12,11 @@ import pytest
 from broker.domain.identity import Caller, Hop, new_set
 from broker.errors import Conflict, KeyReused, NotFound, TooMany, Unavailable
 from broker.ports import Store
-from broker.services.keys import KEPT, Keys, Once
+from broker.services.keys import HOLD, KEPT, RENEW_EVERY, Keys, Once
 from broker.services.offers import How
 from broker.testing.bench import ADA, BOB, Bench, request
 from broker.testing.clock import FakeClock
 from broker.testing.scripted import ScriptedSite
-
-WITHIN = 60.0
 
 
 class Acts:
@@ -62,7 +60,7 @@ def keys(any_store: Store, clock: FakeClock) -> Keys:
 
 def once(head: int = 1, caller: Caller = ADA, **more: Any) -> Once:
     uuid = new_set(bytes([head]) * 16)
-    return msgspec.structs.replace(Once(caller, "POST /requests", "k", b"asked", uuid, WITHIN), **more)
+    return msgspec.structs.replace(Once(caller, "POST /requests", "k", b"asked", uuid), **more)
 
 
 async def test_a_repetition_is_shown_what_the_first_made(keys: Keys, acts: Acts) -> None:
@@ -125,7 +123,7 @@ async def test_after_a_crash_a_key_is_taken_up_when_its_worker_has_surely_ended(
     crashed.cancel()
     await asyncio.gather(crashed, return_exceptions=True)
     acts.wait = None
-    clock.advance(WITHIN)
+    clock.advance(HOLD)
     assert await keys.once(once(3), acts.act, acts.show) == once(1).uuid
     assert (acts.made, acts.shown) == (1, 0)
     assert await keys.once(once(4), acts.act, acts.show) == once(1).uuid
@@ -134,15 +132,32 @@ async def test_after_a_crash_a_key_is_taken_up_when_its_worker_has_surely_ended(
 async def test_a_worker_thought_dead_makes_no_second_one(keys: Keys, acts: Acts, clock: FakeClock) -> None:
     other = Acts(acts.store)
     other.wait = asyncio.Event()
-    slow = asyncio.create_task(keys.once(once(1), other.act, other.show))
+    stuck = Keys(acts.store, FakeClock())  # its process is stopped, so it renews nothing
+    slow = asyncio.create_task(stuck.once(once(1), other.act, other.show))
     await other.begun.wait()
-    clock.advance(WITHIN)
+    clock.advance(HOLD)
     assert await keys.once(once(3), acts.act, acts.show) == once(1).uuid
     other.wait.set()
     with pytest.raises(Unavailable):
         await slow
     assert (acts.made, other.made) == (1, 0)
     assert await keys.once(once(4), acts.act, acts.show) == once(1).uuid
+
+
+async def test_whoever_takes_long_holds_its_key_as_long_as_it_lives(keys: Keys, acts: Acts, clock: FakeClock) -> None:
+    acts.wait = asyncio.Event()
+    slow = asyncio.create_task(keys.once(once(1), acts.act, acts.show))
+    await acts.begun.wait()
+    for _ in range(10):
+        await clock.asleep()
+        clock.advance(RENEW_EVERY)
+    await clock.asleep()
+    with pytest.raises(Conflict):
+        await keys.once(once(2), acts.act, acts.show)
+    acts.wait.set()
+    assert await slow == once(1).uuid
+    assert await keys.once(once(3), acts.act, acts.show) == once(1).uuid
+    assert (acts.made, acts.shown) == (1, 1)
 
 
 async def test_a_key_is_forgotten_after_a_day_and_not_before(

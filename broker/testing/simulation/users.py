@@ -30,7 +30,6 @@ from broker.testing.simulation.weather import Weather
 
 PATIENCE = 200.0  # seconds after which a user's call should long have ended
 TRIES = 6
-ASKING, CHANGING = 120.0, 60.0  # as the API gives them to the keys (broker/api/manner.py)
 
 Act = Callable[[Services], Awaitable[SetState | SessionState]]
 
@@ -137,7 +136,7 @@ class Person:
         async def act(here: Services) -> SetState:
             if key is None:
                 return await here.offers.ask(wanted, self.caller, Hop(), how)
-            once = Once(self.caller, "POST /requests", key, name.encode(), _drawn(self.town.random), ASKING)
+            once = Once(self.caller, "POST /requests", key, name.encode(), _drawn(self.town.random))
             return await here.keys.once(
                 once,
                 lambda uuid: here.offers.ask(wanted, self.caller, Hop(), msgspec.structs.replace(how, set=uuid)),
@@ -156,7 +155,7 @@ class Person:
         async def act(here: Services) -> SessionState:
             if key is None:
                 return await here.acceptance.direct(wanted, self.caller, Hop())
-            once = Once(self.caller, "POST /direct", key, name.encode(), _drawn(self.town.random), ASKING)
+            once = Once(self.caller, "POST /direct", key, name.encode(), _drawn(self.town.random))
             return await here.keys.once(
                 once,
                 lambda uuid: here.acceptance.direct(wanted, self.caller, Hop(), How(set=uuid)),
@@ -176,7 +175,7 @@ class Person:
                 return await here.acceptance.update(uuid, phase(to), self.caller)
             asked = uuid.bytes + to.encode()
             return await here.keys.once(
-                Once(self.caller, "POST /sessions", key, asked, uuid, CHANGING, True),
+                Once(self.caller, "POST /sessions", key, asked, uuid, repeatable=True),
                 lambda mine: here.acceptance.update(mine, phase(to), self.caller),
                 lambda mine: here.sessions.get(mine, self.caller),
             )
