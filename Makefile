@@ -5,11 +5,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-stop check test bench docs servers schema clean
+.PHONY: help install demo demo-stop fleet fleet-stop check test bench docs servers schema clean
 
 help:
 	@echo "make demo       a whole federation on this machine: ask, compare, accept, run, fetch (KEEP=1 leaves it up)"
 	@echo "make demo-stop  stop what KEEP=1 left"
+	@echo "make fleet      replicas of one broker on one Redis, killed and restarted (KEEP=1 leaves it up; wants make servers)"
+	@echo "make fleet-stop stop what KEEP=1 left"
 	@echo "make check      style, types, imports, generated files"
 	@echo "make test       all tests (PYTEST_ARGS=... for some)"
 	@echo "make bench      the broker beside bare calls to the same sites"
@@ -42,11 +44,18 @@ demo: $(VENV)/.runs
 demo-stop: $(VENV)/.runs
 	@$(BIN)/python deploy/demo/demo.py --stop
 
+fleet: $(VENV)/.runs
+	@$(BIN)/python deploy/fleet/fleet.py $(if $(filter-out 0,$(KEEP)),--keep)
+
+fleet-stop: $(VENV)/.runs
+	@$(BIN)/python deploy/fleet/fleet.py --stop
+
 check: $(VENV)/.develops
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy -p broker -p adapters
 	$(BIN)/mypy deploy/demo/demo.py deploy/demo/sky.py
+	MYPYPATH=deploy/demo $(BIN)/mypy deploy/fleet/fleet.py
 	$(BIN)/lint-imports
 	$(BIN)/mypy config/schema.py docs/generate.py
 	MYPYPATH=docs/examples/adapter $(BIN)/mypy docs/examples/adapter/shelf docs/examples/adapter/test_shelf.py
@@ -72,6 +81,6 @@ schema: $(VENV)/.develops
 	$(BIN)/python docs/generate.py
 
 clean:
-	@if [ -e $(VENV)/.runs ]; then $(BIN)/python deploy/demo/demo.py --stop; fi
-	rm -rf $(VENV) demo-data build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@if [ -e $(VENV)/.runs ]; then $(BIN)/python deploy/demo/demo.py --stop; $(BIN)/python deploy/fleet/fleet.py --stop; fi
+	rm -rf $(VENV) demo-data fleet-data build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

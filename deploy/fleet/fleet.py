@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "demo"))  # what both 
 from processes import LOOK, START, DemoError
 from running import REPLICAS, SITES, Fleet, missing
 from terminal import Terminal, main, say
-from traffic import Follower, Stream, Watcher, read_set
+from traffic import Follower, Stream, Watcher, read_set, read_status
 
 from broker.client.broker import Broker
 from broker.client.words import span
@@ -34,7 +34,7 @@ ABOUT = {
     "borealis": "pretends, and is dear",
     "cumulus": "pretends, and is slow to answer",
 }
-AWAY = 2.0  # seconds for which there is no Redis
+AWAY = 4.0  # seconds for which there is no Redis
 PAUSE = 0.2  # seconds between two calls of somebody who is told 503
 
 
@@ -131,6 +131,12 @@ class Show:
             time.sleep(pause)
 
     def _status(self) -> None:
+        say("$ curl $BROKER_URL/status      # three times; of each answer:")
+        say(f"{'served by':<11}{'replica':<14}replicas alive")
+        for _ in REPLICAS:
+            told = asyncio.run(read_status(self._fleet.balancer))
+            say(f"{told.served_by:<11}{told.replica:<14}{told.alive}")
+        say()
         self._terminal.command("status")
 
     # ── parts of the steps ───────────────────────────────────────────────────────────────────────────────────

@@ -40,6 +40,19 @@ async def read_set(url: str, offerset: str) -> Reading:
         return Reading(answer.headers["ETag"], tuple(offer["phase"] for offer in document["offers"]))
 
 
+class Told(NamedTuple):
+    served_by: str
+    replica: str
+    alive: int
+
+
+async def read_status(balancer: str) -> Told:
+    """What whoever is next tells of the fleet."""
+    async with _http() as http, http.get(f"{balancer}/status") as answer:
+        status = await answer.json()
+        return Told(answer.headers["Served-By"], status["replica"], status["now"]["replicas"])
+
+
 class Event(NamedTuple):
     seconds: float  # since the reader came
     id: str
