@@ -25,6 +25,7 @@ from broker.errors import BadInput
 
 if TYPE_CHECKING:
     from broker.services.doctor import Report
+    from broker.services.findings import Finding
 
 
 def backup(
@@ -80,17 +81,29 @@ def doctor(
 
 
 def _show(screen: Screen, report: Report, *, mend: bool) -> None:
-    if report.findings:
-        rows = [(at.level, at.what, at.where, at.says, _then(at.mends, at.mended)) for at in report.findings]
-        print_rows(screen, ("LEVEL", "WHAT", "WHERE", "WHAT IS WRONG", "MENDING"), rows)
+    if report.findings and not screen.tty:
+        rows = [(at.level, at.what, at.where, at.says, _then(at)) for at in report.findings]
+        print_rows(screen, ("LEVEL", "WHAT", "WHERE", "SAYS", "MENDING"), rows)
+    elif report.findings:
+        for at in report.findings:  # sentences, which a table would cut off
+            screen.say(
+                f"{at.level:<5}  {at.what:<10}  {plain(at.where)}\n       {plain(at.says)}\n       Mending: {_then(at)}"
+            )
     for site, why in report.unasked.items():
         screen.note(f"{plain(site)} was not asked what it has for us: {plain(why)}")
-    mended = len(report.findings) - report.left
-    said = f"{report.sets} sets looked at, {len(report.findings)} things found"
-    screen.note(f"{said}, {mended} mended." if mend else f"{said}.")
+    screen.note(_sum(report, mend=mend))
     if not mend and any(at.mends for at in report.findings):
         screen.note("To mend what can be: add --mend.")
 
 
-def _then(mends: str, mended: bool) -> str:
-    return "done" if mended else mends or "by hand"
+def _sum(report: Report, *, mend: bool) -> str:
+    count = len(report.findings)
+    said = f"{report.sets} {'set' if report.sets == 1 else 'sets'} looked at"
+    if not count:
+        return f"{said}, all is well."
+    found = f"{count} {'thing' if count == 1 else 'things'} found"
+    return f"{said}, {found}, {count - report.left} mended." if mend else f"{said}, {found}."
+
+
+def _then(finding: Finding) -> str:
+    return "done." if finding.mended else f"{finding.mends or 'by hand'}."
