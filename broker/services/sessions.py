@@ -52,9 +52,10 @@ class Sessions:
 
     async def get(self, uuid: UUID, caller: Caller) -> SessionState:
         """Raises NotFound, also for what the caller may not read."""
+        now = self._clock.now()
         record = await self._records.load(uuid)
         must_read(record, caller, self._readers)
-        return await self.state(record, uuid)
+        return await self.state(record, uuid, now=now)
 
     async def many(self, uuids: Sequence[UUID], caller: Caller) -> tuple[list[SessionState], list[UUID]]:
         """The readable ones, and the ones that are not known here (or not to this caller)."""
@@ -71,10 +72,13 @@ class Sessions:
         self, caller: Caller, *, after: tuple[float, str] | None, limit: int, phases: tuple[str, ...]
     ) -> list[Listing]:
         """What all users of the caller's account have, newest first: a broker above looks after all that it asked for,
-        whoever it was for. `owner` of each line is the user's key. Reads on until the page is full."""
+        whoever it was for. `owner` of each line is the user's key. Reads on until the page is full.
+
+        An account that speaks for nobody else has its own lines alone, so that these are looked up, not looked for."""
+        owner = None if caller.may("broker") else caller.owner.by(caller.account)
         found: list[Listing] = []
         while len(found) < limit:
-            page = await self._store.listings(Query("session", None, phases, None, after, _SCAN))
+            page = await self._store.listings(Query("session", owner, phases, None, after, _SCAN))
             for line in page:
                 whose = await self._user(line, caller.account)
                 if whose is not None and len(found) < limit:
@@ -112,9 +116,13 @@ class Sessions:
         owner = None if everyone and caller.may("operator") else caller.owner.by(caller.account)
         return await self._store.listings(Query("session", owner, phases, site, after, limit, name, since))
 
-    async def state(self, record: SetRecord, uuid: UUID, *, refused: bool = False) -> SessionState:
-        """`uuid` may be that of the record's set only if it names a session; raises NotFound."""
-        now = self._clock.now()
+    async def state(
+        self, record: SetRecord, uuid: UUID, *, refused: bool = False, now: float | None = None
+    ) -> SessionState:
+        """`uuid` may be that of the record's set only if it names a session; raises NotFound. `now`: an instant before
+        the record was read, so that nothing is shown as EXPIRED that has become something else meanwhile; None: this
+        one, for a record just written."""
+        now = self._clock.now() if now is None else now
         record = offerset.expire(record, now)  # readers need not wait for the timer
         item = record.session(uuid)
         body = await self._offers.body(record)

@@ -133,3 +133,10 @@ async def test_an_account_lists_what_all_its_users_have_and_no_others(bench: Ben
     last = (first[-1].created, first[-1].id)
     rest = await bench.sessions.of_account(at("parent", "parent"), after=last, limit=4, phases=("OFFERED",))
     assert [*first, *rest] == mine
+
+
+async def test_an_account_that_speaks_for_nobody_lists_its_own(bench: Bench) -> None:
+    asked, _ = await bench.ask(), await bench.ask(BOB)
+    mine = await bench.sessions.of_account(ADA, after=None, limit=100, phases=("OFFERED",))
+    assert {line.id for line in mine} == {str(uuid) for uuid in uuids(asked)}
+    assert {line.owner for line in mine} == {"here|ada"}
