@@ -91,9 +91,10 @@ class RedisStore:
         args.append(len(cut))
         for kind, id in cut:
             args += (kind, id)
-        args.append(len(listings))
-        for line in listings:
-            args += (line.kind, line.id, packed(aggregate, line))
+        lines = {(line.kind, line.id): packed(aggregate, line) for line in listings}  # of equal ones the last
+        args.append(len(lines))
+        for (kind, id), line in lines.items():
+            args += (kind, id, line)
         if body is not None:
             args.append(body)
         return bool(await self.nodes.run(scripts.WRITE, partition_of(aggregate), *args, confirm=True))

@@ -28,6 +28,7 @@ from broker.store.redis_nodes import Script
 
 REMEMBERED = 8  # operation ids an aggregate keeps
 MEMORY = 60  # seconds that what was removed or claimed is remembered: longer than anything is repeated
+ARGUMENTS = 1000  # of one command; Lua can hand over a few thousand
 NEWS = 1000  # entries of news that a partition keeps, about
 
 COMMON = f"""
@@ -46,13 +47,15 @@ local function split(text)
 end
 """
 
-LINES = """
+LINES = f"""
 local function line_field(kind, id) return 'l:' .. #kind .. ':' .. kind .. id end
 
 local function own_key(root, kind, owner) return root .. ':own:' .. #kind .. ':' .. kind .. owner end
 
-local function count(root, kind, line, by)
-    local field = cmsgpack.pack({kind, line[6], line[4]})
+local function count_field(kind, line) return cmsgpack.pack({{kind, line[6], line[4]}}) end
+
+local function count(root, field, by)
+    if by == 0 then return end
     if redis.call('HINCRBY', root .. ':counts', field, by) <= 0 then redis.call('HDEL', root .. ':counts', field) end
 end
 
@@ -60,32 +63,71 @@ local function cut_line(root, aggregate, kind, id)
     if redis.call('HDEL', root .. ':a:' .. aggregate, line_field(kind, id)) == 0 then return end
     local lines = root .. ':lines:' .. kind
     local line = cmsgpack.unpack(redis.call('HGET', lines, id))
-    count(root, kind, line, -1)
+    count(root, count_field(kind, line), -1)
     redis.call('HDEL', lines, id)
     redis.call('ZREM', root .. ':order:' .. kind, id)
     redis.call('ZREM', own_key(root, kind, line[2]), id)
 end
 
-local function put_line(root, aggregate, kind, id, packed)
-    local lines = root .. ':lines:' .. kind
-    local old = redis.call('HGET', lines, id)
+-- A command with many arguments costs far less than many commands. `batch` holds the arguments by command and key.
+local function add(batch, command, key, one, two)
+    local name = command .. key
+    local held = batch[name]
+    if not held then
+        held = {{command, key}}
+        batch[name] = held
+    end
+    held[#held + 1] = one
+    held[#held + 1] = two
+    if #held > {ARGUMENTS} then
+        redis.call(unpack(held))
+        batch[name] = nil
+    end
+end
+
+local function put_line(root, batch, counts, old, aggregate, kind, id, packed)
     if old == packed then return end
-    local line = cmsgpack.unpack(packed)
+    local line, before = cmsgpack.unpack(packed), old and cmsgpack.unpack(old) or {{}}
+    local field, own = count_field(kind, line), own_key(root, kind, line[2])
+    counts[field] = (counts[field] or 0) + 1
     if old then
-        local before = cmsgpack.unpack(old)
+        local left = count_field(kind, before)
+        counts[left] = (counts[left] or 0) - 1
         if before[1] ~= aggregate then redis.call('HDEL', root .. ':a:' .. before[1], line_field(kind, id)) end
         if before[2] ~= line[2] then redis.call('ZREM', own_key(root, kind, before[2]), id) end
-        if before[6] ~= line[6] or before[4] ~= line[4] then
-            count(root, kind, before, -1)
-            count(root, kind, line, 1)
-        end
-    else
-        count(root, kind, line, 1)
     end
-    redis.call('HSET', lines, id, packed)
-    redis.call('HSET', root .. ':a:' .. aggregate, line_field(kind, id), '')
-    redis.call('ZADD', root .. ':order:' .. kind, number(line[3]), id)
-    redis.call('ZADD', own_key(root, kind, line[2]), number(line[3]), id)
+    add(batch, 'HSET', root .. ':lines:' .. kind, id, packed)
+    if before[1] ~= aggregate then add(batch, 'HSET', root .. ':a:' .. aggregate, line_field(kind, id), '') end
+    if before[3] ~= line[3] then add(batch, 'ZADD', root .. ':order:' .. kind, number(line[3]), id) end
+    if before[3] ~= line[3] or before[2] ~= line[2] then add(batch, 'ZADD', own, number(line[3]), id) end
+end
+
+-- `many` lines from ARGV[at] on, each as kind, id and line. Each id of a kind at most once.
+local function put_lines(root, aggregate, at, many)
+    local batch, counts = {{}}, {{}}
+    for from = 0, many - 1, {ARGUMENTS} do
+        local to = math.min(from + {ARGUMENTS}, many) - 1
+        local ids, old, kinds = {{}}, {{}}, {{}}
+        for place = from, to do
+            local kind, id = ARGV[at + 3 * place], ARGV[at + 3 * place + 1]
+            if not ids[kind] then
+                ids[kind] = {{}}
+                kinds[#kinds + 1] = kind
+            end
+            table.insert(ids[kind], id)
+        end
+        for _, kind in ipairs(kinds) do
+            old[kind] = {{}}
+            local found = redis.call('HMGET', root .. ':lines:' .. kind, unpack(ids[kind]))
+            for place, id in ipairs(ids[kind]) do old[kind][id] = found[place] end
+        end
+        for place = from, to do
+            local kind, id, packed = unpack(ARGV, at + 3 * place, at + 3 * place + 2)
+            put_line(root, batch, counts, old[kind][id], aggregate, kind, id, packed)
+        end
+    end
+    for _, held in pairs(batch) do redis.call(unpack(held)) end
+    for field, by in pairs(counts) do count(root, field, by) end
 end
 """
 
@@ -135,10 +177,8 @@ for _ = 1, ARGV[at] do
     at = at + 2
 end
 at = at + 1
-for _ = 1, ARGV[at] do
-    put_line(root, aggregate, ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
-    at = at + 3
-end
+put_lines(root, aggregate, at + 1, tonumber(ARGV[at]))
+at = at + 3 * tonumber(ARGV[at])
 local body = ARGV[at + 1]
 if body then
     redis.call('SET', root .. ':b:' .. aggregate, body)
