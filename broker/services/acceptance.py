@@ -335,13 +335,15 @@ class Acceptance:
         return None
 
     async def _press(self, record: SetRecord) -> SetRecord:
-        """The site reads OFFERED, or nothing. Send again where that is safe; withdraw where patience is over."""
+        """The site reads OFFERED, or nothing. Send again where that is safe, while the offer lasts; withdraw where
+        patience is over."""
         item = _claimed(record)
         try:
             entry = self._sites.entry(item.site)
         except NotFound:
             return record  # registered no more: nobody can be asked, until it is again
-        if entry.profile is not None and entry.profile.repeatable:
+        lasts = item.expires is None or self._clock.now() < item.expires
+        if entry.profile is not None and entry.profile.repeatable and lasts:
             return await self._forward(record, only=False)
         if record.claim is None or self._clock.now() - record.claim.at < self._patience:
             return record

@@ -147,7 +147,8 @@ class Offers:
         if wait <= 0:
             return state
         await asyncio.wait([task], timeout=wait)
-        return await self._state(await self._records.load(gathering.set))
+        now = self._clock.now()
+        return await self._state(await self._records.load(gathering.set), now)
 
     async def _grow(self, grower: Grower, ask: Ask, entries: Sequence[Entry], left: Mapping[str, Outcome]) -> None:
         try:
@@ -236,14 +237,17 @@ class Offers:
 
     async def get(self, uuid: UUID, caller: Caller) -> SetState:
         """Raises NotFound, also for a session's uuid and for what the caller may not read."""
+        now = self._clock.now()
         record = await self._records.load(uuid)
         must_read(record, caller, self._readers)
         if record.uuid != uuid:
             raise NotFound("that is a session, not an offer set.", remedy=f"GET /sessions/{uuid}")
-        return await self._state(record)
+        return await self._state(record, now)
 
-    async def _state(self, record: SetRecord) -> SetState:
-        body, now = await self.body(record), self._clock.now()
+    async def _state(self, record: SetRecord, now: float) -> SetState:
+        """As it stood at `now`, an instant before it was read: nothing that is shown as EXPIRED by then can become
+        anything else. By a later instant it might have, while the record was on its way."""
+        body = await self.body(record)
         return SetState(offerset.expire(record, now), body, now, body.ranking() if body else ())
 
     async def request(self, uuid: UUID, caller: Caller) -> bytes:

@@ -23,6 +23,7 @@ LEASE = 10.0  # seconds, renewed while the handler works: what a crash may cost 
 RENEW_EVERY = 3.0  # seconds
 AT_ONCE = 256  # timers handled side by side: many, for each waits on a site, and a hung one must not hold up the others
 IDLE = 5.0  # seconds between looks at the store when nothing is known to be due: another replica may have set a timer
+REFUSED = 1.0  # seconds between two looks while the store gives no timers
 TROUBLE = 5.0  # seconds until a timer whose handler failed comes again
 FINISH = 5.0  # seconds that work under way gets when the process is to stop
 _GIVE_BACK = 2.0  # seconds for giving back what was broken off; else its lease ends by itself
@@ -37,6 +38,7 @@ class Upkeep:
         self._resting_until = math.inf  # epoch seconds; while not resting, every nudge counts
         self._running: set[asyncio.Task[None]] = set()
         self._handlers: Mapping[str, Handler] = {}
+        self._refused = False  # the store gave no timers when it was last asked
         self._stopped = False
         self._over: asyncio.Event | None = None  # `run` has ended; None: it has not begun
 
@@ -97,7 +99,9 @@ class Upkeep:
             leases = await self._store.claim(room, LEASE)
         except BrokerError as error:
             _log.warning("timers unreadable", why=error.detail)
+            self._refused = True
             return False
+        self._refused = False
         if self._stopped:
             await asyncio.gather(*(self._give_back(lease) for lease in leases))
             return False
@@ -113,7 +117,9 @@ class Upkeep:
             due = await self._store.next_due()
         except BrokerError:
             due = None
-        seconds = IDLE if due is None else max(0.02, min(IDLE, due - self._clock.now()))
+        # A store that can be read and not written shows what is due, and gives none of it: no hurry then.
+        least = REFUSED if self._refused else 0.02
+        seconds = IDLE if due is None else max(least, min(IDLE, due - self._clock.now()))
         self._resting_until = self._clock.now() + seconds
         nap = asyncio.create_task(self._clock.sleep(seconds))
         wake = asyncio.create_task(self._wake.wait())

@@ -123,7 +123,8 @@ def others_given_back(case: Case) -> Iterator[str]:
                 yield f"{short(item.uuid)} at {item.site} is still {item.phase} at rest"
             site, fact = case.sites[item.site], case.fact(item)
             expires = site.nature.enforces and fact is not None and fact.expires is not None
-            if site.phase(item.handle) == "OFFERED" and not expires:
+            denied = fact is not None and fact.denied  # what a site says it does not know counts as given back
+            if site.phase(item.handle) == "OFFERED" and not expires and not denied:
                 yield f"{item.site} still holds {item.handle}, which is {item.phase}, released: {item.released}"
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 
 from broker.services.keys import TIMER as FORGET
+from broker.store.database import connect
 from broker.store.sqlite import SqliteStore, open_sqlite
 from broker.testing.executor import InlineExecutor
 from broker.testing.simulation.checker import Case, Timer
@@ -230,16 +231,15 @@ class Ground:
         memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
         self._folder = tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None)
         self.path = Path(self._folder.name)
-        self._empty: bytes | None = None
+        # Not in a world: the first one would draw what the others do not.
+        for connection in connect(self.path / "empty.db", 5.0):
+            connection.close()
+        self._empty = (self.path / "empty.db").read_bytes()
 
     async def open(self, clock: LoopClock) -> SqliteStore:
         path = self.path / "broker.db"
         for file in self.path.iterdir():
             file.unlink()
-        if self._empty is None:
-            store = await open_sqlite(path, clock, executor=InlineExecutor())
-            await store.close()
-            self._empty = path.read_bytes()
         path.write_bytes(self._empty)
         return await open_sqlite(path, clock, executor=InlineExecutor())
 

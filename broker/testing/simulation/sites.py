@@ -30,7 +30,8 @@ WORDS = ("HIBERNATING", "EXECUTING", "OFFERED", "WAITING", "")  # what an odd si
 @dataclass
 class Fact:
     """What became of one offer, for the checker alone. `sent`: acceptances that left a replica and may have arrived;
-    `runs`: how often it was begun; `voided`: the site restarted, which ended it."""
+    `runs`: how often it was begun; `voided`: the site restarted, which ended it;
+    `denied`: it was forgotten for a while at least, `forgotten`: for good."""
 
     handle: str
     set: UUID
@@ -39,6 +40,7 @@ class Fact:
     sent: list[float] = field(default_factory=list)
     runs: int = 0
     voided: bool = False
+    denied: bool = False
     forgotten: bool = False
 
 
@@ -103,7 +105,7 @@ class Site:
         for held in self.memory.values():
             self._settle(held)
             fact = self.ledger[held.handle]
-            fact.forgotten = fact.forgotten or for_good
+            fact.denied, fact.forgotten = True, fact.forgotten or for_good
             if self.nature.restart_ends_jobs:
                 fact.voided = fact.forgotten = True
         if not self.nature.restart_ends_jobs and not for_good:
