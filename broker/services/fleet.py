@@ -7,7 +7,8 @@ limits cannot be reached each replica goes by its own, and what was said of a br
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterable
+import itertools
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
@@ -38,6 +39,14 @@ class Seat(msgspec.Struct, frozen=True):
 
     key: str
     member: str
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How often one site may be called: `rate` a second, `burst` at once."""
+
+    key: str
+    rate: float
+    burst: int
 
 
 class Word(msgspec.Struct, frozen=True, array_like=True):
@@ -79,9 +88,12 @@ class Fleet:
         self._mine: dict[tuple[str, str], str] = {}  # what we said last of a breaker, which nobody may have heard yet
         self._taken_back: set[str] = set()
         self._muted_until = 0.0  # monotonic
+        self._away = False  # the limits did not answer when they were last asked
         self._announced = float("-inf")  # monotonic
         self._telling = asyncio.Lock()  # what is said goes out in the order in which it was said
         self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving: list[Seat] = []
+        self._numbers = itertools.count()
 
     # ── running ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -108,35 +120,63 @@ class Fleet:
 
     async def close(self) -> None:
         """Say that we go, and let what is being said get out."""
-        self._start(self._limits.leave(_REPLICAS, self.id))
+        self._leave_all()
+        self._start(lambda: self._limits.leave(_REPLICAS, self.id))
         await asyncio.wait(self._tasks, timeout=PATIENCE)
         for task in self._tasks:
             task.cancel()
 
     # ── rate and room of a site ──────────────────────────────────────────────────────────────────────────────
 
-    async def enter(self, seat: Seat, ceiling: int, seconds: float) -> bool:
-        """Take the seat, for so many seconds at most, where fewer than `ceiling` are taken. Raises Unavailable."""
-        until = self._clock.now() + seconds + SPARE
-        return await self._bounded(self._limits.enter(seat.key, seat.member, ceiling, until))
-
-    async def take(self, site: str, rate: float, burst: int) -> float:
-        """As `Limits.take`, of the site's calls. Raises Unavailable."""
-        return await self._bounded(self._limits.take(f"calls:{site}", rate, burst))
+    async def admit(
+        self, pace: Pace, seat: Seat | None, ceiling: int, seconds: float, *, tokened: bool
+    ) -> tuple[bool, float]:
+        """Ask side by side for a place (None: none is wanted), to be kept for so many seconds at most where fewer than
+        `ceiling` are taken, and for a token, unless there is one. Returns whether the place is ours, and the seconds
+        until there is a token; 0.0: it is ours. Raises Unavailable; then either may be ours all the same."""
+        return await self._bounded(self._admit(pace, seat, ceiling, seconds, tokened))
 
     def seat(self, site: str) -> Seat:
-        return Seat(f"room:{site}", uuid4().hex[:16])
+        return Seat(f"room:{site}", self._new_name())
 
     def leave(self, seat: Seat) -> None:
         """Given back in the background; a seat that cannot be given back ends with its time."""
-        self._start(self._limits.leave(seat.key, seat.member))
+        if not self._leaving:
+            asyncio.get_running_loop().call_soon(self._leave_all)
+        self._leaving.append(seat)
+
+    async def _admit(
+        self, pace: Pace, seat: Seat | None, ceiling: int, seconds: float, tokened: bool
+    ) -> tuple[bool, float]:
+        taking = None if tokened else asyncio.ensure_future(self._limits.take(pace.key, pace.rate, pace.burst))
+        try:
+            seated = seat is None or await self._enter(seat, ceiling, seconds)
+            return seated, 0.0 if taking is None else await taking
+        except BaseException:
+            if taking is not None:
+                taking.cancel()
+                taking.add_done_callback(_seen)
+            raise
+
+    async def _enter(self, seat: Seat, ceiling: int, seconds: float) -> bool:
+        until = self._clock.now() + max(0.0, seconds) + SPARE
+        return await self._limits.enter(seat.key, seat.member, ceiling, until)
+
+    def _leave_all(self) -> None:
+        """Those of one turn of the event loop together."""
+        seats, self._leaving = self._leaving, []
+        self._start(lambda: _all(self._limits.leave(seat.key, seat.member) for seat in seats))
+
+    def _new_name(self) -> str:
+        """Of no other member, whichever replica drew it."""
+        return f"{self.id}.{next(self._numbers)}"
 
     async def probe(self, site: str, operation: str, seconds: float) -> Seat | None:
         """The right to try a site that is half-open, for so many seconds; None: another replica is at it. Where
         nobody can say, we may."""
-        seat = Seat(f"probe:{site}:{operation}", uuid4().hex[:16])
+        seat = Seat(f"probe:{site}:{operation}", self._new_name())
         try:
-            return seat if await self.enter(seat, 1, seconds) else None
+            return seat if await self._bounded(self._enter(seat, 1, seconds)) else None
         except Unavailable:
             return seat
 
@@ -165,7 +205,7 @@ class Fleet:
             self._mine[about] = _text(word)
             old.discard(_text(word))
         self._taken_back |= old
-        self._start(self._tell(word, old))
+        self._start(lambda: self._tell(word, old))
 
     async def _tell(self, word: Word | None, old: Iterable[str]) -> None:
         """The new word first: between the two nobody shall think that the breaker has closed."""
@@ -207,29 +247,45 @@ class Fleet:
             raise Unavailable("the limits of the fleet did not answer just now.")
         try:
             async with asyncio.timeout(PATIENCE):
-                return await asking
+                answer = await asking
         except TimeoutError:
             self._mute("no answer in time")
             raise Unavailable("the limits of the fleet do not answer.") from None
         except Unavailable as error:
             self._mute(error.detail)
             raise
+        if self._away:
+            self._away = False
+            _log.info("the limits of the fleet answer again")
+        return answer
 
     def _mute(self, why: str) -> None:
         self._muted_until = self._clock.monotonic() + MUTE
-        _log.warning("the limits of the fleet are out of reach; those of this process hold", why=why)
+        if not self._away:
+            self._away = True
+            _log.warning("the limits of the fleet are out of reach; those of this process hold", why=why)
 
-    def _start(self, asking: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(self._quietly(asking))
+    def _start(self, ask: Callable[[], Awaitable[None]]) -> None:
+        task = asyncio.ensure_future(self._quietly(ask))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _quietly(self, asking: Awaitable[None]) -> None:
+    async def _quietly(self, ask: Callable[[], Awaitable[None]]) -> None:
         try:
             async with asyncio.timeout(PATIENCE):
-                await asking
+                await ask()
         except (TimeoutError, BrokerError) as error:
             _log.debug("the fleet was not told", why=str(error))
+
+
+async def _all(calls: Iterable[Awaitable[None]]) -> None:
+    await asyncio.gather(*calls)
+
+
+def _seen(task: asyncio.Future[float]) -> None:
+    """Nobody waits for it any more, nor shall anybody be told that it failed."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _text(word: Word) -> str:

@@ -20,7 +20,7 @@ from broker.domain.site import Profile, Registration
 from broker.errors import NotAsked, SiteBusy, SiteError, SiteMisbehaved, SiteTimeout, SiteUnreachable, Unavailable
 from broker.ports import Ask, Clock, Held, Logs, Order, Planner, Quotes, Result, Sighting
 from broker.services.breaker import Breaker, BreakerSettings, BreakerState, Turn
-from broker.services.fleet import Fleet, Seat
+from broker.services.fleet import Fleet, Pace, Seat
 from broker.services.throttle import Throttle
 
 T = TypeVar("T")
@@ -61,6 +61,7 @@ class GuardedPlanner:
         # Offers leave some of the room to the rest, so that a site slow to offer can still be told to accept.
         self._ceiling, self._ceiling_offers = site.concurrency, max(1, site.concurrency - max(1, site.concurrency // 4))
         self._room, self._offers = asyncio.Semaphore(self._ceiling), asyncio.Semaphore(self._ceiling_offers)
+        self._pace = Pace(f"calls:{site.name}", self._throttle.rate, self._throttle.burst)
         self._waiting = 0  # for a token of the fleet's
         if fleet is not None:
             fleet.join(site.name, self)
@@ -264,30 +265,21 @@ class GuardedPlanner:
     async def _admit_among_all(
         self, fleet: Fleet, operation: str, start_by: Deadline, deadline: Deadline
     ) -> Seat | None:
-        """One round of questions in the ordinary case; place and token are asked for side by side."""
+        """One round of questions in the ordinary case."""
         seat = None if operation == "fetch" else fleet.seat(self._site)
+        ceiling = self._ceiling_offers if operation == "offers" else self._ceiling
         seated, wait = seat is None, -1.0
         try:
             while True:
-                seated, wait = await asyncio.gather(
-                    self._seat(fleet, seat, seated, operation, deadline), self._take(fleet, wait)
-                )
+                left = deadline.left(self._clock.monotonic())
+                wanted = None if seated else seat
+                seated, wait = await fleet.admit(self._pace, wanted, ceiling, left, tokened=wait == 0.0)
                 if seated and wait == 0.0:
                     return seat
                 await self._wait(operation, seated, wait, start_by)
         except BaseException:
             self._leave(seat)
             raise
-
-    async def _seat(self, fleet: Fleet, seat: Seat | None, seated: bool, operation: str, deadline: Deadline) -> bool:
-        if seated or seat is None:
-            return True
-        ceiling = self._ceiling_offers if operation == "offers" else self._ceiling
-        return await fleet.enter(seat, ceiling, deadline.left(self._clock.monotonic()))
-
-    async def _take(self, fleet: Fleet, wait: float) -> float:
-        """0.0 once a token is ours."""
-        return wait if wait == 0.0 else await fleet.take(self._site, self._throttle.rate, self._throttle.burst)
 
     async def _wait(self, operation: str, seated: bool, wait: float, start_by: Deadline) -> None:
         """Until it is worth asking again. Raises NotAsked where that would be too late, or too many wait already."""

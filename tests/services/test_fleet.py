@@ -75,8 +75,8 @@ class Replica:
 
     async def said(self) -> None:
         """Returns when all that was to be told in the background is."""
-        while self.fleet._tasks:
-            await asyncio.wait(self.fleet._tasks)
+        while self.fleet._leaving or self.fleet._tasks:  # noqa: ASYNC110 - turns of the loop, no time
+            await asyncio.sleep(0)
 
     async def heard(self) -> None:
         await self.said()
