@@ -19,6 +19,7 @@ from broker.services.watching import WatchList
 from broker.testing.bench import Bench, uuids
 from broker.testing.clock import FakeClock
 from broker.testing.scripted import ScriptedSite, Step, fails, lost
+from broker.testing.tripwire import Died, Tripwire
 
 NOT_REALLY = Step(acts=False)  # the site says that it did, and has not
 
@@ -207,6 +208,33 @@ async def test_mending_beside_a_writer_goes_by_what_was_written_last(bench: Benc
         "RUNNING"
     ]
     assert said(await visit(bench)) == []
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it", "its answer lost"])
+@pytest.mark.parametrize("what", ["a line says another phase", "the watch list is gone", "nobody looks"])
+async def test_whoever_dies_while_mending_leaves_nothing_worse(
+    any_store: Store, clock: FakeClock, alba: ScriptedSite, borealis: ScriptedSite, what: str, after: bool
+) -> None:
+    bench = await Bench(any_store, clock, {"alba": alba, "borealis": borealis}).start()
+    state = await bench.ask()
+    best, other, _ = uuids(state)
+    await bench.accept(best)
+    await bench.settle(400)
+    await SPOILT[what][0](any_store, Case(state.uuid, best, other))
+    deaths = 0
+    while True:
+        wire = Tripwire(deaths, after=after)
+        try:
+            await Doctor(store=wire.behind(any_store), sites=bench.sites, clock=clock, mend=True).visit()
+        except Died:
+            deaths += 1
+            continue
+        break
+    assert deaths > 5
+    assert said(await visit(bench)) == []
+    alba.all_over()
+    await bench.settle(5)
+    assert (await bench.record(best)).session(best).phase == "COMPLETED"
 
 
 # ── what takes a person ──────────────────────────────────────────────────────────────────────────────────────

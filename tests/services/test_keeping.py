@@ -10,11 +10,12 @@ import pytest
 from broker.domain import offerset
 from broker.domain.identity import aggregate
 from broker.errors import NotFound, Unavailable
-from broker.ports import Query, Store
+from broker.ports import Planner, Query, Store
 from broker.services.keeping import AGGREGATE, EVERY, PIECE, TIMER, Keeping, Kept
 from broker.testing.bench import ADA, Bench, uuids
 from broker.testing.clock import FakeClock
 from broker.testing.scripted import ScriptedSite
+from broker.testing.tripwire import Died, Tripwire
 
 DAY = 86400.0
 OFFERS, RECORDS = 7 * DAY, 400 * DAY
@@ -197,6 +198,36 @@ async def test_of_two_replicas_one_timer_comes(bench: Bench, store: Store, clock
     await keeping(bench).start()
     await keeping(bench).start()
     assert [lease.key for lease in await store.claim(10, 60)] == [TIMER]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before it", "its answer lost"])
+async def test_a_sweep_that_dies_at_any_step_is_made_whole_by_the_next(
+    any_store: Store, clock: FakeClock, alba: ScriptedSite, borealis: ScriptedSite, after: bool
+) -> None:
+    """A timer that is never settled comes again when its lease ends; here, from the next life."""
+    sites: dict[str, Planner] = {"alba": alba, "borealis": borealis}
+    bench = await Bench(any_store, clock, sites).start()
+    await keeping(bench).start()
+    best = await ended(bench, alba)
+    decision = (await bench.record(best)).decision
+    for _ in range(3):
+        await bench.ask()
+    await bench.settle(1000)
+    clock.advance(RECORDS)
+    deaths = 0
+    while True:
+        wire = Tripwire(deaths, after=after)
+        dying = Bench(wire.behind(any_store), clock, sites)
+        try:
+            await keeping(dying).keep(AGGREGATE)
+        except Died:
+            deaths += 1
+            continue
+        break
+    assert deaths > 3
+    left = await bench.record(best)
+    assert (left.decision, len(left.sessions)) == (decision, 1)
+    assert await lines(bench) == {str(left.uuid): "TAKEN", str(best): "COMPLETED"}
 
 
 async def kept(store: Store) -> Kept:
