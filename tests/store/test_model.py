@@ -1,30 +1,49 @@
-"""Whatever is done to a store, in whatever order, it holds what a dictionary in memory holds."""
+"""Whatever two replicas do to a store, in whatever order, it holds what a dictionary in memory holds."""
 
 from __future__ import annotations
 
-import asyncio
-import tempfile
-from collections.abc import Coroutine
-from pathlib import Path
-from typing import Any, TypeVar
-
 import msgspec
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import invariant, precondition, rule
 
 from broker.ports import Lease, Listing, Query, Store
+from broker.store.redis import open_redis
+from broker.store.redis_nodes import parse
 from broker.store.sqlite import open_sqlite
 from broker.testing.apart import StoreApart
-from broker.testing.clock import FakeClock
 from broker.testing.executor import InlineExecutor
+from broker.testing.machines import Machine, drive
 
-T = TypeVar("T")
+KEYS = ("a", "b", "ö")
+IDS = ("1", "2")
+PHASES = ("OFFERED", "RUNNING")
+OWNERS, SITES, NAMES = ("me", "you"), ("s", "t"), ("", "run")
 
-AGGREGATES = st.sampled_from(["a", "b", "ö"])
-TIMERS = st.dictionaries(st.sampled_from(["t", "u", "v"]), st.none() | st.integers(-30, 60), max_size=3)
-PHASES = st.dictionaries(st.sampled_from(["1", "2"]), st.sampled_from(["OFFERED", "RUNNING"]), max_size=2)
+KEY, CLIENT = st.sampled_from(KEYS), st.sampled_from((0, 1))
+TIMERS = st.dictionaries(st.sampled_from(("t", "u", "v")), st.none() | st.integers(-30, 60), max_size=3)
 BODIES = st.none() | st.binary(max_size=9)
+LINES = st.dictionaries(
+    st.sampled_from(IDS),
+    st.tuples(
+        st.sampled_from(OWNERS),
+        st.integers(1, 3),
+        st.sampled_from(PHASES),
+        st.sampled_from(NAMES),
+        st.sampled_from(SITES),
+    ),
+    max_size=2,
+)
+CUTS = st.sets(st.sampled_from(IDS), max_size=1)
+QUERIES = st.builds(
+    Query,
+    kind=st.just("session"),
+    owner=st.none() | st.sampled_from(OWNERS),
+    phases=st.sampled_from(((), ("RUNNING",), PHASES)),
+    site=st.none() | st.sampled_from(SITES),
+    limit=st.integers(1, 4),
+    name=st.none() | st.sampled_from(NAMES),
+    since=st.none() | st.sampled_from((1.5, 2.0)),
+)
 
 
 class Timer(msgspec.Struct):
@@ -43,40 +62,49 @@ class Aggregate(msgspec.Struct):
     body: bytes | None = None
     written: float = 0.0
     timers: dict[str, Timer] = {}
-    phases: dict[str, str] = {}
+    lines: dict[str, Listing] = {}
 
 
-class StoreMachine(RuleBasedStateMachine):
+class StoreMachine(Machine):
+    """Override `open`."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.new_event_loop()
-        self.folder = tempfile.TemporaryDirectory()
-        self.clock = FakeClock()
         self.model: dict[str, Aggregate] = {}
         self.leases: list[Lease] = []
-        self.store = self.run(self.open(Path(self.folder.name)))
+        self.stores: dict[int, Store] = {}
+        for client in (0, 1):
+            self.stores[client] = self.run(self.open(client))
 
-    async def open(self, folder: Path) -> Store:
-        return await open_sqlite(folder / "store.db", self.clock, executor=InlineExecutor())
+    async def open(self, client: int) -> Store:
+        raise NotImplementedError("open the store for that client")
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.loop.run_until_complete(work)
+    async def ended(self) -> None:
+        for store in self.stores.values():
+            await store.close()
 
-    def teardown(self) -> None:
-        self.run(self.store.close())
-        self.loop.close()
-        self.folder.cleanup()
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    @rule(key=AGGREGATES, off=st.sampled_from([0, 0, 0, 1, -1]), body=BODIES, timers=TIMERS, phases=PHASES)
+    @rule(who=CLIENT, key=KEY, off=st.sampled_from((0, 0, 0, 1, -1)), body=BODIES, timers=TIMERS, lines=LINES, cut=CUTS)
     def write(
-        self, key: str, off: int, body: bytes | None, timers: dict[str, int | None], phases: dict[str, str]
+        self,
+        who: int,
+        key: str,
+        off: int,
+        body: bytes | None,
+        timers: dict[str, int | None],
+        lines: dict[str, tuple[str, int, str, str, str]],
+        cut: set[str],
     ) -> None:
         now = self.clock.now()
         at = self.model.get(key, Aggregate(0, b""))
         record = b"%d of %d" % (at.version, now)
         dues = {name: None if wait is None else now + wait for name, wait in timers.items()}
-        lines = [Listing("session", key + id, "me", 1.0, phase) for id, phase in phases.items()]
-        done = self.run(self.store.write(key, at.version + off, record, body=body, timers=dues, listings=lines))
+        rows = [Listing("session", key + id, *line) for id, line in lines.items()]
+        gone = [("session", key + id) for id in sorted(cut - lines.keys())]
+        done = self.run(
+            self.stores[who].write(key, at.version + off, record, body=body, timers=dues, listings=rows, cut=gone)
+        )
         assert done == (off == 0)
         if not done:
             return
@@ -87,42 +115,80 @@ class StoreMachine(RuleBasedStateMachine):
             at.timers.pop(name, None)
             if due is not None:
                 at.timers[name] = Timer(due)
-        at.phases |= {key + id: phase for id, phase in phases.items()}
+        for _, id in gone:
+            at.lines.pop(id, None)
+        at.lines |= {line.id: line for line in rows}
         self.model[key] = at
 
-    @rule(key=AGGREGATES, off=st.sampled_from([0, 0, 1]))
-    def remove(self, key: str, off: int) -> None:
+    @rule(key=KEY, times=st.integers(2, 5))
+    def many_write_at_once(self, key: str, times: int) -> None:
+        at = self.model.get(key, Aggregate(0, b""))
+        done = self.together(*(self.stores[n % 2].write(key, at.version, b"by %d" % n) for n in range(times)))
+        assert done.count(True) == 1
+        at.version, at.record = at.version + 1, b"by %d" % done.index(True)
+        self.model[key] = at
+
+    @rule(who=CLIENT, key=KEY, off=st.sampled_from((0, 0, 1)))
+    def remove(self, who: int, key: str, off: int) -> None:
         at = self.model.get(key)
-        done = self.run(self.store.remove(key, (at.version if at else 1) + off))
+        done = self.run(self.stores[who].remove(key, (at.version if at else 1) + off))
         assert done == (at is not None and off == 0)
         if done:
             del self.model[key]
+
+    @rule(who=CLIENT, age=st.integers(0, 60))
+    def prune(self, who: int, age: int) -> None:
+        before = self.clock.now() - age
+        old = [at for at in self.model.values() if at.body is not None and at.written < before]
+        assert self.run(self.stores[who].prune_bodies(before)) == len(old)
+        for at in old:
+            at.body = None
+
+    # ── timers ───────────────────────────────────────────────────────────────────────────────────────────────
 
     @rule(seconds=st.integers(0, 40))
     def time_passes(self, seconds: int) -> None:
         self.clock.advance(seconds)
 
-    @rule(limit=st.integers(0, 4), lease=st.integers(1, 30))
-    def claim(self, limit: int, lease: int) -> None:
+    def ready(self) -> dict[tuple[str, str], Timer]:
         now = self.clock.now()
-        ready = {
+        return {
             (key, name): timer
             for key, at in self.model.items()
             for name, timer in at.timers.items()
             if timer.ready <= now
         }
-        leases = self.run(self.store.claim(limit, float(lease)))
+
+    def hold(self, leases: list[Lease], ready: dict[tuple[str, str], Timer], seconds: int) -> None:
+        """What one claim brought is theirs who made it, and nobody else's."""
+        assert {old.token for old in self.leases}.isdisjoint(got.token for got in leases)
+        for got in leases:
+            timer = ready[got.aggregate, got.key]
+            assert got.due == timer.due
+            timer.until, timer.token = self.clock.now() + seconds, got.token
+        self.leases += leases
+
+    @rule(who=CLIENT, limit=st.integers(0, 4), seconds=st.integers(1, 30))
+    def claim(self, who: int, limit: int, seconds: int) -> None:
+        ready = self.ready()
+        leases = self.run(self.stores[who].claim(limit, float(seconds)))
         held = [(lease.aggregate, lease.key) for lease in leases]
         assert len(set(held)) == len(held) == min(limit, len(ready))
         assert [lease.due for lease in leases] == sorted(lease.due for lease in leases)
         left = [timer.ready for name, timer in ready.items() if name not in held]
         assert all(ready[name].ready <= other for name in held for other in left)
-        for got in leases:
-            timer = ready[got.aggregate, got.key]
-            assert got.due == timer.due
-            assert got.token not in {old.token for old in self.leases}
-            timer.until, timer.token = now + lease, got.token
-        self.leases += leases
+        self.hold(leases, ready, seconds)
+
+    @rule(limit=st.integers(1, 4), seconds=st.integers(1, 30))
+    def both_claim_at_once(self, limit: int, seconds: int) -> None:
+        ready = self.ready()
+        first, second = self.together(*(store.claim(limit, float(seconds)) for store in self.stores.values()))
+        held = [(lease.aggregate, lease.key) for lease in (*first, *second)]
+        assert len(set(held)) == len(held)
+        assert max(len(first), len(second)) <= limit
+        assert min(limit, len(ready)) <= len(held) <= min(2 * limit, len(ready))
+        self.hold(first, ready, seconds)
+        self.hold(second, ready, seconds)
 
     def timer_of(self, lease: Lease) -> Timer | None:
         at = self.model.get(lease.aggregate)
@@ -130,66 +196,151 @@ class StoreMachine(RuleBasedStateMachine):
         return timer if timer and timer.token == lease.token else None
 
     @precondition(lambda self: self.leases)
-    @rule(data=st.data())
-    def done(self, data: st.DataObject) -> None:
+    @rule(who=CLIENT, data=st.data())
+    def done(self, who: int, data: st.DataObject) -> None:
         lease = data.draw(st.sampled_from(self.leases))
         held = self.timer_of(lease)
-        assert self.run(self.store.done(lease)) == (held is not None)
+        assert self.run(self.stores[who].done(lease)) == (held is not None)
         if held:
             del self.model[lease.aggregate].timers[lease.key]
 
     @precondition(lambda self: self.leases)
-    @rule(data=st.data(), wait=st.integers(-5, 30))
-    def postpone(self, data: st.DataObject, wait: int) -> None:
+    @rule(who=CLIENT, data=st.data(), wait=st.integers(-5, 30))
+    def postpone(self, who: int, data: st.DataObject, wait: int) -> None:
         lease = data.draw(st.sampled_from(self.leases))
         held = self.timer_of(lease)
         due = self.clock.now() + wait
-        assert self.run(self.store.postpone(lease, due)) == (held is not None)
+        assert self.run(self.stores[who].postpone(lease, due)) == (held is not None)
         if held:
             held.due, held.until, held.token = due, None, None
 
-    @rule(age=st.integers(0, 60))
-    def prune(self, age: int) -> None:
-        before = self.clock.now() - age
-        old = [at for at in self.model.values() if at.body is not None and at.written < before]
-        assert self.run(self.store.prune_bodies(before)) == len(old)
-        for at in old:
-            at.body = None
+    @precondition(lambda self: self.leases)
+    @rule(who=CLIENT, data=st.data(), seconds=st.integers(1, 30))
+    def renew(self, who: int, data: st.DataObject, seconds: int) -> None:
+        """One that ended and that nobody claimed since may be renewed or not: then it is looked at what came of it."""
+        lease = data.draw(st.sampled_from(self.leases))
+        held = self.timer_of(lease)
+        renewed = self.run(self.stores[who].renew(lease, float(seconds)))
+        if held is None:
+            assert not renewed
+        elif renewed:
+            held.until = self.clock.now() + seconds
+        else:
+            assert held.ready <= self.clock.now()
 
-    @rule()
-    def reopen(self) -> None:
-        self.run(self.store.close())
-        self.store = self.run(self.open(Path(self.folder.name)))
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @rule(who=CLIENT, query=QUERIES)
+    def page_through(self, who: int, query: Query) -> None:
+        lines = [line for at in self.model.values() for line in at.lines.values()]
+        wanted = sorted(filter(lambda line: _meets(line, query), lines), key=lambda line: (line.created, line.id))
+        found: list[Listing] = []
+        page = self.run(self.stores[who].listings(query))
+        while page:
+            assert len(page) <= query.limit
+            found += page
+            query = msgspec.structs.replace(query, after=(page[-1].created, page[-1].id))
+            page = self.run(self.stores[who].listings(query))
+        assert found == wanted[::-1]
+
+    @rule(who=CLIENT, limit=st.integers(1, 3))
+    def walk_through(self, who: int, limit: int) -> None:
+        found: set[str] = set()
+        cursor: str | None = None
+        while cursor != "":
+            keys, cursor = self.run(self.stores[who].keys(cursor or "", limit))
+            found |= set(keys)
+        assert found == self.model.keys()
+
+    @rule(who=CLIENT)
+    def reconnect(self, who: int) -> None:
+        self.run(self.stores[who].close())
+        self.stores[who] = self.run(self.open(who))
 
     @invariant()
     def records_agree(self) -> None:
-        for key in ("a", "b", "ö"):
-            at = self.model.get(key)
-            stored = self.run(self.store.read(key))
-            assert (at and (at.version, at.record)) == (stored and (stored.version, stored.record))
-            assert self.run(self.store.body(key)) == (at and at.body)
+        for who, store in self.stores.items():
+            for key in KEYS:
+                at = self.model.get(key)
+                stored = self.run(store.read(key))
+                assert (at and (at.version, at.record)) == (stored and (stored.version, stored.record)), who
+                assert self.run(store.body(key)) == (at and at.body)
+
+    @invariant()
+    def wholes_agree(self) -> None:
+        for key in KEYS:
+            at, whole = self.model.get(key), self.run(self.stores[0].whole(key))
+            assert (at is None) == (whole is None)
+            if at and whole:
+                assert (at.version, at.record) == (whole.version, whole.record)
+                assert {name: timer.due for name, timer in at.timers.items()} == {
+                    name: timer.due for name, timer in whole.timers.items()
+                }
+                assert {line.id: line for line in whole.lines} == at.lines
 
     @invariant()
     def timers_agree(self) -> None:
         ready = [timer.ready for at in self.model.values() for timer in at.timers.values()]
-        assert self.run(self.store.next_due()) == min(ready, default=None)
+        assert self.run(self.stores[1].next_due()) == min(ready, default=None)
 
     @invariant()
     def lists_agree(self) -> None:
-        phases = {id: phase for at in self.model.values() for id, phase in at.phases.items()}
-        assert {line.id: line.phase for line in self.run(self.store.listings(Query("session")))} == phases
-        counts = {phase: number for (_, _, phase), number in self.run(self.store.counts()).items() if number}
-        assert counts == {phase: list(phases.values()).count(phase) for phase in set(phases.values())}
+        lines = {id: line for at in self.model.values() for id, line in at.lines.items()}
+        assert {line.id: line for line in self.run(self.stores[0].listings(Query("session")))} == lines
+        counts = {key: number for key, number in self.run(self.stores[1].counts()).items() if number}
+        kinds = [(line.kind, line.site, line.phase) for line in lines.values()]
+        assert counts == {kind: kinds.count(kind) for kind in kinds}
 
 
-class ApartMachine(StoreMachine):
-    async def open(self, folder: Path) -> Store:
-        return StoreApart(folder, self.clock, keep_open=2)
+def _meets(line: Listing, query: Query) -> bool:
+    return (
+        query.owner in (None, line.owner)
+        and (not query.phases or line.phase in query.phases)
+        and query.site in (None, line.site)
+        and query.name in (None, line.name)
+        and (query.since is None or line.created >= query.since)
+    )
 
 
-FEW = settings(max_examples=20, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+class OneMachine(StoreMachine):
+    """Of a store that only one process may write to: both are one, and a reconnection closes it and opens it anew."""
 
-TestSqliteModel = StoreMachine.TestCase
-TestSqliteModel.settings = FEW
-TestApartModel = ApartMachine.TestCase
-TestApartModel.settings = settings(FEW, max_examples=8)
+    async def open_one(self) -> Store:
+        raise NotImplementedError("open the store")
+
+    async def open(self, client: int) -> Store:
+        if client == 1 and len(self.stores) < 2:
+            return self.stores[0]
+        self.stores[0] = self.stores[1] = await self.open_one()
+        return self.stores[0]
+
+
+class SqliteMachine(OneMachine):
+    async def open_one(self) -> Store:
+        return await open_sqlite(self.folder / "store.db", self.clock, executor=InlineExecutor())
+
+
+class ApartMachine(OneMachine):
+    async def open_one(self) -> Store:
+        return StoreApart(self.folder, self.clock, keep_open=2)
+
+
+class RedisMachine(StoreMachine):
+    async def open(self, client: int) -> Store:
+        return await open_redis(parse(self.url), self.clock)
+
+
+def test_in_sqlite() -> None:
+    drive(SqliteMachine, examples=20)
+
+
+def test_with_one_database_for_each_aggregate() -> None:
+    drive(ApartMachine, examples=8)
+
+
+def test_in_redis(redis_url: str) -> None:
+    drive(RedisMachine, redis_url, examples=15)
+
+
+def test_in_a_redis_cluster(cluster_url: str) -> None:
+    drive(RedisMachine, cluster_url, examples=6)
