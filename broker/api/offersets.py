@@ -1,10 +1,11 @@
-"""The calls about offer sets: asking, reading, listing. Imports wire, xmlforms, lists, hop, manner, needs."""
+"""The calls about offer sets: asking, reading, listing. Imports wire, xmlforms, lists, hearing, hop, manner, needs."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
 from broker.api import lists
+from broker.api.hearing import while_heard
 from broker.api.hop import read_hop
 from broker.api.manner import Repeats, read_manner
 from broker.api.needs import Draw, Offers
@@ -27,7 +28,7 @@ class Offersets:
         """303 with the set as its body: some clients read the body, some follow the Location (protocol.md 1.1)."""
         base, hop, manner = self._wire.base(request), read_hop(request, self._id), read_manner(request)
         wanted = await self._wire.read(request, ExecutionRequest)
-        state = await self._repeats.new(
+        asking = self._repeats.new(
             manner,
             caller,
             call="POST /requests",
@@ -35,6 +36,8 @@ class Offersets:
             act=lambda how: self._offers.ask(wanted, caller, hop, how),
             show=lambda uuid: self._offers.get(uuid, caller),
         )
+        # Who sends a key may come back with it, and then wants what the first sending made.
+        state = await (asking if manner.key else while_heard(request, asking))
         location = f"{base}/offersets/{state.uuid}"
         response = await self._wire.answer(
             request, self._draw(state, base, caller), status=303, location=location, root=_ROOT

@@ -6,9 +6,12 @@ Imports aiohttp and its sisters here. Every wait has an end: what has not come w
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -67,6 +70,19 @@ class Desk:
     async def send(self, method: str, path: str, body: object = None, **headers: str) -> Answer:
         return await self.call(method, f"{self.url}{path}", body, **headers)
 
+    async def dial(self, path: str, body: object, share: float = 1.0) -> asyncio.StreamWriter:
+        """Sends so much of the body of a POST, and leaves the line open."""
+        data = json.dumps(body).encode()
+        parts = urlsplit(self.url)
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+        )
+        _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        writer.write(head.encode() + data[: int(len(data) * share)])
+        await writer.drain()
+        return writer
+
     async def live(self, *sites: str) -> None:
         """Returns when the broker has seen them all."""
 
@@ -117,6 +133,18 @@ class Desk:
         with suppress(TimeoutError):
             await eventually(there)
         return found
+
+
+@asynccontextmanager
+async def opened(folder: Path, name: str = "federation", **settings: Any) -> AsyncIterator[Desk]:
+    """A broker with these settings, as a process that is killed on leaving."""
+    program = Program(folder, name, **settings)
+    try:
+        await asyncio.to_thread(program.start)
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as http:
+            yield Desk(program, Caller(http))
+    finally:
+        program.kill()
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], patience: float = PATIENCE) -> None:

@@ -34,7 +34,7 @@ class Program:
         self.name, self.url = name, ""
         self._within = tuple(within)
         self._folder = folder / name
-        self._folder.mkdir(parents=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._settings = {
             "name": name,
             "store": "broker.db",

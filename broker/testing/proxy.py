@@ -5,7 +5,7 @@ It passes TCP bytes on and knows of HTTP only where a head ends. For tests. Impo
     async with Proxy("127.0.0.1", site_port) as wire:
         stop = wire.cut(b"ACCEPTED", Point.IN_HEADERS)   # of the next request that holds these bytes
         ...
-        await stop.reached.wait()
+        await stop.reached()
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
+REACHED_WITHIN = 30.0  # seconds
 _PIECE = 1 << 16
 _HEAD_ENDS = b"\r\n\r\n"
 _PATTERNS_FIT = 256  # bytes kept of the piece before, so that a pattern cut in two by the network is found
@@ -56,14 +57,19 @@ class Point(enum.Enum):
 
 
 class Stop:
-    """The next call whose request holds `pattern` comes as far as `point` and no further. `reached` is set then. It
-    stays there until `go_on` lets it pass or `drop` resets the connection on both sides."""
+    """The next call whose request holds `pattern` comes as far as `point` and no further. It stays there until `go_on`
+    lets it pass or `drop` resets the connection on both sides."""
 
     def __init__(self, pattern: bytes, point: Point) -> None:
         self.pattern, self.point = pattern, point
-        self.reached = asyncio.Event()
+        self._reached = asyncio.Event()
         self._decided = asyncio.Event()
         self._passes = False
+
+    async def reached(self) -> None:
+        """Returns when such a call has come there. Raises TimeoutError where none does."""
+        async with asyncio.timeout(REACHED_WITHIN):
+            await self._reached.wait()
 
     def go_on(self) -> None:
         self._passes = True
@@ -73,7 +79,7 @@ class Stop:
         self._decided.set()
 
     async def passes(self) -> bool:
-        self.reached.set()
+        self._reached.set()
         await self._decided.wait()
         return self._passes
 

@@ -83,3 +83,15 @@ async def test_a_full_disk_acknowledges_nothing_and_sends_nothing(small: Path, s
         desk.program.start()
         assert [(await desk.send("GET", path)).status for path in kept_sets] == [200] * len(kept_sets)
         assert [await desk.until(path) for path in (kept, other)] == ["COMPLETED", "COMPLETED"]
+
+
+async def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, start: Callable[..., Desk]) -> None:
+    async with place("alba") as alba:
+        (tmp_path / "mute").mkdir()
+        (tmp_path / "mute" / "log").symlink_to("/dev/full")
+        desk = start("mute", sites={"alba": {"url": alba.wire.url, "poll": 0.2}})
+        await desk.live("alba")
+        path = (await desk.offers())[0]
+        assert (await desk.accept(path)).status == 200
+        assert (await desk.until(path), alba.runs) == ("COMPLETED", 1)
+        assert desk.program.stop() == 0

@@ -7,7 +7,6 @@ one kill hits them all.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -36,6 +35,7 @@ class Scene:
         self.desk, self.door, self.site, self.other = desk, door, site, other
         self.path = ""
         self.stop: Stop | None = None
+        self.line: asyncio.StreamWriter | None = None
         self.lost: list[asyncio.Task[object]] = []
 
     async def ask(self) -> None:
@@ -49,19 +49,14 @@ class Scene:
     async def hold(self, place: Place, pattern: bytes, point: Point) -> None:
         self.stop = place.wire.hold(pattern, point)
         self.accept()
-        await self.stop.reached.wait()
+        await self.stop.reached()
 
 
 Step = Callable[[Scene], Awaitable[None]]
 
 
 async def half_a_request(scene: Scene) -> None:
-    body = json.dumps(ACCEPT).encode()
-    _, port = scene.desk.program.url.rsplit(":", 1)
-    _, writer = await asyncio.open_connection("127.0.0.1", int(port))
-    head = f"POST {scene.path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-    writer.write(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body[: len(body) // 2])
-    await writer.drain()
+    scene.line = await scene.desk.dial(scene.path, ACCEPT, 0.5)
 
 
 async def claimed(scene: Scene) -> None:
@@ -82,14 +77,14 @@ async def answered(scene: Scene) -> None:
     desk = Desk(scene.desk.program, scene.desk.call)
     desk.base = scene.door.url
     scene.accept(desk)
-    await scene.stop.reached.wait()
+    await scene.stop.reached()
 
 
 async def releasing(scene: Scene) -> None:
     """The caller has the answer; the other site has not been told."""
     scene.stop = scene.other.wire.hold(b"elease" if scene.other.site.broker_id else b"REJECTED", Point.REQUEST)
     assert (await scene.desk.accept(scene.path)).json()["phase"] not in ("OFFERED", "REJECTED")
-    await scene.stop.reached.wait()
+    await scene.stop.reached()
 
 
 # Step → what brings the story there, when what was held is let go: dropped at the kill, passed on after the new start,

@@ -74,7 +74,7 @@ async def test_the_network_goes_with_the_acceptance_and_comes_back(
         await desk.accept(second)  # one that runs all the while
         stop = alba.wire.hold(b"ACCEPTED", Point.ANSWER)
         accepting = asyncio.create_task(desk.accept(first))
-        await stop.reached.wait()
+        await stop.reached()
         networks.here.pull()
         stop.go_on()
         heard = await accepting

@@ -43,7 +43,7 @@ def late(seconds: float) -> Spoil:
 
     async def spoil(place: Place) -> None:
         stop = place.wire.hold(b"ACCEPTED", Point.ANSWER)
-        await stop.reached.wait()
+        await stop.reached()
         await asyncio.sleep(seconds)
         stop.go_on()
 
@@ -57,7 +57,7 @@ async def never(place: Place) -> None:
 async def silent_line(place: Place) -> None:
     """The answer is lost, and for a while nothing can be asked either."""
     stop = place.wire.hold(b"ACCEPTED", Point.ANSWER)
-    await stop.reached.wait()
+    await stop.reached()
     place.wire.blackhole = True
     await asyncio.sleep(FORWARD + 2.5)  # longer than the acceptance and the reading back may take
     place.wire.blackhole = False
