@@ -68,7 +68,7 @@ def fleet(redis_server: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
         **above(alba=alba.ready(), borealis=borealis.ready()),
         "store": redis.url,
         "access": {"users": {"ada": USER}},
-        "stop": {"drain": 1.0},
+        "stop": {"drain": 1.5},
     }
     replicas = Fleet(*(Program(folder / name, "radio-net", **settings).launch() for name in "abc"))
     for replica in replicas:
@@ -327,11 +327,16 @@ def haproxy_before(replicas: list[str], folder: Path) -> Iterator[tuple[str, str
         yield url, state
 
 
-def called(state: str) -> set[str]:
-    """The replicas that HAProxy sends calls to."""
+def balanced(state: str) -> list[dict[str, str]]:
+    """What HAProxy says of each replica."""
     with urlopen(f"{state}/;csv", timeout=5.0) as answer:  # noqa: S310 - our own address
         lines = csv.DictReader(answer.read().decode().removeprefix("# ").splitlines())
-    return {line["svname"] for line in lines if line["pxname"] == "replicas" and line["status"] == "UP"} - {"BACKEND"}
+    return [line for line in lines if line["pxname"] == "replicas" and line["svname"] != "BACKEND"]
+
+
+def called(state: str) -> set[str]:
+    """The replicas that HAProxy sends calls to."""
+    return {line["svname"] for line in balanced(state) if line["status"] == "UP"}
 
 
 async def test_a_rolling_restart_behind_haproxy_fails_no_call(
@@ -349,6 +354,36 @@ async def test_a_rolling_restart_behind_haproxy_fails_no_call(
         await stream.stop()
     assert stream.failures == []
     assert stream.served.keys() == {"one", "two", "three"}
+
+
+@pytest.mark.faults
+async def test_a_question_with_a_key_outlives_its_replica_behind_haproxy(
+    fleet: Fleet, haproxy_server: None, call: Caller, tmp_path: Path
+) -> None:
+    request = {"executable": {**CONTAINER["executable"], "meta": {"name": "outlives"}}}
+    headers = {"Idempotency-Key": f'"{uuid4()}"', "Broker-Deadline": "20000"}
+    async with FakeSite("silent") as site, asyncio.timeout(2 * WITHIN):
+        await call("PUT", f"{fleet.a.url}/sites/silent", {"kind": "ivoa", "url": site.url})
+        while [(await call("GET", f"{one.url}/sites/silent")).status for one in fleet] != [200, 200, 200]:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.05)
+        site.behave(quote=["hang"])
+        with haproxy_before(fleet.addresses, tmp_path) as (url, state):
+            asking = asyncio.create_task(call("POST", f"{url}/requests", request, **headers))
+            await site.arrived("quote")
+            (asked,) = [line["svname"] for line in balanced(state) if line["scur"] != "0"]
+            victim = fleet[("one", "two", "three").index(asked)]
+            victim.kill()
+            answer = await asking
+            while answer.status == 409:  # the key is the dead one's until its lease ends
+                await asyncio.sleep(0.2)
+                answer = await call("POST", f"{url}/requests", request, **headers)
+        assert answer.status == 303
+        listed = (
+            await call("GET", f"{next(one for one in fleet if one is not victim).url}/offersets?name=outlives")
+        ).json()["offersets"]
+        assert [line["uuid"] for line in listed] == [answer.json()["meta"]["uuid"]]
+        await asyncio.to_thread(victim.start)
+        await call("DELETE", f"{fleet.a.url}/sites/silent")
 
 
 async def test_haproxy_says_when_to_come_back_while_no_replica_is_ready(
