@@ -27,7 +27,7 @@ _JSON = {"Content-Type": "application/json"}
 _NOBODY = "00000000-0000-4000-8000-000000000000"  # no service has made this offer set
 _LONGEST_USER = 4000  # what domain/hops accepts
 _GONE = (404, 410)
-_PAGE, _MOST_PAGES = 1000, 1000  # sessions in one, and how many of them are read
+_PAGE, _MOST_PAGES = 1000, 100  # sessions in one, and how many of them are read
 _UNDER_WAY = tuple(phase.value for phase in SessionPhase if phase not in TERMINAL)
 NO_SUCH_CALL = (404, 405, 501)
 

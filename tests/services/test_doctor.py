@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from uuid import UUID, uuid4
 
 import msgspec
@@ -16,6 +16,8 @@ from broker.ports import Held, Listing, Query, Store
 from broker.services import keeping
 from broker.services.doctor import Doctor, Report
 from broker.services.watching import WatchList
+from broker.store.redis import open_redis
+from broker.store.redis_address import parse
 from broker.testing.bench import Bench, uuids
 from broker.testing.clock import FakeClock
 from broker.testing.scripted import ScriptedSite, Step, fails, lost
@@ -235,6 +237,30 @@ async def test_whoever_dies_while_mending_leaves_nothing_worse(
     alba.all_over()
     await bench.settle(5)
     assert (await bench.record(best)).session(best).phase == "COMPLETED"
+
+
+@pytest.fixture
+async def on_redis(
+    redis_url: str, clock: FakeClock, alba: ScriptedSite, borealis: ScriptedSite
+) -> AsyncIterator[Bench]:
+    address = parse(f"{redis_url}?prefix=doctor-{uuid4().hex}")
+    store = await open_redis(address, clock)
+    yield await Bench(store, clock, {"alba": alba, "borealis": borealis}).start()
+    await store.close()
+
+
+@pytest.mark.parametrize("what", sorted(SPOILT.keys() - {"a timer and a line are left over"}))
+async def test_on_a_redis_it_is_found_and_mended_as_well(on_redis: Bench, what: str) -> None:
+    state = await on_redis.ask()
+    best, other, _ = uuids(state)
+    await on_redis.accept(best)
+    await on_redis.settle(400)
+    assert said(await visit(on_redis)) == []
+    spoil, expected = SPOILT[what]
+    await spoil(on_redis.store, Case(state.uuid, best, other))
+    mended = await visit(on_redis, mend=True)
+    assert [(at.level, at.what, at.mended) for at in mended.findings] == [(*pair, True) for pair in expected]
+    assert said(await visit(on_redis)) == []
 
 
 # ── what takes a person ──────────────────────────────────────────────────────────────────────────────────────

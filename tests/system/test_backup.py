@@ -7,9 +7,10 @@ import asyncio
 import json
 import os
 import shutil
+import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,6 +142,8 @@ async def test_a_restored_broker_has_all_of_before_and_finds_what_came_after(
     orphans = [finding for finding in found if finding["what"] == "orphan" and finding["level"] == "ERROR"]
     assert (code, len(orphans)) == (1, 1), found
     assert place.site in orphans[0]["says"]
+    with closing(sqlite3.connect(copy)) as sql:
+        assert sql.execute("SELECT key FROM timers WHERE aggregate = 'keeping'").fetchall() == [("keep",)]
     if not place.below:
         assert orphans[0]["where"] == after.rsplit("/", 1)[-1]
 
