@@ -190,7 +190,9 @@ class Settings(BaseSettings):
     )
     public_url: str | None = Field(None, description="what clients call us by, where a proxy stands before us")
     store: str = Field(
-        "broker.db", description="the database file, relative to the settings file, or the address of a Redis"
+        "broker.db",
+        repr=False,  # an address may hold a password
+        description="the database file, relative to the settings file, or the address of a Redis",
     )
     store_password_file: Path | None = Field(None, description="its first line is the password of the Redis")
     contact: str | None = Field(None, description="whom to ask about this broker's own site")

@@ -68,7 +68,7 @@ from broker.services.upkeep import Upkeep
 from broker.services.watching import Watching
 from broker.services.window import Window
 from broker.settings import CredentialSettings, Settings
-from broker.store.opening import is_address, open_store, shown
+from broker.store.opening import is_address, open_store, shown, weaknesses
 
 _log = structlog.get_logger(__name__)
 
@@ -311,6 +311,8 @@ async def check(settings: Settings) -> list[str]:
         for site, _ in planners:
             where = f"sites.{site.name}" if site.name in settings.sites else "platform"
             lines.append(f"ok    {where}: {site.kind}" + (f" at {site.url}" if site.url else ""))
+    found = await weaknesses(settings.store, settings.store_password_file)
+    lines += [f"warn  store: {weakness}" for weakness in found]
     if settings.platform is not None and settings.tariff is None:
         lines.append("warn  tariff: none is given, so prices are unknown, and unknown is not free: write tariff: free")
     if not settings.access.users and settings.access.anonymous == "no":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from broker.errors import SettingsError
+from broker.errors import SettingsError, Unavailable
 from broker.ports import Backend, Clock
-from broker.store.redis import open_redis
-from broker.store.redis_address import parse
+from broker.store.redis import inspect_redis, open_redis
+from broker.store.redis_address import Address, parse
 from broker.store.sqlite import open_sqlite
 
 
@@ -28,7 +28,22 @@ async def open_store(store: str, clock: Clock, password_file: Path | None = None
     Raises SettingsError where it can never be used as it stands, Unavailable where it cannot be reached now."""
     if not is_address(store):
         return await open_sqlite(store, clock)
-    return await open_redis(parse(store, None if password_file is None else _first_line(password_file)))
+    return await open_redis(_address(store, password_file))
+
+
+async def weaknesses(store: str, password_file: Path | None = None) -> list[str]:
+    """What an operator should know of the store that the setting names, without opening it: a sentence each, none for
+    a file. Raises SettingsError as `open_store`."""
+    if not is_address(store):
+        return []
+    try:
+        return await inspect_redis(_address(store, password_file))
+    except Unavailable as error:
+        return [error.detail]
+
+
+def _address(store: str, password_file: Path | None) -> Address:
+    return parse(store, None if password_file is None else _first_line(password_file))
 
 
 def _first_line(file: Path) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 
 from broker.errors import Unavailable
 from broker.ports import Clock, Lease, Listing, Query, Stored, Timer, Whole
 from broker.store import redis_scripts as scripts
 from broker.store.redis_calendar import RedisCalendar
-from broker.store.redis_durability import warn
+from broker.store.redis_durability import warn, weak_points
 from broker.store.redis_limits import RedisLimits
 from broker.store.redis_lists import counts, packed, page, unpacked
 from broker.store.redis_news import News
@@ -31,18 +32,34 @@ async def open_redis(address: Address, clock: Clock | None = None) -> RedisStore
 
     Raises SettingsError where the server refuses us, is too old or not what the address says; Unavailable where it
     does not answer now. Logs a warning for each setting of the server that may lose what was acknowledged."""
+    async with _begun(address) as nodes:
+        await bring_forward(nodes)
+        await warn(nodes)
+        return RedisStore(nodes, clock)
+
+
+async def inspect_redis(address: Address) -> list[str]:
+    """What the settings of the servers may lose, each with the server's name. Changes nothing. Raises as
+    `open_redis`."""
+    async with _begun(address) as nodes:
+        found = await weak_points(nodes)
+        await nodes.close()
+        return found
+
+
+@asynccontextmanager
+async def _begun(address: Address) -> AsyncIterator[Nodes]:
+    """Servers that are what the address says; closed again where what is done with them fails."""
     nodes = Nodes(address)
     try:
         await check_server(nodes)
-        await bring_forward(nodes)
-        await warn(nodes)
+        yield nodes
     except Unavailable as error:
         await nodes.close()
         raise (refused(error.__cause__) or error) from error
     except BaseException:
         await nodes.close()
         raise
-    return RedisStore(nodes, clock)
 
 
 class RedisStore:

@@ -28,12 +28,15 @@ class Server:
     replicas: int
 
 
-async def warn(nodes: Nodes) -> list[str]:
-    """Log each weakness of each server, and return them."""
-    found = [(server.name, weakness) for server in await look(nodes) for weakness in judge(server, nodes)]
-    for name, weakness in found:
-        _log.warning("the store may lose what it acknowledged", server=name, why=weakness)
-    return [weakness for _, weakness in found]
+async def warn(nodes: Nodes) -> None:
+    """Log each weakness of each server."""
+    for weakness in await weak_points(nodes):
+        _log.warning("the store may lose what it acknowledged", why=weakness)
+
+
+async def weak_points(nodes: Nodes) -> list[str]:
+    """A sentence for each weakness of each server, which it names."""
+    return [f"{server.name}: {weakness}" for server in await look(nodes) for weakness in judge(server, nodes)]
 
 
 async def look(nodes: Nodes) -> list[Server]:

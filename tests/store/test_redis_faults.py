@@ -19,6 +19,8 @@ from broker.store.redis_nodes import CONNECTIONS, parse, partition_of
 from broker.testing.redis_server import Cluster, RedisServer, Sentinels, wait_for
 from broker.testing.store_base import line
 
+DOCUMENT = Path(__file__).parents[2] / "docs/redis.md"
+
 pytestmark = pytest.mark.usefixtures("redis_server")
 
 
@@ -526,6 +528,27 @@ async def test_a_wrong_password_is_a_fault_of_the_settings_and_is_not_quoted(
         await open_redis(parse(f"redis://{credentials}{guarded.address}", password))
     assert trouble.value.key == "store"
     assert "wr-ng" not in str(trouble.value)
+
+
+async def test_the_rights_that_the_documents_name_are_enough(guarded: RedisServer) -> None:
+    (rights,) = re.findall(r"^user broker on >PASSWORD (.*)$", DOCUMENT.read_text(), re.MULTILINE)
+    guarded.cli("ACL", "SETUSER", "broker", "on", ">pw", *rights.split())
+    async with opened(f"redis://broker:pw@{guarded.address}") as store:
+        soon = await store.now() - 1
+        assert await store.write("a", 0, b"R", body=b"B", timers={"t": soon}, listings=[line("s")])
+        (lease,) = await store.claim(5, 60)
+        assert await store.renew(lease, 60)
+        assert await store.done(lease)
+        assert len(await store.listings(Query("session"))) == sum((await store.counts()).values()) == 1
+        assert (await store.keys())[0] == ["a"]
+        assert await store.whole("a") is not None
+        assert await store.prune_bodies(await store.now() + 1) == 1
+        assert await store.calendar.write("s", 0, [])
+        assert await store.limits.take("k", 1.0, 1) == 0.0
+        assert await store.limits.enter("k", "m", 1, soon + 100)
+        await store.limits.leave("k", "m")
+        assert await store.remove("a", 1)
+        await store.ping()
 
 
 async def test_the_right_password_opens_wherever_it_comes_from(guarded: RedisServer) -> None:

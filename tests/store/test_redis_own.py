@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from random import Random
 from uuid import UUID, uuid4
 
@@ -15,16 +16,19 @@ from structlog.testing import capture_logs
 from broker.domain.identity import aggregate, member
 from broker.errors import SettingsError, Unavailable
 from broker.ports import Listing, Query
+from broker.settings import load_settings
 from broker.store import redis_lists, redis_news
-from broker.store.opening import shown
+from broker.store.opening import open_store, shown
 from broker.store.redis import RedisStore, open_redis
 from broker.store.redis_address import Address, parse
-from broker.store.redis_durability import Server, judge, warn
+from broker.store.redis_durability import Server, judge
 from broker.store.redis_nodes import Nodes, Script, partition_of
 from broker.store.redis_schema import bring_forward
 from broker.store.redis_schema import judge as judge_server
 from broker.store.redis_scripts import WRITE
+from broker.testing.clock import FakeClock
 from broker.testing.store_base import line
+from broker.wiring import check
 
 # ── addresses ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -397,5 +401,40 @@ async def test_the_warnings_are_logged_for_each_server_when_a_store_is_opened(op
         store = await opener()
     masters = 3 if store.nodes.address.clustered else 1
     assert [(entry["log_level"], "about a second" in entry["why"]) for entry in logs] == [("warning", True)] * masters
-    assert len({entry["server"] for entry in logs}) == masters
-    assert len(await warn(store.nodes)) == masters
+    assert len({entry["why"].partition(": ")[0] for entry in logs}) == masters
+
+
+async def test_a_check_says_what_the_store_may_lose_and_makes_none(redis_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "broker.yaml"
+    prefix = uuid4().hex
+    file.write_text(f"name: x\nstore: {redis_url}?prefix={prefix}\n")
+    lines = await check(load_settings(file))
+    assert any(at.startswith("warn  store: 127.0.0.1:") and "about a second" in at for at in lines)
+    nodes = Nodes(parse(f"{redis_url}?prefix={prefix}"))
+    assert await nodes.command(0, "KEYS", f"{{{prefix}:*") == []
+    await nodes.close()
+
+
+async def test_a_check_goes_on_where_the_store_cannot_be_reached(tmp_path: Path) -> None:
+    file = tmp_path / "broker.yaml"
+    file.write_text("name: x\nstore: redis://:secret@127.0.0.1:1?timeout=0.1\n")
+    lines = await check(load_settings(file))
+    assert any(at.startswith("warn  store: ") and "cannot be reached" in at for at in lines)
+    assert "secret" not in str(lines)
+
+
+def test_a_wrong_address_is_told_with_the_file_and_the_key(tmp_path: Path) -> None:
+    file = tmp_path / "broker.yaml"
+    file.write_text("name: x\nstore: redis://:secret@h?replicas=9\nstore_password_file: pw\n")
+    with pytest.raises(SettingsError, match="replicas is a number") as trouble:
+        load_settings(file)
+    assert (trouble.value.file, trouble.value.key) == (str(file), "store")
+    assert "secret" not in str(trouble.value)
+    file.write_text("name: x\nstore: redis://h\nstore_password_file: pw\n")
+    assert load_settings(file).store_password_file == tmp_path / "pw"
+
+
+async def test_a_password_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read") as trouble:
+        await open_store("redis://h", FakeClock(), tmp_path / "none")
+    assert trouble.value.key == "store_password_file"
