@@ -68,7 +68,7 @@ class Person:
         offers = _open(state)
         if not offers:
             return
-        await asyncio.sleep(self.town.random.choice((0.0, 1.0, 15.0, 45.0)))
+        await asyncio.sleep(self.town.random.choice((0.0, 1.0, 15.0, 45.0, self._until_the_end(state, offers[0]))))
         if self._chance(0.3):
             await self.change(offers[-1], "REJECTED")
         told = await self.change(offers[0], "ACCEPTED", keyed=self._chance(0.5))
@@ -250,6 +250,12 @@ class Person:
 
     async def _both(self, *calls: Awaitable[Any]) -> None:
         await asyncio.gather(*calls)
+
+    def _until_the_end(self, state: SetState | None, uuid: UUID) -> float:
+        """Seconds until an offer is about to expire."""
+        ends = state.record.session(uuid).expires if state is not None else None
+        left = ends - state.now if ends is not None and state is not None else 0.0
+        return max(0.0, left + self.town.random.uniform(-0.5, 0.1))
 
     def _chance(self, of: float) -> bool:
         return self.town.random.random() < of
