@@ -6,7 +6,7 @@ A fan-out asks for a token for each of its sites at the same moment. Imports its
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -45,19 +45,31 @@ class Batch:
             task.add_done_callback(self._under_way.discard)
 
     async def _serve(self, waiting: Sequence[Waiting]) -> None:
-        ordered = sorted(waiting, key=lambda one: one[0])
-        asked: dict[int, list[msgspec.Raw]] = {}
-        for number, question, _ in ordered:
-            asked.setdefault(number, []).append(question)
-        own = {number: [msgspec.msgpack.encode(questions)] for number, questions in asked.items()}
+        asked: dict[int, list[Waiting]] = {}
+        for one in waiting:
+            asked.setdefault(one[0], []).append(one)
+        try:
+            lots = await self._nodes.apart(asked)
+        except Exception as error:
+            _fail(waiting, error)
+            return
+        # A server of a Cluster that is down keeps nobody waiting who asks another.
+        await asyncio.gather(*(self._ask_lot({number: asked[number] for number in lot}) for lot in lots))
+
+    async def _ask_lot(self, asked: Mapping[int, Sequence[Waiting]]) -> None:
+        waiting = [one for some in asked.values() for one in some]
+        own = {number: [msgspec.msgpack.encode([one[1] for one in some])] for number, some in asked.items()}
         try:
             replies = await self._nodes.each(self._script, *self._first(), numbers=own, own=own)
-        except Exception as error:
-            for _, _, answer in ordered:
+            for (_, _, answer), given in zip(waiting, (one for reply in replies for one in reply), strict=True):
                 if not answer.done():
-                    answer.set_exception(error)
-            return
-        answers = (one for reply in replies for one in reply)
-        for (_, _, answer), given in zip(ordered, answers, strict=True):
-            if not answer.done():
-                answer.set_result(given)
+                    answer.set_result(given)
+        except Exception as error:
+            _fail(waiting, error)
+
+
+def _fail(waiting: Sequence[Waiting], error: Exception) -> None:
+    """Whatever it is, whoever waits must hear of it."""
+    for _, _, answer in waiting:
+        if not answer.done():
+            answer.set_exception(error)

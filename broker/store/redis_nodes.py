@@ -171,6 +171,18 @@ class Nodes:
                 raise unavailable(error) from error
         return list(found.values())
 
+    async def apart(self, numbers: Iterable[int]) -> list[list[int]]:
+        """Those partitions by the server that serves them, as far as is known: whoever asks for each such lot by itself
+        gets an answer from the others while one is down."""
+        lots: dict[Endpoint | None, list[int]] = {}
+        for number in numbers:
+            try:
+                holder = await self._map.find(self._slots[number])
+            except (RedisError, OSError):
+                holder = None  # whoever asks hears of it
+            lots.setdefault(holder, []).append(number)
+        return list(lots.values())
+
     async def everywhere(self, *command: Arg) -> dict[Endpoint, Any]:
         """The replies of every server that takes writes, errors that they answered with among them."""
         await self._serve([_Call(self._slots[0], ("PING",))])  # learns who they are
@@ -197,23 +209,24 @@ class Nodes:
         """Returns when each has its replies; what has none is asked for again, as long as that may help."""
         loop = asyncio.get_running_loop()
         until, pause = loop.time() + self.patience, 0.0
-        while calls := await self._unanswered(calls):
+        while calls := await self._unanswered(calls, until):
             trouble = calls[0].trouble
             assert trouble is not None  # noqa: S101 - `_unanswered` returns such calls only
             if loop.time() + pause > until:
                 raise unavailable(trouble) from trouble
             await asyncio.sleep(pause)
             pause = min(max(2 * pause, SHORTEST), LONGEST)
-            await self._look_again(trouble)
+            await self._look_again(trouble, until)
 
-    async def _unanswered(self, calls: Sequence[_Call]) -> list[_Call]:
+    async def _unanswered(self, calls: Sequence[_Call], until: float) -> list[_Call]:
         """Ask once, all servers side by side. Raises what repeating cannot mend."""
         if self._closed:
             raise Unavailable("the store is closed.")
         try:
             by_node: dict[Endpoint, list[_Call]] = {}
-            for call in calls:
-                by_node.setdefault(await self._map.find(call.slot), []).append(call)
+            async with asyncio.timeout_at(until):
+                for call in calls:
+                    by_node.setdefault(await self._map.find(call.slot), []).append(call)
         except (RedisError, OSError) as error:
             for call in calls:
                 call.trouble = error
@@ -225,13 +238,14 @@ class Nodes:
                 raise unavailable(call.trouble) from call.trouble
         return left
 
-    async def _look_again(self, trouble: Exception) -> None:
+    async def _look_again(self, trouble: Exception, until: float) -> None:
         """Who holds what may have changed; where that cannot be learnt now, the old map serves on."""
         with contextlib.suppress(RedisError, OSError):
-            await self._map.refresh(trouble)
+            async with asyncio.timeout_at(until):
+                await self._map.refresh(trouble)
         for endpoint in self._pools.keys() - set(self._map.endpoints()):
-            if not self._under_way:
-                await self._pools.pop(endpoint).disconnect()
+            if not self._under_way and (pool := self._pools.pop(endpoint, None)):
+                await pool.disconnect()
 
     # ── one exchange ─────────────────────────────────────────────────────────────────────────────────────────
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -14,16 +15,17 @@ from broker.ports import Calendar, Limits
 from broker.store import redis_calendar
 from broker.store.redis_calendar import RedisCalendar
 from broker.store.redis_limits import RedisLimits
-from broker.store.redis_nodes import Nodes, parse, partition_of
+from broker.store.redis_nodes import Address, Nodes, parse, partition_of
 from broker.testing.calendars import HOUR, CalendarContract, booking
 from broker.testing.clock import FakeClock
 from broker.testing.limits import LimitsContract
 
 KINDS = ("redis_url", "cluster_url")
+MASTERS = 3  # of the Cluster
 
 
-async def opened(url: str) -> AsyncIterator[Nodes]:
-    nodes = Nodes(parse(f"{url}?prefix={uuid4().hex}"))
+async def opened(url: str, kind: type[Nodes] = Nodes) -> AsyncIterator[Nodes]:
+    nodes = kind(parse(f"{url}?prefix={uuid4().hex}"))
     yield nodes
     await nodes.close()
 
@@ -47,9 +49,33 @@ class Losing(Nodes):
 
 @pytest.fixture(params=KINDS)
 async def losing(request: pytest.FixtureRequest) -> AsyncIterator[Nodes]:
-    nodes = Losing(parse(f"{request.getfixturevalue(request.param)}?prefix={uuid4().hex}"))
-    yield nodes
-    await nodes.close()
+    async for nodes in opened(request.getfixturevalue(request.param), Losing):
+        yield nodes
+
+
+class Hanging(Nodes):
+    """The server `hangs` answers nobody before `go_on`."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address)
+        self.hangs: Any = None
+        self.go_on, self.all_asked = asyncio.Event(), asyncio.Event()
+        self.seen: list[tuple[Any, set[int]]] = []  # server, slots
+
+    async def _exchange(self, endpoint, calls):  # type: ignore[no-untyped-def]  # as its parent's
+        self.seen.append((endpoint, {call.slot for call in calls}))
+        if len(self.seen) == MASTERS:
+            self.all_asked.set()
+        if endpoint == self.hangs:
+            await self.go_on.wait()
+        await super()._exchange(endpoint, calls)
+
+    def split(self, keys: list[str], asked: list[asyncio.Task[float]]) -> tuple[list[Any], list[Any]]:
+        """Those who asked other servers, and those who asked the one that hangs."""
+        stuck = {slot for endpoint, slots in self.seen if endpoint == self.hangs for slot in slots}
+        hanging = [self._slots[partition_of(key)] in stuck for key in keys]
+        pairs = list(zip(asked, hanging, strict=True))
+        return [one for one, hangs in pairs if not hangs], [one for one, hangs in pairs if hangs]
 
 
 @pytest.fixture
@@ -150,6 +176,13 @@ class TestRedisLimits(LimitsContract):
         told = await asyncio.gather(*asked, limits.leave("k", "m"), return_exceptions=True)
         assert [type(one) for one in told] == [Unavailable] * 6
 
+    async def test_all_of_a_batch_are_told_of_a_fault_of_ours(
+        self, nodes: Nodes, limits: Limits, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(nodes, "apart", None)
+        told = await asyncio.gather(*(limits.take(f"k{n}", 1.0, 1) for n in range(5)), return_exceptions=True)
+        assert [type(one) for one in told] == [TypeError] * 5
+
     async def test_without_a_clock_of_its_own_it_asks_the_servers(self, nodes: Nodes, clock: FakeClock) -> None:
         limits = RedisLimits(nodes)
         assert await limits.take("k", 0.01, 1) == 0.0
@@ -157,7 +190,7 @@ class TestRedisLimits(LimitsContract):
         assert await limits.enter("c", "past", 1, 1e9)
         assert await limits.members("c") == frozenset()
 
-    async def test_what_is_asked_in_one_turn_is_one_call(
+    async def test_what_is_asked_in_one_turn_is_one_call_to_each_server(
         self, nodes: Nodes, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         calls = []
@@ -172,7 +205,27 @@ class TestRedisLimits(LimitsContract):
         takes = [limits.take(f"k{n}", 1.0, 1) for n in range(100)]
         enters = [limits.enter(f"k{n}", "m", 1, clock.now() + 9) for n in range(100)]
         await asyncio.gather(*takes, *enters)
-        assert len(calls) == 1
+        assert len(calls) == (MASTERS if nodes.address.clustered else 1)
+
+    async def test_one_server_of_a_cluster_that_hangs_keeps_nobody_waiting_who_asks_another(
+        self, cluster_url: str, clock: FakeClock
+    ) -> None:
+        keys = [f"k{n}" for n in range(30)]
+        async for nodes in opened(cluster_url, Hanging):
+            assert isinstance(nodes, Hanging)
+            limits = RedisLimits(nodes, clock)
+            await limits.take(keys[0], 1.0, 1)
+            (nodes.hangs, *_), others = nodes.seen[0], keys[1:]
+            nodes.seen.clear()
+            asked = [asyncio.ensure_future(limits.take(key, 1.0, 1)) for key in others]
+            async with asyncio.timeout(10):
+                await nodes.all_asked.wait()
+                answered, hanging = nodes.split(others, asked)
+                assert await asyncio.gather(*answered) == [0.0] * len(answered)
+                assert hanging
+                assert not any(one.done() for one in hanging)
+                nodes.go_on.set()
+                assert await asyncio.gather(*hanging) == [0.0] * len(hanging)
 
     @pytest.mark.parametrize(("rate", "burst"), [(0.0, 1), (-1.0, 1), (float("nan"), 1), (1.0, 0)])
     async def test_a_bucket_that_never_holds_a_token_is_a_mistake(
