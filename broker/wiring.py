@@ -110,7 +110,7 @@ async def _fleet(settings: Settings, store: Backend, clock: Clock, stack: AsyncE
         await fleet.beat()
     _run(stack, fleet.run())
     if settings.platform is not None:
-        _log.warning("replicas share a store but not a machine: see that each reaches this same platform")
+        _log.warning("brokers on one store do not share a machine: see that each reaches this same platform")
     return fleet
 
 
@@ -315,6 +315,11 @@ async def check(settings: Settings) -> list[str]:
     lines += [f"warn  store: {weakness}" for weakness in found]
     if settings.platform is not None and settings.tariff is None:
         lines.append("warn  tariff: none is given, so prices are unknown, and unknown is not free: write tariff: free")
+    if settings.platform is not None and is_address(settings.store):
+        lines.append(
+            "warn  platform: brokers on one store do not share a machine; where there are several, give the platform a "
+            "broker of its own, and name that under sites"
+        )
     if not settings.access.users and settings.access.anonymous == "no":
         lines.append("warn  access.users: nobody can sign in, so nobody can ask for offers")
     return lines

@@ -16,7 +16,7 @@ import yaml
 from broker import plugins
 from broker.domain.site import Registration
 from broker.errors import SettingsError
-from broker.settings import load_settings
+from broker.settings import Settings, load_settings
 from broker.wiring import check, checked
 
 FOLDER = Path(__file__).parents[2] / "config"
@@ -133,3 +133,10 @@ async def test_an_option_that_the_platform_does_not_know_is_told_by_its_key(tmp_
     file.write_text("name: x\nplatform: {kind: local, folder: jobs, isolaton: bwrap}\ntariff: free\n")
     with pytest.raises(SettingsError, match=r"platform.*isolaton"):
         await check(load_settings(file))
+
+
+async def test_a_platform_beside_a_store_that_others_may_share_is_warned_of() -> None:
+    given: dict[str, Any] = {"name": "x", "platform": {"kind": "simulated"}, "tariff": "free"}
+    shared = await check(Settings(**given, store="redis://127.0.0.1:1/0"))
+    assert [line for line in shared if line.startswith("warn  platform: ")]
+    assert not [line for line in await check(Settings(**given)) if line.startswith("warn  platform: ")]
