@@ -98,6 +98,12 @@ def takes_a_failed_release_for_done(patch: pytest.MonkeyPatch) -> None:
 
 
 def knows_no_expiry(patch: pytest.MonkeyPatch) -> None:
+    derives = offerset.timers
+
+    def timers(record: SetRecord) -> dict[str, float]:
+        return {key: due for key, due in derives(record).items() if key != "expire"}
+
+    patch.setattr(offerset, "timers", timers)
     patch.setattr(offerset, "acceptable", lambda item, now: item.phase == "OFFERED" and not item.excluded)
 
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from broker.domain.offerset import SessionRecord, SetRecord
+from broker.errors import BrokerError
 from broker.testing.simulation.history import Call, Entry, History, short
 from broker.testing.simulation.loop import BEGIN, EPOCH
 from broker.testing.simulation.sites import SECRET, Fact, Site
@@ -247,8 +248,9 @@ def work_is_finished(case: Case) -> Iterator[str]:
         if claim is not None and claim.state != "taken" and not _forgotten(case, record.session(claim.session)):
             yield f"{short(claim.session)} is left {claim.state}: {claim.reason}"
     for log in case.history.logs:
-        if "exc_info" in log or "exception" in log:
-            yield f"{_when(log['at'])} {log['who']} failed in a way that nobody foresaw: {log['event']} {log}"
+        error = log.get("exc_info")
+        if error is not None and not isinstance(error, BrokerError):
+            yield f"{_when(log['at'])} {log['who']} failed in a way that nobody foresaw: {log['event']} {error!r}"
 
 
 def neighbours_stand(case: Case) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
@@ -282,6 +283,8 @@ def _logs_to(made: World) -> Iterator[None]:
     def keep(_: Any, level: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
         owner = OWNER.get()
         who = owner.name if isinstance(owner, Life) else "world"
+        if event.get("exc_info") is True:
+            event["exc_info"] = sys.exc_info()[1]
         made.history.logs.append({"at": made.loop.time(), "who": who, "level": level, **event})
         raise structlog.DropEvent
 
