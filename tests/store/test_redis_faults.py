@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import socket
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Self
@@ -18,10 +20,16 @@ from broker.store.redis import RedisStore, open_redis
 from broker.store.redis_nodes import CONNECTIONS, parse, partition_of
 from broker.testing.redis_server import Cluster, RedisServer, Sentinels, wait_for
 from broker.testing.store_base import line
+from tests.conftest import want
 
 DOCUMENT = Path(__file__).parents[2] / "docs/redis.md"
 
 pytestmark = pytest.mark.usefixtures("redis_server")
+
+
+@pytest.fixture(scope="session")
+def openssl() -> None:
+    want("openssl", "openssl")
 
 
 @pytest.fixture
@@ -572,3 +580,37 @@ async def test_a_server_that_is_not_there_is_unavailable(server: RedisServer) ->
     server.kill()
     with pytest.raises(Unavailable, match="cannot be reached"):
         await open_redis(parse(f"{url}?timeout=0.1"))
+
+
+# ── over TLS ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def certificate(tmp_path: Path, openssl: None) -> Path:
+    """For 127.0.0.1, signed by itself."""
+    file, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    words = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-subj", "/CN=redis"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(file)]
+    subprocess.run(["openssl", "req", "-x509", *words], check=True, capture_output=True)
+    return file
+
+
+async def test_a_server_is_spoken_to_over_tls_when_its_certificate_is_good(
+    tmp_path: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ("--tls-cert-file", str(certificate), "--tls-key-file", str(tmp_path / "key.pem"), "--tls-port", "0")
+    server = RedisServer(tmp_path, *files, "--tls-auth-clients", "no").start()
+    try:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        assert server.cli("CONFIG", "SET", "tls-port", str(port)) == "OK"
+        with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await open_redis(parse(f"rediss://127.0.0.1:{port}?timeout=0.3"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        async with opened(f"rediss://127.0.0.1:{port}") as store:
+            assert await store.write("a", 0, b"R")
+        async with opened(server.url) as store:
+            assert await store.read("a") is not None
+    finally:
+        server.kill()
