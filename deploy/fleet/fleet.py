@@ -34,7 +34,7 @@ ABOUT = {
     "borealis": "pretends, and is dear",
     "cumulus": "pretends, and is slow to answer",
 }
-AWAY = 4.0  # seconds for which there is no Redis
+AWAY = 3.0  # seconds for which there is no Redis
 PAUSE = 0.2  # seconds between two calls of somebody who is told 503
 
 
