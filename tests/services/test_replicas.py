@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -18,12 +19,14 @@ from broker.domain.identity import Caller, Hop, Owner
 from broker.domain.request import ExecutionRequest
 from broker.domain.site import Registration
 from broker.domain.updates import EnumValueUpdate
-from broker.errors import SiteUnreachable
+from broker.errors import SiteUnreachable, Unavailable
 from broker.plugins import Plugin, Resources
+from broker.services import clock as clocks
 from broker.services import figures, fleet
 from broker.services.clock import SystemClock
 from broker.services.offers import How
 from broker.settings import Settings
+from broker.testing.redis_server import RedisServer
 from broker.testing.scripted import ScriptedSite, fails
 from broker.wiring import open_services
 
@@ -168,3 +171,42 @@ async def test_a_replica_that_stops_leaves_nothing_for_the_others_to_wait_for(wo
         return bool(shown["now"]["replicas"] == 1 and shown["window"]["requests"] == 1)
 
     await eventually(alone)
+
+
+async def test_all_goes_on_by_itself_when_the_store_comes_back(
+    redis_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What replicas hold in common as well: none of their loops has ended meanwhile."""
+    monkeypatch.setattr(fleet, "ANNOUNCE_EVERY", 0.5)
+    monkeypatch.setattr(figures, "PUBLISH_EVERY", 0.5)
+    monkeypatch.setattr(clocks, "MEASURE_EVERY", 0.1)
+    server = await asyncio.to_thread(RedisServer(tmp_path).start)
+    try:
+        async with AsyncExitStack() as stack:
+            world = World(server.url, stack)
+            one, other = await world.replica(), await world.replica(300.0)
+            await asyncio.to_thread(server.kill)
+            with pytest.raises(Unavailable):
+                await ask(one)
+            await asyncio.to_thread(server.start)
+
+            async def serves() -> bool:
+                try:
+                    await accept(other, await ask(one))
+                except Unavailable:
+                    return False
+                return True
+
+            await eventually(serves)
+            await one.sites.put("new", Registration(kind="scripted", url="http://new/"), OPERATOR)
+
+            async def known() -> bool:
+                shown = await other.status.snapshot(ADA)
+                names = {site["name"] for site in other.sites.list()}
+                return bool(
+                    names == {"alba", "new"} and shown["window"]["accepted"] >= 1 and shown["now"]["replicas"] == 2
+                )
+
+            await eventually(known)
+    finally:
+        await asyncio.to_thread(server.kill)
