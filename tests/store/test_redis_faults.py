@@ -96,10 +96,10 @@ async def test_what_was_acknowledged_outlives_a_kill_and_the_store_goes_on_by_it
 
 
 async def test_a_server_that_reads_its_data_is_waited_for(server: RedisServer, store: RedisStore) -> None:
-    server.cli("EVAL", "for n = 1, 4000 do redis.call('SET', 'x' .. n, n) end", "0")
+    server.cli("EVAL", "for n = 1, 12000 do redis.call('SET', 'x' .. n, n) end", "0")
     await store.write("a", 0, b"R")
     await asyncio.to_thread(server.kill)
-    starting = asyncio.create_task(asyncio.to_thread(server.start, "--key-load-delay", "300"))
+    starting = asyncio.create_task(asyncio.to_thread(server.start, "--key-load-delay", "100"))
     store.nodes.patience = 0.05
     seen = set()
     async with asyncio.timeout(30):
@@ -606,7 +606,7 @@ async def test_a_server_is_spoken_to_over_tls_when_its_certificate_is_good(
             port = free.getsockname()[1]
         assert server.cli("CONFIG", "SET", "tls-port", str(port)) == "OK"
         with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
-            await open_redis(parse(f"rediss://127.0.0.1:{port}?timeout=0.3"))
+            await open_redis(parse(f"rediss://127.0.0.1:{port}"))
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         async with opened(f"rediss://127.0.0.1:{port}") as store:
             assert await store.write("a", 0, b"R")
