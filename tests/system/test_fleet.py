@@ -28,6 +28,7 @@ import pytest
 
 from broker.domain import kinds
 from broker.domain.session import taken
+from broker.settings import load_settings
 from broker.testing.program import ACCEPT, CANCEL, Caller, Program, above, platform
 from broker.testing.redis_server import RedisServer
 from broker.testing.site import FakeSite
@@ -295,6 +296,14 @@ def shown(language: str, places: Mapping[str, str]) -> str:
         assert there in text
         text = text.replace(there, here)
     return text
+
+
+def test_the_settings_shown_hold(tmp_path: Path) -> None:
+    file = tmp_path / "fleet.yaml"
+    file.write_text(shown("yaml", {}))
+    settings = load_settings(file)
+    assert settings.store.startswith("redis://")
+    assert settings.stop.drain > 1.0  # two looks of the balancer shown beside it
 
 
 @contextmanager
