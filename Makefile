@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-stop fleet fleet-stop check test bench docs servers schema clean
+.PHONY: help install demo demo-stop fleet fleet-stop check test test-faults bench docs servers schema clean
 
 help:
 	@echo "make demo       a whole federation on this machine: ask, compare, accept, run, fetch (KEEP=1 leaves it up)"
@@ -13,7 +13,8 @@ help:
 	@echo "make fleet      replicas of one broker on one Redis, killed and restarted (KEEP=1 leaves it up; wants make servers)"
 	@echo "make fleet-stop stop what KEEP=1 left"
 	@echo "make check      style, types, imports, generated files"
-	@echo "make test       all tests (PYTEST_ARGS=... for some)"
+	@echo "make test       all tests but those marked faults (PYTEST_ARGS=... for some)"
+	@echo "make test-faults  all tests of faults, the long ones too, within 20 minutes (HISTORIES=n simulated histories)"
 	@echo "make bench      the broker beside bare calls to the same sites"
 	@echo "make docs       the documents as a site, in build/site"
 	@echo "make servers    the system's packages that tests use"
@@ -64,6 +65,11 @@ check: $(VENV)/.develops
 
 test: $(VENV)/.develops servers
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# `make test` leaves out what is marked `faults` (addopts in pyproject.toml); this leaves out nothing of these.
+test-faults: $(VENV)/.develops servers
+	FAULTS=1 HISTORIES=$(or $(HISTORIES),20000) $(BIN)/python -m pytest -m "faults or not faults" \
+		tests/simulation tests/faults tests/store tests/system/test_fleet.py $(PYTEST_ARGS)
 
 bench: $(VENV)/.develops
 	$(BIN)/python tests/benchmarks/bench.py $(BENCH_ARGS)
