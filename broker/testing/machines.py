@@ -75,7 +75,7 @@ def drive(machine: type[Machine], address: str = "", *, examples: int = 15, step
 
 def _effort(examples: int, steps: int) -> settings:
     return settings(
-        max_examples=20 * examples if LONG else examples,
+        max_examples=5 * examples if LONG else examples,
         stateful_step_count=2 * steps if LONG else steps,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

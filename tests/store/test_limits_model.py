@@ -88,7 +88,7 @@ class LimitsMachine(Machine):
 
     # ── time, and who is there ───────────────────────────────────────────────────────────────────────────────
 
-    @rule(quarters=st.sampled_from((1, 2, 4, 8, 40, 60)))
+    @rule(quarters=st.sampled_from((1, 2, 4, 8, 40, 80)))
     def time_passes(self, quarters: int) -> None:
         self.clock.advance(quarters / 4)
 
@@ -153,4 +153,4 @@ def test_in_sqlite() -> None:
 
 @pytest.mark.parametrize("kind", ["redis_url", "cluster_url"])
 def test_in_redis(kind: str, request: pytest.FixtureRequest) -> None:
-    drive(RedisMachine, request.getfixturevalue(kind), examples=20)
+    drive(RedisMachine, request.getfixturevalue(kind), examples=40)
