@@ -42,6 +42,11 @@ class Point(enum.Enum):
     AFTER_HEADERS = enum.auto()
     IN_BODY = enum.auto()
 
+    @property
+    def knows_heads(self) -> bool:
+        """It is of HTTP alone; the others hold for whatever is spoken."""
+        return self in (Point.IN_HEADERS, Point.AFTER_HEADERS, Point.IN_BODY)
+
     def share(self, answer: bytes) -> int:
         """How many bytes of what has come of an answer are passed on before this point."""
         head = answer.find(_HEAD_ENDS) + len(_HEAD_ENDS)
@@ -237,7 +242,7 @@ class Proxy:
             await self._delay(piece)
             stop, link.stop = link.stop, None
             if stop is not None:
-                while _HEAD_ENDS not in piece and (more := await reader.read(_PIECE)):
+                while stop.point.knows_heads and _HEAD_ENDS not in piece and (more := await reader.read(_PIECE)):
                     piece += more
                 share = stop.point.share(piece)
                 writer.write(piece[:share])

@@ -94,6 +94,7 @@ async def test_the_network_goes_with_the_acceptance_and_comes_back(
         await eventually(offers_again)
 
 
+@pytest.mark.faults
 async def test_of_what_is_sent_a_part_is_lost(networks: Networks, tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         alba = await stack.enter_async_context(far_place(networks, "alba"))
