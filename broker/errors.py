@@ -75,7 +75,12 @@ class NotAllowed(BrokerError): ...
 class NotFound(BrokerError): ...
 
 
-class Conflict(BrokerError): ...
+class Conflict(BrokerError):
+    """`retry_after`: seconds after which it may be over; None: it does not pass by itself."""
+
+    def __init__(self, detail: str, *, remedy: str = "", retry_after: float | None = None) -> None:
+        super().__init__(detail, remedy=remedy)
+        self.retry_after = retry_after
 
 
 class KeyReused(BrokerError): ...

@@ -20,7 +20,7 @@ from aiohttp import hdrs, web
 from broker import errors
 from broker.api.wire import preferred
 from broker.api.xmlforms import PROBLEM
-from broker.errors import BadInput, BrokerError, SettingsError, SiteBusy, Unavailable
+from broker.errors import BadInput, BrokerError, SettingsError
 
 _log = structlog.get_logger(__name__)
 
@@ -110,8 +110,9 @@ def known(request: web.Request, error: BrokerError, /, **more: str) -> web.Respo
         members["element"] = error.key
     members["remedy"] = error.remedy
     headers: dict[str, str] = {}
-    if isinstance(error, Unavailable | SiteBusy):
-        headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(error.retry_after)))
+    wait = getattr(error, "retry_after", None)  # of those that may pass by themselves
+    if wait is not None:
+        headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(wait)))
     problem = problem_of(error)
     if problem.status == 401:
         headers[hdrs.WWW_AUTHENTICATE] = CHALLENGE

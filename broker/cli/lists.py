@@ -102,7 +102,9 @@ def print_status(screen: Screen, status: Mapping[str, Any], *, json: bool) -> No
     if screen.tty:
         health = ", ".join(f"{sites[word]} {word}" for word in _HEALTH if sites.get(word)) or "no sites"
         running = ", ".join(f"{count} {plain(phase)}" for phase, count in sessions.items() if count) or "no sessions"
-        screen.say(cut(f"{plain(status.get('name') or 'broker')}: {health}; {running}", screen.width))
+        replicas = now.get("replicas")
+        of = f" ({plain(replicas)} replica{'' if replicas == 1 else 's'})" if replicas else ""
+        screen.say(cut(f"{plain(status.get('name') or 'broker')}{of}: {health}; {running}", screen.width))
     rows = []
     for site in status.get("sites") or ():
         state, reason = _health(site)

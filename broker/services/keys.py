@@ -31,6 +31,7 @@ KEPT = 25 * 3600.0  # seconds; at least a day is promised
 TIMER = "forget"
 HOLD = 15.0  # seconds for which whoever acts holds a key; renewed while it does
 RENEW_EVERY = 5.0  # seconds
+RETRY_AFTER = 2.0  # seconds after which a rival may look again
 
 
 class Once(msgspec.Struct, frozen=True):
@@ -183,6 +184,7 @@ def _busy() -> Conflict:
     return Conflict(
         "a request with this Idempotency-Key is being worked on.",
         remedy="Send it again in some seconds: the answer is then that of the first.",
+        retry_after=RETRY_AFTER,
     )
 
 

@@ -81,6 +81,7 @@ async def test_one_set_is_made_however_often_its_key_comes_at_one_instant(whole:
     assert len(made) == 1
     busy = next(answer for answer in answers if answer.status == 409)
     assert busy.json()["type"] == "uri:problem-conflict-1.0"
+    assert int(busy.headers["Retry-After"]) >= 1
     again = await whole.call("POST", "/requests", REQUEST, Idempotency_Key="k1")
     assert (again.status, again.headers["Location"]) == (303, *made)
     listed = (await whole.call("GET", "/offersets")).json()["offersets"]

@@ -317,7 +317,7 @@ async def test_status_says_who_acts(run: Any, fake: FakeBroker, golden: Any) -> 
     fake.status = {
         "schema": "status-1.0",
         "name": "radio-net",
-        "now": {"sites": {"live": 1, "degraded": 1}, "sessions": {"OFFERED": 0, "RUNNING": 31}},
+        "now": {"replicas": 3, "sites": {"live": 1, "degraded": 1}, "sessions": {"OFFERED": 0, "RUNNING": 31}},
         "sites": [
             {"name": "alba", "health": {"state": "live"}, "sessions": {"RUNNING": 24}},
             {

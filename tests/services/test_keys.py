@@ -87,7 +87,9 @@ async def test_of_many_at_the_same_instant_one_acts(keys: Keys, acts: Acts) -> N
     acts.wait = asyncio.Event()
     rivals = [asyncio.create_task(keys.once(once(n), acts.act, acts.show)) for n in range(1, 11)]
     late = await asyncio.wait(rivals, return_when=asyncio.FIRST_EXCEPTION)
-    assert isinstance(next(iter(late[0])).exception(), Conflict)
+    busy = next(iter(late[0])).exception()
+    assert isinstance(busy, Conflict)
+    assert busy.retry_after is not None
     acts.wait.set()
     found = await asyncio.gather(*rivals, return_exceptions=True)
     assert sum(isinstance(item, UUID) for item in found) == 1
