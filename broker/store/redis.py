@@ -130,8 +130,9 @@ class RedisStore:
     async def _due(self, limit: int) -> Counter[int]:
         """How many of the timers that have been ready for longest are in which partition."""
         ready: list[tuple[float, int]] = []
-        replies = await self.nodes.each(scripts.DUE, self._given(), limit)
-        for group, rows in zip(self.nodes.groups(), replies, strict=True):
+        # A part of a Cluster that is gone holds up its own timers alone.
+        replies = await self.nodes.each(scripts.DUE, self._given(), limit, partly=True)
+        for group, rows in zip(self.nodes.groups(), (reply or () for reply in replies), strict=True):
             ready += ((float(at), group[place - 1]) for place, at in zip(rows[::2], rows[1::2], strict=True))
         return Counter(number for _, number in sorted(ready)[:limit])
 
@@ -139,8 +140,8 @@ class RedisStore:
         # Not confirmed: a lease that a failover forgets is one that ended early, and the token still fences.
         token = _operation()
         own = {number: (many,) for number, many in due.items()}
-        replies = await self.nodes.each(scripts.CLAIM, self._given(), lease, token, numbers=own, own=own)
-        rows = [text.decode() for reply in replies for text in reply]
+        replies = await self.nodes.each(scripts.CLAIM, self._given(), lease, token, numbers=own, own=own, partly=True)
+        rows = [text.decode() for reply in replies for text in reply or ()]
         return [
             Lease(aggregate, key, float(at), token)
             for aggregate, key, at in zip(rows[::3], rows[1::3], rows[2::3], strict=True)
@@ -161,7 +162,7 @@ class RedisStore:
         return bool(await self.nodes.run(scripts.SETTLE, partition_of(lease.aggregate), *args))
 
     async def next_due(self) -> float | None:
-        found = [float(at) for at in await self.nodes.each(scripts.NEXT_DUE) if at is not None]
+        found = [float(at) for at in await self.nodes.each(scripts.NEXT_DUE, partly=True) if at is not None]
         return min(found, default=None)
 
     async def listings(self, query: Query) -> list[Listing]:

@@ -138,22 +138,28 @@ class Nodes:
         *args: Arg,
         numbers: Iterable[int] = PARTITIONS,
         own: Mapping[int, Sequence[Arg]] | None = None,
+        partly: bool = False,
     ) -> list[Any]:
         """One reply for each group of partitions that a script may see at once (`groups`), in that order. A script
-        finds the roots of its group in KEYS, and in ARGV first `args`, then what is each partition's `own`."""
+        finds the roots of its group in KEYS, and in ARGV first `args`, then what is each partition's `own`. `partly`:
+        as `together`."""
         groups = self.groups(numbers)
         mine = [[arg for number in group for arg in own[number]] if own else [] for group in groups]
-        return await self.together(script, [(group, [*args, *some]) for group, some in zip(groups, mine, strict=True)])
+        asked = [(group, [*args, *some]) for group, some in zip(groups, mine, strict=True)]
+        return await self.together(script, asked, partly=partly)
 
-    async def together(self, script: Script, asked: Sequence[tuple[Sequence[int], Sequence[Arg]]]) -> list[Any]:
+    async def together(
+        self, script: Script, asked: Sequence[tuple[Sequence[int], Sequence[Arg]]], *, partly: bool = False
+    ) -> list[Any]:
         """One reply for each of `asked`, partitions and ARGV, in that order; all that goes to one server goes at
-        once. Not atomic: some may be done when this raises."""
+        once. Not atomic: some may be done when this raises. `partly`: where some servers answer and others do not, as
+        when a part of a Cluster is gone, the reply of those is None."""
         calls = []
         for numbers, args in asked:
             keys = [self.roots[number] for number in numbers]
             calls.append(_Call(self._slots[numbers[0]], _evaluation(script, keys, args), script))
-        await self._serve(calls)
-        return [call.replies[0] for call in calls]
+        await self._serve(calls, partly=partly)
+        return [None if call.trouble else call.replies[0] for call in calls]
 
     def groups(self, numbers: Iterable[int] = PARTITIONS) -> list[list[int]]:
         """One server: all together. A Cluster: each partition alone, as a script may see one slot only."""
@@ -205,14 +211,17 @@ class Nodes:
 
     # ── repeating ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _serve(self, calls: Sequence[_Call]) -> None:
-        """Returns when each has its replies; what has none is asked for again, as long as that may help."""
+    async def _serve(self, calls: Sequence[_Call], *, partly: bool = False) -> None:
+        """Returns when each has its replies, or `partly` when some have; what has none is asked for again, as long as
+        that may help."""
         loop = asyncio.get_running_loop()
-        until, pause = loop.time() + self.patience, 0.0
+        until, pause, many = loop.time() + self.patience, 0.0, len(calls)
         while calls := await self._unanswered(calls, until):
             trouble = calls[0].trouble
             assert trouble is not None  # noqa: S101 - `_unanswered` returns such calls only
             if loop.time() + pause > until:
+                if partly and len(calls) < many:
+                    return
                 raise unavailable(trouble) from trouble
             await asyncio.sleep(pause)
             pause = min(max(2 * pause, SHORTEST), LONGEST)

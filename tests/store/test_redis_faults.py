@@ -442,9 +442,10 @@ async def test_while_a_slot_moves_nothing_is_taken_for_missing(cluster: Cluster)
         move.begin()
         move.take(move.keys()[:1])
         store.nodes.patience = 0.1
-        for call in (store.write("a", 0, b"x"), store.write("a", 1, b"S"), store.claim(5, 60)):
+        for call in (store.write("a", 0, b"x"), store.write("a", 1, b"S"), store.listings(Query("session"))):
             with pytest.raises(Unavailable, match="moving data"):
                 await call
+        assert await store.claim(5, 60) == [], "its timers wait with it"
         assert (await store.read("a")).record == b"R"  # type: ignore[union-attr]  # it is there, on one side
         assert await store.write("b", 1, b"S") == (partition_of("b") != partition_of("a"))
         move.take(move.keys())
@@ -497,6 +498,29 @@ async def test_when_a_node_of_a_cluster_ends_its_replica_takes_over_and_the_othe
         await asyncio.to_thread(cluster.wait_ready)
         for key in lost:
             await resumed(lambda key=key: store.write(key, 1, b"S"))  # type: ignore[misc]  # mypy: default argument
+
+
+async def test_a_part_of_a_cluster_that_is_gone_holds_up_no_timer_of_the_others(cluster: Cluster) -> None:
+    async with opened(f"{cluster.url}?prefix=parted") as store:
+        for number in range(60):
+            assert await store.write(f"a{number}", 0, b"R", timers={"t": float(number)})
+        gone = cluster.master_of(store.nodes.roots[partition_of("a0")])
+        there = {n for n in range(60) if cluster.master_of(store.nodes.roots[partition_of(f"a{n}")]) is not gone}
+        ends = [gone, cluster.replica_of(gone)]
+        for server in reversed(ends):
+            server.kill()
+        store.nodes.patience = 0.3
+        assert await store.next_due() == min(there)
+        assert {int(lease.aggregate[1:]) for lease in await store.claim(100, 60)} == there
+        with pytest.raises(Unavailable):
+            await store.listings(Query("session"))  # half a list would be taken for the whole
+        for server in ends:
+            await asyncio.to_thread(server.start)
+        await asyncio.to_thread(cluster.wait_ready)
+        async with asyncio.timeout(30):
+            left: set[int] = set()
+            while left | there != set(range(60)):
+                left |= {int(lease.aggregate[1:]) for lease in await store.claim(100, 60)}
 
 
 async def _seen(store: RedisStore, key: str) -> bool:
