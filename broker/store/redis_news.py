@@ -28,6 +28,7 @@ class News:
     def __init__(self, nodes: Nodes, origin: str) -> None:
         self._nodes, self._origin = nodes, origin.encode()
         self._read: dict[int, int] = {}  # partition → number of the last entry that was read
+        self._troubles = nodes.troubles
 
     async def follow(self, watched: Callable[[], Collection[str]], ring: Callable[[str], None]) -> None:
         """Until cancelled. See `Store.follow`."""
@@ -45,7 +46,9 @@ class News:
         by_partition: dict[int, set[str]] = {}
         for key in watched:
             by_partition.setdefault(partition_of(key), set()).add(key)
-        self._read = {number: last for number, last in self._read.items() if number in by_partition}
+        troubles = self._nodes.troubles
+        same = troubles == self._troubles  # else another server may count on from where it was: no gap would show
+        self._read = {number: last for number, last in self._read.items() if same and number in by_partition}
         own = {number: (self._read.get(number, ""),) for number in by_partition}
         for group, reply in zip(
             self._nodes.groups(own), await self._nodes.each(NEWS_SINCE, AT_ONCE, numbers=own, own=own), strict=True
@@ -56,6 +59,7 @@ class News:
                 self._read[number] = last
                 for key in by_partition[number] if lost else self._of_others(by_partition[number], entries):
                     ring(key)
+        self._troubles = troubles
 
     def _of_others(self, watched: Collection[str], entries: list[bytes]) -> set[str]:
         written = {

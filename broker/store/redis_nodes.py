@@ -100,6 +100,7 @@ class Nodes:
         self.address = address
         self.roots = tuple(f"{{{address.prefix}:{number:02x}}}" for number in PARTITIONS)
         self.patience = 4.0 if address.clustered or address.watched else 2.0  # a failover takes 1 to 3
+        self.troubles = 0  # so many times had something to be repeated; a failover, which may lose data, is one
         self._slots = tuple(key_slot(root.encode()) for root in self.roots)
         self._map: Map = _map(address)
         self._pools: dict[Endpoint, BlockingConnectionPool] = {}
@@ -249,6 +250,7 @@ class Nodes:
 
     async def _look_again(self, trouble: Exception, until: float) -> None:
         """Who holds what may have changed; where that cannot be learnt now, the old map serves on."""
+        self.troubles += 1
         with contextlib.suppress(RedisError, OSError):
             async with asyncio.timeout_at(until):
                 await self._map.refresh(trouble)
