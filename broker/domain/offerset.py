@@ -437,9 +437,15 @@ def settled(record: SetRecord) -> SetRecord:
 
 def requoted(record: SetRecord, uuid: UUID, fresh: Sequence[SessionRecord], words: Note, now: float) -> SetRecord:
     """The site of a session that ended unaccepted was asked anew: its `fresh` offers join the set, closed or not, and
-    the session says in `words` what came of it. Once an offer is claimed they are kept as REJECTED, to be released."""
+    the session says in `words` what came of it. Once an offer is claimed they are kept as REJECTED, to be released.
+    Idempotent: what has joined does not join again."""
     late = record.claim is not None
-    sessions = tuple(replace(item, phase="REJECTED", modified=now) if late or item.excluded else item for item in fresh)
+    known = {item.uuid for item in record.sessions}
+    sessions = tuple(
+        replace(item, phase="REJECTED", modified=now) if late or item.excluded else item
+        for item in fresh
+        if item.uuid not in known
+    )
     return note(replace(record, sessions=record.sessions + sessions), uuid, words)
 
 

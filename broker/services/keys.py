@@ -20,7 +20,7 @@ import msgspec
 import structlog
 
 from broker.domain.identity import Caller, aggregate
-from broker.errors import BrokerError, Conflict, KeyReused, NotFound
+from broker.errors import BrokerError, Conflict, KeyReused, NotFound, TooMany, Unavailable
 from broker.ports import Clock, Store
 
 _log = structlog.get_logger(__name__)
@@ -121,8 +121,10 @@ class Keys:
         try:
             async with self._holding(name, hold, record):
                 made = await (_again(record.uuid, act, show) if show else act(record.uuid))
-        except BrokerError:
-            await self._undo(name, hold.version, record)
+        except BrokerError as error:
+            # Where the store gave no answer nobody can know: what it was sent may be done yet.
+            surely = not isinstance(error, Unavailable) or isinstance(error, TooMany)
+            await self._undo(name, hold.version, record, surely=surely)
             raise
         try:
             if not await self._write(name, hold.version, msgspec.structs.replace(record, done=True)):
@@ -158,10 +160,11 @@ class Keys:
             hold.version += held
             return held
 
-    async def _undo(self, name: str, version: int, record: _Record) -> None:
-        """What may have been made keeps its key, to be taken up by the next who sends it."""
+    async def _undo(self, name: str, version: int, record: _Record, *, surely: bool) -> None:
+        """What may have been made keeps its key, to be taken up by the next who sends it. `surely`: what has not been
+        made by now will not be."""
         try:
-            if await self._store.read(aggregate(record.uuid)) is None:
+            if surely and await self._store.read(aggregate(record.uuid)) is None:
                 await self._store.remove(name, version)
             else:
                 await self._write(name, version, msgspec.structs.replace(record, until=0.0))

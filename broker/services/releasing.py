@@ -40,11 +40,13 @@ class Releasing:
         return None
 
     async def expire(self, key: str) -> float | None:
-        """Offers whose time is over become EXPIRED; the record sets the timers of what follows."""
+        """Offers whose time is over become EXPIRED. Returns when the next one's is: also where the store's clock is a
+        little ahead of ours, and the timer came before anything had expired."""
         record = await self._records.by_key(key)
-        if record is not None:
-            await self._records.change(record.uuid, lambda r: offerset.expire(r, self._clock.now()))
-        return None
+        if record is None:
+            return None
+        _, after = await self._records.change(record.uuid, lambda r: offerset.expire(r, self._clock.now()))
+        return offerset.timers(after).get("expire")
 
     async def release(self, key: str) -> float | None:
         """Tell the sites. Returns when to try again what failed. Idempotent at every site."""

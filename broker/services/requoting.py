@@ -74,6 +74,7 @@ class Requoting:
         outcome, gathering = await self._quote(record, old, body)
         _, sessions, kept = gathering.take(old.site, outcome)
         body = msgspec.structs.replace(body, kept=(*body.kept, *kept))
+        added = {item.session for item in kept}
         excluded = {ranked.session: ranked.excluded for ranked in body.ranking() if ranked.excluded}
         fresh = [_marked(item, excluded) for item in sessions]
         words = _words(body, record, old, fresh, outcome, now)
@@ -82,6 +83,7 @@ class Requoting:
         async def step(r: SetRecord) -> tuple[SetRecord, bytes | None]:
             data = await self._records.body(r)  # others may have added to it since
             present = setbody.decode(data).kept if data else ()
+            present = tuple(item for item in present if item.session not in added)  # a write of ours that was not heard
             grown = msgspec.structs.replace(body, kept=(*present, *kept))
             return offerset.requoted(r, old.uuid, fresh, words, now), setbody.encode(grown)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from broker.domain.identity import aggregate, new_set
-from broker.errors import BrokerError, Conflict, KeyReused, NotFound, Unavailable
+from broker.errors import BrokerError, Conflict, KeyReused, NotFound, TooMany, Unavailable
 from broker.ports import Store
 from broker.services.keys import HOLD, KEPT, TIMER, Keys, Once
 from broker.store.redis import open_redis
@@ -65,7 +65,7 @@ class KeysMachine(Machine):
 
         async def act(uuid: UUID) -> UUID:
             if fault.endswith("before"):
-                raise Died if fault.startswith("dies") else Unavailable("nothing was made.")
+                raise Died if fault.startswith("dies") else TooMany("nothing was made.")
             for _ in range(4):  # takes its time: others send the same meanwhile
                 await store.read(aggregate(uuid))
             known = self.known[key]

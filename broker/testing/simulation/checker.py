@@ -31,11 +31,13 @@ Timer = tuple[str, str, float, float]  # aggregate, key, due, ready
 
 @dataclass
 class Case:
-    """What is judged. `left`: the timers at rest; `stuck`: who still waits; `now`: by the store's clock."""
+    """What is judged. `left`: the timers at rest; `lines`: what is listed then, (kind, id) → phase; `stuck`: who still
+    waits; `now`: by the store's clock."""
 
     history: History
     sites: Mapping[str, Site]
     left: list[Timer]
+    lines: Mapping[tuple[str, str], str]
     stuck: list[str]
     now: float
 
@@ -63,7 +65,7 @@ Rule = Callable[[Case], Iterator[str]]
 
 
 class Breach(NamedTuple):
-    """`invariant`: its number; 0 for what none of the ten names (one key is one act)."""
+    """`invariant`: its number; 0 for what none of the ten names (one key is one act; lists are true)."""
 
     invariant: int
     text: str
@@ -283,6 +285,17 @@ def _forgotten(case: Case, item: SessionRecord) -> bool:
     return fact is not None and fact.forgotten
 
 
+def lists_are_true(case: Case) -> Iterator[str]:
+    """At rest a list says of each session what its record says."""
+    for record in case.records.values():
+        if ("offerset", str(record.uuid)) not in case.lines:
+            yield f"set {short(record.uuid)} is not listed"
+        for item in record.sessions:
+            listed = case.lines.get(("session", str(item.uuid)))
+            if listed != item.phase:
+                yield f"{short(item.uuid)} is {item.phase}, and listed as {listed}"
+
+
 def one_key_one_act(case: Case) -> Iterator[str]:
     """Whatever is sent with one key makes one set, and every answer shows it."""
     named: dict[str, set[UUID]] = defaultdict(set)
@@ -326,4 +339,5 @@ RULES: tuple[tuple[int, Rule], ...] = (
     (10, work_is_finished),
     (10, neighbours_stand),
     (0, one_key_one_act),
+    (0, lists_are_true),
 )

@@ -247,28 +247,22 @@ class Way:
     async def _carry(
         self, answer: asyncio.Future[Any], name: str, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        disk = self._disk
+        """What happens to one call, whether or not anybody still waits for its answer."""
         try:
-            await asyncio.sleep(disk.weather.disk())
+            await asyncio.sleep(self._disk.weather.disk())
             fate = self._fate(name)
             if fate == "before":
                 raise Unavailable("the store does not answer.")
+            if fate == "late":  # whoever waited has given up, and what was sent is done all the same
+                _settle(answer, Unavailable("the store did not answer in time."))
+                await asyncio.sleep(self._disk.weather.random.uniform(0.1, 3.0))
             value = await method(*args, **kwargs)
-            if name == "write" and value is True and self._target is disk.store:
-                disk.wrote(self._life, args[0], args[1] + 1, args[2])
-            await asyncio.sleep(disk.weather.disk())
-            if fate == "after":
-                raise Unavailable("the store's answer was lost.")
-            if fate == "unconfirmed" and value is True:
-                raise Unconfirmed("written, and on one server only.")
-            if fate == "denied" and value is True:
-                value = False  # it was made by a first sending, whose answer was lost
+            if name == "write" and value is True and self._target is self._disk.store:
+                self._disk.wrote(self._life, args[0], args[1] + 1, args[2])
+            await asyncio.sleep(self._disk.weather.disk())
+            _settle(answer, _heard(fate, value))
         except Exception as error:
-            if not answer.done():
-                answer.set_exception(error)
-        else:
-            if not answer.done():
-                answer.set_result(value)
+            _settle(answer, error)
 
     def _fate(self, name: str) -> str:
         disk, now = self._disk, self._disk.loop.time()
@@ -276,9 +270,26 @@ class Way:
             return "before"
         if not disk.weather.strikes(disk.weather.store):
             return ""
-        fates = ["before", "after"]
+        fates = ["before", "after", "late"]
         fates += ["unconfirmed", "denied"] if name == "write" else ["denied"] if name == "remove" else []
         return disk.weather.random.choice(fates)
+
+
+def _heard(fate: str, value: Any) -> Any:
+    """What comes back of a call that was carried out."""
+    if fate == "after":
+        return Unavailable("the store's answer was lost.")
+    if fate == "unconfirmed" and value is True:
+        return Unconfirmed("written, and on one server only.")
+    if fate == "denied" and value is True:
+        return False  # it was made by a first sending, whose answer was lost
+    return value
+
+
+def _settle(answer: asyncio.Future[Any], told: Any) -> None:
+    if answer.done():
+        return
+    answer.set_exception(told) if isinstance(told, Exception) else answer.set_result(told)
 
 
 # ── the way to a site ────────────────────────────────────────────────────────────────────────────────────────

@@ -63,6 +63,7 @@ class World(Surroundings):
         self.given_up: set[str] = set()
         self.left: list[Timer] = []
         self.now = 0.0  # by the store's clock, at the end
+        self.lines: dict[tuple[str, str], str] = {}
         self.stuck: list[str] = []
         self._lives = 0
         self._changed = asyncio.Event()
@@ -87,7 +88,7 @@ class World(Surroundings):
         for person in self.people:
             for set_ in person.sets:
                 await self._read(person, set_)
-        self.now = self.truth.now()
+        self.now, self.lines = self.truth.now(), await self._listed()
         for life in list(self.lives.values()):
             self.given_up.add(life.replica)
             life.die("the end")
@@ -215,11 +216,17 @@ class World(Surroundings):
 
         return await self.disk.store.database.read(work)
 
+    async def _listed(self) -> dict[tuple[str, str], str]:
+        def work(sql: sqlite3.Connection) -> dict[tuple[str, str], str]:
+            return {(kind, id): phase for kind, id, phase in sql.execute("SELECT kind, id, phase FROM listings")}
+
+        return await self.disk.store.database.read(work)
+
     async def _read(self, person: Person, set_: Any) -> None:
         await person.call("reads at the end", lambda here: here.offers.get(set_, person.caller), set=set_)
 
     def case(self) -> Case:
-        return Case(self.history, self.sites, self.left, self.stuck, self.now)
+        return Case(self.history, self.sites, self.left, self.lines, self.stuck, self.now)
 
 
 # ── running one ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -64,7 +64,7 @@ class Person:
 
     async def take_the_best(self) -> None:
         """Ask, take the first, hear it again; perhaps cancel it, or have turned another down before."""
-        state = await self.ask(failover=self._chance(0.3))
+        state = await self.ask(failover=self._chance(0.5))
         offers = _open(state)
         if not offers:
             return
@@ -129,7 +129,7 @@ class Person:
         wanted = request(
             executable={"kind": kinds.DOCKER_CONTAINER, "meta": {"name": name or f"{self.name}-{self._key()}"},
                         "environment": {"TOKEN": SECRET}},
-            preferences={"failover": failover},
+            preferences={"failover": failover, "requote": self.town.random.choice((0.0, 0.5)) if failover else None},
         )  # fmt: skip
         how = How(later=True) if later else AT_ONCE
 
@@ -150,7 +150,10 @@ class Person:
         return state
 
     async def direct(self, key: str | None, name: str) -> None:
-        wanted = request(executable={"kind": kinds.DOCKER_CONTAINER, "meta": {"name": name}})
+        wanted = request(
+            executable={"kind": kinds.DOCKER_CONTAINER, "meta": {"name": name}},
+            preferences={"requote": self.town.random.choice((None, 0.5))},
+        )
 
         async def act(here: Services) -> SessionState:
             if key is None:
