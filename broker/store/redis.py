@@ -21,7 +21,7 @@ from broker.store.redis_lists import counts, packed, page, unpacked
 from broker.store.redis_news import News
 from broker.store.redis_nodes import Address, Arg, Nodes, partition_of
 from broker.store.redis_schema import bring_forward, check_server
-from broker.store.redis_trouble import refused
+from broker.store.redis_trouble import refused, told
 
 PRUNE_STEP = 200  # bodies dropped by one script: other work goes between
 
@@ -56,7 +56,9 @@ async def _begun(address: Address) -> AsyncIterator[Nodes]:
         yield nodes
     except Unavailable as error:
         await nodes.close()
-        raise (refused(error.__cause__) or error) from error
+        cause = error.__cause__
+        why = Unavailable(f"{error.detail.rstrip('.')}: {told(cause)}.") if cause else error
+        raise (refused(cause) or why) from error
     except BaseException:
         await nodes.close()
         raise

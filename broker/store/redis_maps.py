@@ -102,8 +102,8 @@ class ClusterMap:
 
     async def find(self, slot: int) -> Endpoint:
         if not self._masters:
-            await self._look(0, ())
-        found = self._masters[slot]
+            await self._look(self._looks, ())
+        found = self._masters[slot] if self._masters else None  # none: another has just looked in vain
         if found is None:
             raise ClusterDownError("no node serves this slot", status_code="CLUSTERDOWN")
         return found

@@ -21,6 +21,7 @@ import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
 
+import structlog
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -31,7 +32,9 @@ from broker.domain.identity import partition
 from broker.errors import Unavailable, Unconfirmed
 from broker.store.redis_address import Address, Endpoint, parse
 from broker.store.redis_maps import ClusterMap, Map, PlainMap, SentinelMap
-from broker.store.redis_trouble import passing, unavailable
+from broker.store.redis_trouble import passing, told, unavailable
+
+_log = structlog.get_logger(__name__)
 
 __all__ = ["PARTITIONS", "Address", "Nodes", "Script", "parse", "partition_of"]
 
@@ -223,6 +226,7 @@ class Nodes:
             if loop.time() + pause > until:
                 if partly and len(calls) < many:
                     return
+                _log.warning("store not reached", why=told(trouble))
                 raise unavailable(trouble) from trouble
             await asyncio.sleep(pause)
             pause = min(max(2 * pause, SHORTEST), LONGEST)

@@ -50,15 +50,21 @@ def passing(error: Exception) -> bool:
 
 
 def unavailable(error: Exception) -> Exception:
-    """Unavailable for what the server or the network did; a fault of ours stays what it is."""
+    """Unavailable for what the server or the network did, in words that any caller may hear; a fault of ours stays
+    what it is."""
     word = code(error)
     if isinstance(error, AuthenticationError):
         word = word or "WRONGPASS"
     if word in SENTENCES:
         return Unavailable(f"{SENTENCES[word]}.", retry_after=2.0 if word in PASSING else 30.0)
     if isinstance(error, ConnectionError | TimeoutError | OSError):
-        return Unavailable(f"the store's server cannot be reached: {_plain(error)}.", retry_after=2.0)
+        return Unavailable("the store's server cannot be reached.", retry_after=2.0)
     return error
+
+
+def told(error: BaseException | None) -> str:
+    """The trouble in the words of whoever found it, addresses included: for the operator."""
+    return str(error or "").strip().rstrip(".") or "no answer in time"
 
 
 def refused(error: BaseException | None) -> SettingsError | None:
@@ -69,8 +75,3 @@ def refused(error: BaseException | None) -> SettingsError | None:
     if word not in REFUSED:
         return None
     return SettingsError(f"{REFUSED[word]}.", key="store", remedy="Name them in the address or in store_password_file.")
-
-
-def _plain(error: Exception) -> str:
-    said = str(error).strip().rstrip(".")
-    return said or "no answer in time"

@@ -432,6 +432,15 @@ async def test_a_check_says_what_the_store_may_lose_and_makes_none(redis_url: st
     await nodes.close()
 
 
+async def test_a_cluster_that_was_never_reached_is_unavailable_each_time() -> None:
+    nodes = Nodes(parse("redis+cluster://127.0.0.1:1,127.0.0.1:2?timeout=0.1"))
+    nodes.patience = 0.1
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            await nodes.command(0, "PING")
+    await nodes.close()
+
+
 async def test_a_check_goes_on_where_the_store_cannot_be_reached(tmp_path: Path) -> None:
     file = tmp_path / "broker.yaml"
     file.write_text("name: x\nstore: redis://:secret@127.0.0.1:1?timeout=0.1\n")
