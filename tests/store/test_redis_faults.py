@@ -366,7 +366,7 @@ def replica(server: RedisServer, tmp_path: Path) -> Iterator[RedisServer]:
 async def test_a_write_that_no_replica_confirms_is_told_from_one_that_was_not_made(
     server: RedisServer, replica: RedisServer
 ) -> None:
-    async with opened(f"{server.url}?replicas=1&timeout=0.5") as store:
+    async with opened(f"{server.url}?replicas=1&timeout=2") as store:
         assert await store.write("a", 0, b"1")
         await store.ping()
         replica.pause()
