@@ -214,7 +214,7 @@ async def test_a_failover_of_redis_loses_no_acknowledged_acceptance(tmp_path: Pa
     sentinels = Sentinels(tmp_path / "redis", *DURABLE)
     try:
         await asyncio.to_thread(sentinels.start)
-        async with world_on(tmp_path, sentinels.url) as world:
+        async with world_on(tmp_path, f"{sentinels.url}?replicas=1") as world:
             one, two = world.replicas
             acknowledged = []
             for _ in range(6):
@@ -229,6 +229,8 @@ async def test_a_failover_of_redis_loses_no_acknowledged_acceptance(tmp_path: Pa
             stop.go_on()
             assert (await accepting).status in (200, 503)
             await asyncio.to_thread(sentinels.wait_failover, old)
+            assert (await two.ask()).status == 503  # nobody is there to confirm
+            await asyncio.to_thread(sentinels.rejoin, old)
 
             async def works() -> bool:
                 return (await two.ask()).status == 303
