@@ -151,6 +151,7 @@ async def _join(
         forward=settings.acceptance.forward, patience=settings.acceptance.patience,
         guarded=settings.acceptance.direct == "guarded",
     )  # fmt: skip
+    stack.push_async_callback(acceptance.close)
     doubts = Doubts(
         records=records, store=store, acceptance=acceptance, offers=offers, sessions=sessions, clock=clock
     )  # fmt: skip

@@ -64,9 +64,10 @@ class SessionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
 
 class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
     """The one offer that is being, or was, accepted. `state`: forwarding, doubt, fencing, taken. `until`: when whoever
-    forwards it has surely ended, so that its silence means its death. `tries` counts the answers that left it in
+    sends it has surely ended, so that its silence means its death. `tries` counts the answers that left it in
     doubt; `followed`: the session stands on its site's watch list. `token`: drawn by whoever claimed, and knows it by
-    that. `instead_of`: the session in whose place this one is accepted."""
+    that. `instead_of`: the session in whose place this one is accepted; `owing`: after the refusal of that one, so
+    that it is owed again if this one is never sent."""
 
     session: UUID
     at: float
@@ -77,6 +78,7 @@ class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
     until: float = 0.0
     token: str = ""
     instead_of: UUID | None = None
+    owing: bool = False
 
 
 class Owed(msgspec.Struct, frozen=True):
@@ -321,6 +323,10 @@ def claim(
 
     Repeating one's own claim, also one that another session was taken instead of, returns the record unchanged."""
     item = record.session(uuid)
+    if record.given_up:
+        raise Conflict(
+            "the direct request was given up, and its caller was told.", remedy=f"Ask anew: {_again(record)}."
+        )
     if record.claim:
         if uuid in (record.claim.session, record.claim.instead_of):
             return record
@@ -328,8 +334,32 @@ def claim(
     if not acceptable(item, now):
         raise Conflict(_why_not(item, now), remedy=f"Ask anew: {_again(record)}.")
     held = _one(record, uuid, lambda item: replace(item, offer=offer, modified=now))
-    instead_of = record.owed.session if record.owed else instead_of
-    return replace(held, claim=Claim(uuid, now, until=now + within, token=token, instead_of=instead_of), owed=None)
+    owed = record.owed
+    mine = Claim(
+        uuid, now, until=now + within, token=token,
+        instead_of=owed.session if owed else instead_of, owing=owed is not None,
+    )  # fmt: skip
+    return replace(held, claim=mine, owed=None)
+
+
+def sending(record: SetRecord, until: float) -> SetRecord:
+    """The acceptance is about to be sent once more; whoever does has ended by `until`. Before that, no person's word
+    on how it ended can be true of what is sent now."""
+    claim_ = _unresolved(record)
+    return replace(record, claim=replace(claim_, until=max(claim_.until, until)))
+
+
+def sent(record: SetRecord, until: float) -> SetRecord:
+    """That sending has ended; another one, with another `until`, goes on."""
+    claim_ = record.claim
+    return replace(record, claim=replace(claim_, until=0.0)) if claim_ and claim_.until == until else record
+
+
+def untouched(record: SetRecord, claim_: Claim) -> bool:
+    """Whether nobody has taken up this claim since it was made. What its maker knows proves nothing once others may
+    have sent it too."""
+    now = record.claim
+    return now is not None and now.state == "forwarding" and (now.session, now.token) == (claim_.session, claim_.token)
 
 
 def _again(record: SetRecord) -> str:
@@ -364,6 +394,8 @@ def doubt(record: SetRecord, now: float, reason: str, *, fencing: bool = False) 
     claim_ = _unresolved(record)
     state = "fencing" if fencing or claim_.state == "fencing" else "doubt"
     changed = replace(claim_, state=state, tries=claim_.tries + 1, reason=reason[:300])
+    if claim_.state == "forwarding":
+        changed = replace(changed, until=0.0)
     site = record.session(claim_.session).site
     template = (
         "{site} does not say that it took the session: withdrawing it there before anything else is tried."
@@ -396,7 +428,7 @@ def decided(
 ) -> SetRecord:
     """A person who asked the site says how a doubtful acceptance ended. Raises Conflict where it is not in doubt."""
     claim_ = _unresolved(record)
-    if claim_.state == "forwarding" and now < claim_.until:
+    if now < claim_.until:
         raise Conflict(
             f"the site is being asked just now, for {claim_.until - now:.0f} s more at most.", remedy="Wait for that."
         )
@@ -405,41 +437,46 @@ def decided(
                  {"who": who, "site": record.session(claim_.session).site, "said": said, "reason": reason[:300]},
                  "WARN")  # fmt: skip
     noted = note(record, claim_.session, words)
-    if taken:
-        return accepted(noted, "ACCEPTED", decision, now)
-    return refused(noted, "REJECTED", f"{who} asked there: {reason}", now, within)
+    return accepted(noted, "ACCEPTED", decision, now) if taken else _freed(noted, "REJECTED", now, within)
 
 
-def unclaim(record: SetRecord, now: float) -> SetRecord:
-    """The acceptance was never sent: everything is as before the claim, to be tried again."""
-    mine = _unresolved(record).session
-    turned = _one(record, mine, lambda item: replace(item, modified=now, offer=b""))
-    return replace(turned, claim=None)
+def unclaim(record: SetRecord, now: float, within: float = 0.0) -> SetRecord:
+    """The acceptance was never sent: everything is as before the claim, to be tried again. What was owed is owed
+    again, to be done by the caller `within` so many seconds."""
+    claim_ = _unresolved(record)
+    turned = _one(record, claim_.session, lambda item: replace(item, modified=now, offer=b""))
+    owed = Owed(claim_.instead_of, now + within) if claim_.owing and claim_.instead_of else None
+    return replace(turned, claim=None, owed=owed)
 
 
 def refused(record: SetRecord, phase: str, reason: str, now: float, within: float = 60.0) -> SetRecord:
     """It is proved that the site did not take it: the session ends (REJECTED or EXPIRED), the others are free again.
     Where the request wants it taken further, that is owed, to be done by the caller `within` so many seconds."""
     mine = _unresolved(record).session
-    ended = phase if phase in phases.REFUSED else "REJECTED"
-    turned = _one(record, mine, lambda item: replace(item, phase=ended, modified=now, offer=b""))
     told = Note(now, "uri:acceptance-refused", "{site} refused: {reason}",
                 {"site": record.session(mine).site, "reason": reason[:300]}, "ERROR")  # fmt: skip
+    return _freed(note(record, mine, told), phase if phase in phases.REFUSED else "REJECTED", now, within)
+
+
+def _freed(record: SetRecord, phase: str, now: float, within: float) -> SetRecord:
+    """The claimed session has ended in `phase`, unaccepted."""
+    mine = _unresolved(record).session
+    turned = _one(record, mine, lambda item: replace(item, phase=phase, modified=now, offer=b""))
     onward = record.failover or record.direct or record.requote is not None
     owed = Owed(mine, now + within) if onward else None
-    return replace(note(turned, mine, told), claim=None, closed=not record.pending, owed=owed)
+    return replace(turned, claim=None, closed=not record.pending, owed=owed)
 
 
-def settled(record: SetRecord) -> SetRecord:
-    """What was owed after a refusal is done, or cannot be. Idempotent."""
-    return replace(record, owed=None) if record.owed else record
+def settled(record: SetRecord, session: UUID) -> SetRecord:
+    """What was owed after the refusal of `session` is done, or cannot be. Idempotent; another debt stands."""
+    return replace(record, owed=None) if record.owed and record.owed.session == session else record
 
 
 def requoted(record: SetRecord, uuid: UUID, fresh: Sequence[SessionRecord], words: Note, now: float) -> SetRecord:
     """The site of a session that ended unaccepted was asked anew: its `fresh` offers join the set, closed or not, and
-    the session says in `words` what came of it. Once an offer is claimed they are kept as REJECTED, to be released.
-    Idempotent: what has joined does not join again."""
-    late = record.claim is not None
+    the session says in `words` what came of it. Once an offer is claimed, or the request was given up, they are kept
+    as REJECTED, to be released. Idempotent: what has joined does not join again."""
+    late = record.claim is not None or record.given_up is not None
     known = {item.uuid for item in record.sessions}
     sessions = tuple(
         replace(item, phase="REJECTED", modified=now) if late or item.excluded else item
@@ -465,12 +502,22 @@ def reject(record: SetRecord, uuid: UUID, now: float) -> SetRecord:
     item = record.session(uuid)
     if item.phase in phases.REFUSED:
         return record
-    if item.phase != "OFFERED" or (record.claim and record.claim.session == uuid):
+    must_not_be_in_doubt(record, uuid)
+    if item.phase != "OFFERED":
         raise Conflict(
             f"the session is {item.phase}; only an OFFERED one can be rejected.",
             remedy="" if item.phase in phases.TERMINAL else "Cancel it instead.",
         )
     return _one(record, uuid, lambda item: replace(item, phase="REJECTED", modified=now))
+
+
+def must_not_be_in_doubt(record: SetRecord, uuid: UUID) -> None:
+    """Raises Conflict for a session that is being accepted: nobody knows yet what there is to end."""
+    if record.claim and record.claim.session == uuid and record.claim.state != "taken":
+        site = record.session(uuid).site
+        raise Conflict(
+            f"{site} is being asked whether it took it.", remedy="Wait for the answer. If it did, cancel it then."
+        )
 
 
 def followed(record: SetRecord) -> SetRecord:
@@ -535,7 +582,10 @@ def lost(record: SetRecord, uuid: UUID, now: float) -> SetRecord:
 
 
 def give_up(record: SetRecord, uuid: UUID, reasons: Sequence[str], now: float) -> SetRecord:
-    """Nobody took a direct request: a session FAILED stands for it, and every offer left is to be released."""
+    """Nobody took a direct request: a session FAILED stands for it, and every offer left is to be released. Idempotent;
+    a set in which somebody has claimed an offer meanwhile is not given up, and returned as it is."""
+    if record.claim is not None or record.given_up is not None:
+        return record
     words = tuple(Note(now, "uri:direct-refused", "{reason}", {"reason": text[:1000]}, "ERROR") for text in reasons)
     failed = SessionRecord(uuid, "", "", "", "FAILED", released=True, notes=words[:NOTES_KEPT], modified=now)
     turned = _map(

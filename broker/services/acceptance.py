@@ -9,7 +9,7 @@ After a crash the timer `claim` brings the same steps back.
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import os
 from collections.abc import Callable, Sequence
 from uuid import UUID
@@ -48,12 +48,13 @@ _log = structlog.get_logger(__name__)
 
 RETRY_MOST = 30.0  # seconds between two looks at a doubtful acceptance, at most
 READ_LIMIT = 5.0  # seconds for reading back what became of one
+UNDO_FIRST = 1.0  # seconds until a claim that could not be undone is looked for again; doubled each time
 SLACK = 5.0  # seconds beyond both within which a live worker has written down how it ended
 CANCEL_LIMIT = 60.0  # seconds for a cancellation; a site's own limit, where lower, is kept by its guard
 
 
 class _HeldBack(Unavailable):
-    """Our own guard let nothing out: the offer stands as it stood."""
+    """Nothing was sent, by our own guard or for want of time: the offer stands as it stood."""
 
 
 class Acceptance:
@@ -79,6 +80,13 @@ class Acceptance:
         self._requoting = requoting
         self._window, self._clock, self._readers = window, clock, readers
         self._forward_limit, self._patience, self._guarded = forward, patience, guarded
+        self._undoing: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Give up what is still being undone; others find it when its time is over."""
+        for task in self._undoing:
+            task.cancel()
+        await asyncio.gather(*self._undoing, return_exceptions=True)
 
     # ── what callers do ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -160,21 +168,47 @@ class Acceptance:
 
     async def _claim(self, uuid: UUID, offer: bytes, token: str, instead_of: UUID | None) -> SetRecord:
         """Durable on return. Raises Unavailable: nothing is sent then, and what may have been written is undone."""
-        now = self._clock.now()
 
         def step(r: SetRecord) -> SetRecord:
-            return offerset.claim(r, uuid, offer, now, self.within, token, instead_of)
+            return offerset.claim(r, uuid, offer, self._clock.now(), self.within, token, instead_of)
 
         try:
             return (await self._records.change(uuid, step))[1]
+        except asyncio.CancelledError:
+            self._undo_later(uuid, token)
+            raise
         except Unavailable:
-            with contextlib.suppress(Unavailable):  # then the timer finds that nothing came of it
-                await self._records.change(uuid, lambda r: self._undone(r, token))
+            if not await self._undo(uuid, token):
+                self._undo_later(uuid, token)
             raise
 
-    def _undone(self, record: SetRecord, token: str) -> SetRecord:
-        mine = record.claim is not None and record.claim.token == token
-        return offerset.unclaim(record, self._clock.now()) if mine else record
+    async def _undo(self, uuid: UUID, token: str) -> bool:
+        """Undo the claim of that token, under which nothing was sent. False: it is not there, or not to be had yet."""
+
+        def step(r: SetRecord) -> SetRecord:
+            mine = r.claim is not None and r.claim.token == token and r.claim.state == "forwarding"
+            return offerset.unclaim(r, self._clock.now()) if mine else r
+
+        try:
+            before, after = await self._records.change(uuid, step)
+        except BrokerError:
+            return False
+        return after is not before
+
+    def _undo_later(self, uuid: UUID, token: str) -> None:
+        """Whoever finds a claim of which nobody says what became would have to withdraw the offer. As long as we live
+        we know better: look for it until its time is over."""
+        task = asyncio.create_task(self._undo_on(uuid, token))
+        self._undoing.add(task)
+        task.add_done_callback(self._undoing.discard)
+
+    async def _undo_on(self, uuid: UUID, token: str) -> None:
+        until, pause = self._clock.monotonic() + self.within, UNDO_FIRST
+        while self._clock.monotonic() < until:
+            await self._clock.sleep(pause)
+            if await self._undo(uuid, token):
+                return
+            pause *= 2
 
     @property
     def within(self) -> float:
@@ -189,11 +223,16 @@ class Acceptance:
 
     async def _go_on(self, record: SetRecord) -> SetRecord:
         """After a proved refusal, what is owed: the same site at a price that the request accepts, then the
-        next-ranked offers where it asked for failover. Safe to repeat and to interrupt."""
+        next-ranked offers where it asked for failover. It is owed still where our own guard held one of them back.
+        Safe to repeat and to interrupt."""
         if record.owed is None or record.claim is not None:
             return record
-        record = await self._next(record, {}, others=record.failover or record.direct)
-        return record if record.claim else (await self._records.change(record.uuid, offerset.settled))[1]
+        held: dict[UUID, str] = {}
+        record = await self._next(record, held, others=record.failover or record.direct)
+        if record.claim is not None or record.owed is None or held:
+            return record
+        owed = record.owed.session
+        return (await self._records.change(record.uuid, lambda r: offerset.settled(r, owed)))[1]
 
     async def _next(self, record: SetRecord, held: dict[UUID, str], *, others: bool = True) -> SetRecord:
         """One offer after the other, until one is taken or in doubt, or none is left. What our own guard holds back is
@@ -209,16 +248,19 @@ class Acceptance:
                 record = await self._accept(record, best, onward=False)
             except _HeldBack as error:
                 held[best] = error.detail
+                record = await self._records.load(best)
             except Conflict:  # it expired meanwhile, or somebody else took one
                 record = await self._records.load(best)
         return record
 
     async def _candidate(self, record: SetRecord, tried: set[UUID], anew: set[UUID], *, others: bool) -> UUID | None:
         """After a refusal what that site offers now, where the request accepts its price; else the first-ranked.
-        `anew`: the refused ones whose site was asked already."""
-        if record.owed is not None and record.owed.session not in anew:
-            anew.add(record.owed.session)
-            fresh = await self._requoting.ask(record, record.owed.session)
+        `anew`: the refused ones whose site was asked already. A site that refuses also what it offered anew is not
+        asked a third time: it could go on like that for ever."""
+        refused = record.owed.session if record.owed else None
+        if refused is not None and refused not in anew and not record.session(refused).requoted:
+            anew.add(refused)
+            fresh = await self._requoting.ask(record, refused)
             if fresh is not None and fresh not in tried:
                 return fresh
         if not others:
@@ -230,23 +272,53 @@ class Acceptance:
     async def _forward(self, record: SetRecord, *, only: bool) -> SetRecord:
         """Send the acceptance once. The record comes back taken, refused, or in doubt.
 
-        `only`: nothing was sent before. Then what surely did not reach the site, and a refusal, are proof; of a
-        repetition they prove nothing of what was sent first. Raises _HeldBack: then the claim is undone."""
+        `only`: nothing was sent before. Then what surely did not reach the site, and a refusal, are proof, as long as
+        nobody else took the claim up; of a repetition they prove nothing of what was sent first. Raises _HeldBack:
+        then the claim is undone."""
         item = _claimed(record)
         try:
-            sighting = await self._planner(item.site).accept(order(record, item), self._deadline(self._forward_limit))
+            deadline = self._deadline(self._time_to_send(record, item))
+            sighting = await self._planner(item.site).accept(order(record, item), deadline)
         except SiteError as error:
             _log.warning(
                 "acceptance failed", site=item.site, session=str(item.uuid), proof=error.proof, why=error.detail
             )
             if only and isinstance(error, NotAsked):
-                await self._resolve_to(record, lambda r: offerset.unclaim(r, self._clock.now()))
-                remedy = "Nothing was sent, and the offer still stands: accept it again."
-                raise _HeldBack(error.detail, remedy=remedy, retry_after=error.retry_after) from error
+                return await self._hand_back(record, error)
             if only and error.proof:
-                return await self._refuse(record, "REJECTED", error.detail)
+                return await self._refuse(record, "REJECTED", error.detail, untouched=True)
             return await self._read(record, error.detail)
         return await self._judge(record, sighting, f"its answer shows the phase {sighting.phase}")
+
+    def _time_to_send(self, record: SetRecord, item: SessionRecord) -> float:
+        """Seconds. Raises NotAsked where the time of the claim, or of the offer, went by while it was written down:
+        others may be withdrawing it by now."""
+        now = self._clock.now()
+        until = record.claim.until - READ_LIMIT - SLACK if record.claim else now
+        if now >= until or (item.expires is not None and now >= item.expires):
+            raise NotAsked("it took too long to write down that it is accepted", retry_after=1.0)
+        return min(self._forward_limit, until - now)
+
+    async def _hand_back(self, record: SetRecord, error: NotAsked) -> SetRecord:
+        """Nothing was sent. Raises _HeldBack; returns the record where others took the claim up meanwhile, and may
+        have sent it: then what we know proves nothing."""
+        claim = record.claim
+        if claim is None:
+            return record
+
+        def step(r: SetRecord) -> SetRecord:
+            return offerset.unclaim(r, self._clock.now(), self.within) if offerset.untouched(r, claim) else r
+
+        try:
+            before, after = await self._records.change(claim.session, step)
+        except Unavailable:
+            self._undo_later(claim.session, claim.token)
+            raise
+        if after is before:
+            return after
+        raise _HeldBack(
+            error.detail, remedy="Nothing was sent: accept it again.", retry_after=error.retry_after
+        ) from error
 
     async def _read(self, record: SetRecord, why: str) -> SetRecord:
         """One look at what the site knows of it; without an answer it stays in doubt."""
@@ -292,11 +364,18 @@ class Acceptance:
             _log.info("accepted", site=item.site, session=str(item.uuid), phase=phase)
         return after
 
-    async def _refuse(self, record: SetRecord, phase: str, reason: str) -> SetRecord:
-        item = _claimed(record)
+    async def _refuse(self, record: SetRecord, phase: str, reason: str, *, untouched: bool = False) -> SetRecord:
+        """`untouched`: it is proved for our own sending alone, and means nothing once others took the claim up."""
+        item, claim = _claimed(record), record.claim
         _log.info("acceptance refused", site=item.site, session=str(item.uuid), why=reason)
         now = self._clock.now()
-        return await self._resolve_to(record, lambda r: offerset.refused(r, phase, reason, now, self.within))
+
+        def step(r: SetRecord) -> SetRecord:
+            if untouched and claim is not None and not offerset.untouched(r, claim):
+                return r
+            return offerset.refused(r, phase, reason, now, self.within)
+
+        return await self._resolve_to(record, step)
 
     async def _doubt(self, record: SetRecord, reason: str, *, fencing: bool = False) -> SetRecord:
         return await self._resolve_to(record, lambda r: offerset.doubt(r, self._clock.now(), reason, fencing=fencing))
@@ -318,8 +397,10 @@ class Acceptance:
         record = await self._records.by_key(key)
         if record is None or record.claim is None or record.claim.state == "taken":
             return None
+        if record.claim.state == "forwarding" and self._clock.now() < record.claim.until:
+            return record.claim.until  # whoever claimed is at it
         # A forward that nobody finished: its worker died. Whether it was sent is not known.
-        record = await self._read(record, record.claim.reason or "the broker restarted while it was asking")
+        record = await self._read(record, record.claim.reason or "whoever was asking did not say how it ended")
         if record.claim is not None and record.claim.state != "taken":
             record = await self._press(record)
         record = await self._go_on(record)
@@ -330,9 +411,10 @@ class Acceptance:
     async def go_on(self, key: str) -> float | None:
         """The timer `owed`: take a set further after a refusal, as far as its request asked for that. Idempotent."""
         record = await self._records.by_key(key)
-        if record is not None:
-            await self._go_on(record)
-        return None
+        if record is None:
+            return None
+        record = await self._go_on(record)
+        return record.owed.at if record.owed else None
 
     async def _press(self, record: SetRecord) -> SetRecord:
         """The site reads OFFERED, or nothing. Send again where that is safe, while the offer lasts; withdraw where
@@ -344,7 +426,7 @@ class Acceptance:
             return record  # registered no more: nobody can be asked, until it is again
         lasts = item.expires is None or self._clock.now() < item.expires
         if entry.profile is not None and entry.profile.repeatable and lasts:
-            return await self._forward(record, only=False)
+            return await self._repeat(record)
         if record.claim is None or self._clock.now() - record.claim.at < self._patience:
             return record
         record = await self._doubt(record, record.claim.reason, fencing=True)
@@ -356,6 +438,15 @@ class Acceptance:
             return await self._doubt(record, error.detail, fencing=True)
         return await self._judge(record, sighting, f"it reads {sighting.phase} after the withdrawal")
 
+    async def _repeat(self, record: SetRecord) -> SetRecord:
+        """Send it once more. That it is being sent is written down first, for whoever would decide meanwhile."""
+        until = self._clock.now() + self.within
+        record = await self._resolve_to(record, lambda r: offerset.sending(r, until))
+        if record.claim is None or record.claim.state == "taken":
+            return record
+        record = await self._forward(record, only=False)
+        return (await self._records.change(record.uuid, lambda r: offerset.sent(r, until)))[1]
+
     # ── cancelling ────────────────────────────────────────────────────────────────────────────────
 
     async def _cancel(self, record: SetRecord, uuid: UUID) -> SetRecord:
@@ -364,6 +455,7 @@ class Acceptance:
             if item.phase == "CANCELLED":
                 return record
             raise Conflict(f"the session is over ({item.phase}).", remedy="Nothing is left to cancel.")
+        offerset.must_not_be_in_doubt(record, uuid)
         if record.taken != uuid:
             raise Conflict(f"the session is {item.phase}, not accepted.", remedy="Send REJECTED for an offer.")
         try:

@@ -7,6 +7,7 @@ the set either way, so that the person can choose by hand.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from broker.domain.plain import strict
 from broker.domain.ranking import Ranked
 from broker.domain.request import ExecutionRequest
 from broker.domain.setbody import SetBody
-from broker.errors import NotFound, SiteError
+from broker.errors import BrokerError, NotFound, SiteError, Unconfirmed
 from broker.ports import Ask, Clock
 from broker.services.gathering import Gathering
 from broker.services.records import Records
@@ -59,7 +60,8 @@ class Requoting:
         body = setbody.decode(data)
         fresh = [item for item in self._open(record, old) if item.uuid != uuid]
         if not fresh:
-            record, body, fresh = await self._join(record, old, body)
+            # Shielded: what the site offers is to be known, whether or not its caller is still there.
+            record, body, fresh = await asyncio.shield(self._join(record, old, body))
         return _within(body, record, uuid, fresh)
 
     def _open(self, record: SetRecord, old: SessionRecord) -> list[SessionRecord]:
@@ -87,7 +89,13 @@ class Requoting:
             grown = msgspec.structs.replace(body, kept=(*present, *kept))
             return offerset.requoted(r, old.uuid, fresh, words, now), setbody.encode(grown)
 
-        _, after = await self._records.rewrite(record.uuid, step)
+        try:
+            _, after = await self._records.rewrite(record.uuid, step)
+        except Unconfirmed:
+            raise  # they are in the set
+        except BrokerError:
+            await gathering.release(old.site, outcome, self._clock)
+            raise
         known = {item.uuid for item in fresh}
         return after, body, [item for item in after.open_sessions(now) if item.uuid in known]
 
@@ -129,12 +137,16 @@ def _marked(item: SessionRecord, excluded: Mapping[str, str]) -> SessionRecord:
 
 
 def _within(body: SetBody, record: SetRecord, old: UUID, fresh: list[SessionRecord]) -> UUID | None:
-    """The best of the fresh offers, if its price is known to have risen no more than the request accepts."""
-    was, best = _pay(body, old), _best(body, fresh)
-    if was is None or best is None or best.score is None or best.score.pay.stand_in:
+    """The best of the fresh offers whose price is known to have risen no more than the request accepts."""
+    was = _pay(body, old)
+    if was is None:
         return None
     most = was * (1.0 + (record.requote or 0.0))
-    return UUID(best.session) if best.score.pay.pessimistic <= most + 1e-9 * abs(most) else None
+    for ranked in _ranked(body, fresh):
+        pay = ranked.score.pay if ranked.score else None
+        if pay is not None and not pay.stand_in and pay.pessimistic <= most + 1e-9 * abs(most):
+            return UUID(ranked.session)
+    return None
 
 
 def _pay(body: SetBody, uuid: UUID) -> float | None:
@@ -145,24 +157,40 @@ def _pay(body: SetBody, uuid: UUID) -> float | None:
     return ranked.score.pay.pessimistic
 
 
-def _best(body: SetBody, fresh: list[SessionRecord]) -> Ranked | None:
+def _ranked(body: SetBody, fresh: list[SessionRecord]) -> list[Ranked]:
+    """Best first."""
     uuids = {str(item.uuid) for item in fresh if not item.excluded}
-    return next((ranked for ranked in body.ranking() if ranked.session in uuids and ranked.excluded is None), None)
+    return [ranked for ranked in body.ranking() if ranked.session in uuids and ranked.excluded is None]
 
 
 def _words(
     body: SetBody, record: SetRecord, old: SessionRecord, fresh: list[SessionRecord], outcome: Outcome, now: float
 ) -> Note:
-    values = {"site": old.site, "currency": body.wishes.currency, "accepted": f"{(record.requote or 0.0):.0%}"}
-    was, best = _pay(body, old.uuid), _best(body, fresh)
+    """What the owner of `old` is told, and may do."""
+    within, ranking = _within(body, record, old.uuid, fresh), _ranked(body, fresh)
+    best = next((ranked for ranked in ranking if within is None or ranked.session == str(within)), None)
+    values = {
+        "site": old.site,
+        "currency": body.wishes.currency,
+        "accepted": f"{100.0 * (record.requote or 0.0):g}%",
+    }
     if best is None or best.score is None:
         reasons = "; ".join(map(str, outcome.reasons)) if isinstance(outcome, Declined) else ""
         values["reason"] = reasons or "it made no offer that fits"
         return Note(now, "uri:asked-anew", "{site} was asked anew and offers nothing: {reason}", values)
     values |= {"session": best.session, "price": f"{best.score.pay.pessimistic:.2f}"}
+    was = _pay(body, old.uuid)
     if was is None or best.score.pay.stand_in:
-        text = "{site} was asked anew; what the price was, or is, is not known, so nothing is accepted by itself."
+        text = "{site} was asked anew. What the price was, or is, is not known" + _BY_HAND
     else:
         values["before"] = f"{was:.2f}"
-        text = "{site} was asked anew: {price} {currency} after {before}; a rise of {accepted} is accepted."
+        text = "{site} was asked anew and wants {price} {currency}, after {before}: "
+        text += (
+            "within the accepted rise of {accepted}."
+            if within
+            else "more than the accepted rise of {accepted}" + _BY_HAND
+        )
     return Note(now, "uri:asked-anew", text, values)
+
+
+_BY_HAND = ", so it is not taken by itself. If you want it, accept session {session}."
