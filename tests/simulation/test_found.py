@@ -114,6 +114,7 @@ async def test_a_disk_that_is_full_is_not_asked_for_timers_without_a_pause(clock
     await clock.asleep()
     assert clock.next_wake() == pytest.approx(REFUSED)
     running.cancel()
+    await asyncio.wait([running])
 
 
 class Full:

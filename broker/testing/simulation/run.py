@@ -36,6 +36,7 @@ from broker.testing.simulation.weather import Weather
 FAULTS = 60.0  # seconds
 PEOPLE = 900.0  # seconds within which the last of them has surely been told something
 REST = 1500.0  # seconds after the faults within which all that can be finished is
+ENDINGS = 50  # seconds within which whatever was cancelled has surely ended
 LOOK = 15.0  # seconds between two looks whether all is at rest
 TIMERS = f"SELECT aggregate, key, due, ready FROM timers WHERE key != '{FORGET}' ORDER BY aggregate, key"  # noqa: S608 - a constant
 NAMES = ("alba", "borealis", "cirrus", "dune")
@@ -65,7 +66,7 @@ class World(Surroundings):
         self.now = 0.0  # by the store's clock, at the end
         self.lines: dict[tuple[str, str], str] = {}
         self.stuck: list[str] = []
-        self._lives = 0
+        self._all: list[Life] = []
         self._changed = asyncio.Event()
 
     async def run(self, store: SqliteStore) -> None:
@@ -89,18 +90,29 @@ class World(Surroundings):
             for set_ in person.sets:
                 await self._read(person, set_)
         self.now, self.lines = self.truth.now(), await self._listed()
+        await self._end()
+
+    async def _end(self) -> None:
+        """Nobody is left: what a task does at its end it does here, and not whenever it is collected."""
+        self.given_up.update(self.replicas)
         for life in list(self.lives.values()):
-            self.given_up.add(life.replica)
             life.die("the end")
-        await asyncio.sleep(0)
+        for _ in range(ENDINGS):
+            tasks = [task for life in self._all for task in life.tasks]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=1.0) if tasks else await asyncio.sleep(1.0)
+            if not tasks:
+                return
+        self.stuck.append("a task that is cancelled does not end")
 
     # ── replicas ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _start(self, replica: str) -> None:
         if replica in self.given_up or (replica in self.lives and not self.lives[replica].dead):
             return
-        self._lives += 1
-        life = self.lives[replica] = Life(replica, self._lives, self)
+        life = self.lives[replica] = Life(replica, len(self._all) + 1, self)
+        self._all.append(life)
         life.spawn(self._boot(life))
 
     async def _boot(self, life: Life) -> None:

@@ -30,8 +30,8 @@ class Weather:
             random,
             network=random.choice((0.0, 0.02, 0.1, 0.3)),
             sites=random.choice((0.0, 0.05, 0.2)),
-            store=random.choice((0.0, 0.0, 0.01, 0.05)),
-            deaths=random.choice((0.0, 0.0, 0.003, 0.01)),
+            store=random.choice((0.0, 0.0, 0.01, 0.05, 0.2)),
+            deaths=random.choice((0.0, 0.0, 0.003, 0.01, 0.03)),
             hangs_up=random.choice((0.0, 0.1, 0.3)),
             slow=random.choice((0.0, 0.02, 0.1)),
         )
