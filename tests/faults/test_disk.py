@@ -94,4 +94,3 @@ async def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, start:
         path = (await desk.offers())[0]
         assert (await desk.accept(path)).status == 200
         assert (await desk.until(path), alba.runs) == ("COMPLETED", 1)
-        assert desk.program.stop() == 0

@@ -44,7 +44,7 @@ class Scale(NamedTuple):
     lives: float  # seconds that an offer stands
 
 
-QUICK = Scale(replicas=1, seconds=4.0, people=6, pause=1.5, lives=8.0)
+QUICK = Scale(replicas=1, seconds=4.0, people=6, pause=1.5, lives=6.0)
 LONG = Scale(replicas=3, seconds=120.0, people=24, pause=3.0, lives=30.0)
 
 

@@ -181,6 +181,7 @@ async def test_a_reply_of_redis_that_is_cut_off_applies_nothing_twice(
         assert set(ends) <= ({"COMPLETED"} if word == b"TAKEN" else {"COMPLETED", "REJECTED"})
 
 
+@pytest.mark.faults
 async def test_what_a_dead_and_a_frozen_replica_had_in_hand_the_third_brings_to_its_end(
     own_redis: RedisServer, tmp_path: Path
 ) -> None:
@@ -208,6 +209,7 @@ async def test_what_a_dead_and_a_frozen_replica_had_in_hand_the_third_brings_to_
         await world.nothing_held()
 
 
+@pytest.mark.faults
 async def test_a_failover_of_redis_loses_no_acknowledged_acceptance(tmp_path: Path) -> None:
     want("redis-server", "redis-server")
     want("redis-sentinel", "redis-sentinel")
