@@ -23,7 +23,7 @@ from broker.domain.plain import strict
 from broker.domain.ranking import Ranked
 from broker.domain.request import ExecutionRequest
 from broker.domain.setbody import SetBody
-from broker.errors import BrokerError, NotFound, SiteError, Unconfirmed
+from broker.errors import BrokerError, NotFound, SiteError
 from broker.ports import Ask, Clock
 from broker.services.gathering import Gathering
 from broker.services.records import Records
@@ -91,13 +91,21 @@ class Requoting:
 
         try:
             _, after = await self._records.rewrite(record.uuid, step)
-        except Unconfirmed:
-            raise  # they are in the set
         except BrokerError:
-            await gathering.release(old.site, outcome, self._clock)
+            if await self._surely_lost(record, fresh):
+                await gathering.release(old.site, outcome, self._clock)
             raise
         known = {item.uuid for item in fresh}
         return after, body, [item for item in after.open_sessions(now) if item.uuid in known]
+
+    async def _surely_lost(self, record: SetRecord, fresh: list[SessionRecord]) -> bool:
+        """Whether offers whose writing went wrong are not in the set. Where that cannot be read they are left to
+        expire."""
+        try:
+            present = {item.uuid for item in (await self._records.load(record.uuid)).sessions}
+        except BrokerError:
+            return False
+        return present.isdisjoint(item.uuid for item in fresh)
 
     async def _quote(self, record: SetRecord, old: SessionRecord, body: SetBody) -> tuple[Outcome, Gathering]:
         request = ExecutionRequest.model_validate(msgspec.json.decode(body.request))
