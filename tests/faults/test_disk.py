@@ -5,14 +5,16 @@ A small file system of its own, with the store and the log on it. Linux and root
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from broker.testing.desk import Desk, eventually, place
+from broker.testing.desk import Desk, eventually, opened, place
 
 pytestmark = [pytest.mark.system]
 SIZE = 4 << 20
@@ -55,10 +57,12 @@ async def ask_until_refused(desk: Desk) -> list[str]:
     pytest.fail("the disk is not full")
 
 
-async def test_a_full_disk_acknowledges_nothing_and_sends_nothing(small: Path, start: Callable[..., Desk]) -> None:
-    async with place("alba") as alba, place("borealis", price=5.0) as borealis:
+async def test_a_full_disk_acknowledges_nothing_and_sends_nothing(small: Path) -> None:
+    async with AsyncExitStack() as stack:
+        alba = await stack.enter_async_context(place("alba"))
+        borealis = await stack.enter_async_context(place("borealis", price=5.0))
         sites = {p.name: {"url": p.wire.url, "poll": 0.2, "timeout": 1.0} for p in (alba, borealis)}
-        desk = start(folder=small, sites=sites, fanout={"deadline": 2.0})
+        desk = await stack.enter_async_context(opened(small, sites=sites, fanout={"deadline": 2.0}))
         await desk.live("alba", "borealis")
         kept, other = (await desk.offers())[0], (await desk.offers())[0]
         assert (await desk.accept(kept)).json()["phase"] not in ("OFFERED", "REJECTED")
@@ -80,16 +84,18 @@ async def test_a_full_disk_acknowledges_nothing_and_sends_nothing(small: Path, s
         assert [await desk.until(path) for path in (kept, other)] == ["COMPLETED", "COMPLETED"]
         assert sorted(alba.site.executions.values()) == [1, 1]
         desk.program.kill()
-        desk.program.start()
+        await asyncio.to_thread(desk.program.start)
         assert [(await desk.send("GET", path)).status for path in kept_sets] == [200] * len(kept_sets)
         assert [await desk.until(path) for path in (kept, other)] == ["COMPLETED", "COMPLETED"]
 
 
-async def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, start: Callable[..., Desk]) -> None:
-    async with place("alba") as alba:
-        (tmp_path / "mute").mkdir()
-        (tmp_path / "mute" / "log").symlink_to("/dev/full")
-        desk = start("mute", sites={"alba": {"url": alba.wire.url, "poll": 0.2}})
+async def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "mute").mkdir()
+    (tmp_path / "mute" / "log").symlink_to("/dev/full")
+    async with AsyncExitStack() as stack:
+        alba = await stack.enter_async_context(place("alba"))
+        sites = {"alba": {"url": alba.wire.url, "poll": 0.2}}
+        desk = await stack.enter_async_context(opened(tmp_path, "mute", sites=sites))
         await desk.live("alba")
         path = (await desk.offers())[0]
         assert (await desk.accept(path)).status == 200
