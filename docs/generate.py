@@ -227,10 +227,13 @@ REMEDIES: Mapping[str, str] = {
 MEANINGS: Mapping[str, tuple[str, str]] = {
     "uri:acceptance-doubt": (
         "It is not known whether the site took it.",
-        "Wait: it is being asked. Nothing runs twice.",
+        "Wait: it is being asked, and nothing runs twice. Operators: `broker resolve`.",
     ),
     "uri:acceptance-decided": ("A person who asked at the site says how a doubtful acceptance ended.", "Nothing."),
-    "uri:accepted-instead": ("Another session was accepted in place of this one.", "Go on with that one."),
+    "uri:accepted-instead": (
+        "Another session was accepted in place of this one, or its site was asked and has not said so yet.",
+        "Go on with that one.",
+    ),
     "uri:asked-anew": (
         "The site was asked again, since its offer was refused or had expired, and what it wants now.",
         "Where nothing was accepted by itself: accept what it offers now, or another.",

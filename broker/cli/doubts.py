@@ -13,6 +13,7 @@ from broker.cli.exits import Exit
 from broker.cli.jobs import Json
 from broker.cli.lists import print_rows
 from broker.client.broker import Broker
+from broker.client.sessions import Session
 from broker.client.words import plain, short
 from broker.domain.quantities import parse_instant
 from broker.errors import BadInput, NotFound
@@ -31,10 +32,12 @@ def resolve(
     desk = desks.of(context)
 
     async def work(broker: Broker) -> int:
+        if session is None and (taken is not None or because):
+            raise BadInput("which session is wanted.", remedy="See: broker resolve")
         doubts = await broker.doubts()
         if session is None:
             return _list(desk, doubts, json=json)
-        if taken is None or not because:
+        if taken is None or not (because and because.strip()):
             raise BadInput(
                 "how it ended is wanted, and who said so.", remedy='Add --taken or --not-taken, and --because "…".'
             )
@@ -43,9 +46,17 @@ def resolve(
             desk.screen.json(ended.document.to_wire())
         else:
             desk.screen.say(f"session {short(ended.uuid)}: {ended.state}")
+            _what_followed(desk, ended)
         return Exit.DONE
 
     desk.run(work)
+
+
+def _what_followed(desk: Desk, ended: Session) -> None:
+    """Whether something else was accepted in its place, or its site asked anew."""
+    items = (ended.document.meta.messages if ended.document.meta else None) or ()
+    if items and items[-1].kind in ("uri:accepted-instead", "uri:asked-anew"):
+        desk.screen.note(ended.messages[-1])
 
 
 def _list(desk: Desk, doubts: Sequence[Mapping[str, Any]], *, json: bool) -> int:

@@ -240,8 +240,8 @@ async def _accept(desk: Desk, session: Session, others: int | None, *, watch: bo
 
 async def _doubt(desk: Desk, session: Session, follower: Follower, *, watch: bool, json: bool) -> int:
     """The broker does not yet know whether the site took it. It finds out; nobody sends twice."""
-    said = session.messages[-1] if session.messages else f"asking {session.site} whether it took it"
-    desk.screen.note(f"{session.phase}: {said}; nothing is sent twice")
+    asking = f"{session.site} is being asked whether it took it. Nothing runs twice."
+    desk.screen.note(f"{session.phase}: {session.messages[-1] if session.messages else asking}")
     if watch:
         return await _follow(desk, session, follower, json=json)
     desk.screen.note(f"Look again: broker watch {short(session.uuid)}")

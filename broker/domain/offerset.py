@@ -62,12 +62,22 @@ class SessionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     assumed: bool = False
 
 
+class Owed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """After a proved refusal of `session` somebody is to go on with another offer. `at`: when whoever does has surely
+    ended, so that others take it up. `instead_of`: the session that was asked for in the first place, where `session`
+    was tried instead."""
+
+    session: UUID
+    at: float
+    instead_of: UUID | None = None
+
+
 class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
     """The one offer that is being, or was, accepted. `state`: forwarding, doubt, fencing, taken. `until`: when whoever
     sends it has surely ended, so that its silence means its death. `tries` counts the answers that left it in
     doubt; `followed`: the session stands on its site's watch list. `token`: drawn by whoever claimed, and knows it by
-    that. `instead_of`: the session in whose place this one is accepted; `owing`: after the refusal of that one, so
-    that it is owed again if this one is never sent."""
+    that. `instead_of`: the session in whose place this one is accepted. `owing`: what was owed when it was made, and
+    is owed again if it is never sent."""
 
     session: UUID
     at: float
@@ -78,15 +88,7 @@ class Claim(msgspec.Struct, frozen=True, omit_defaults=True):
     until: float = 0.0
     token: str = ""
     instead_of: UUID | None = None
-    owing: bool = False
-
-
-class Owed(msgspec.Struct, frozen=True):
-    """After a proved refusal of `session` somebody is to go on with another offer. `at`: when whoever does has surely
-    ended, so that others take it up."""
-
-    session: UUID
-    at: float
+    owing: Owed | None = None
 
 
 class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -334,11 +336,9 @@ def claim(
     if not acceptable(item, now):
         raise Conflict(_why_not(item, now), remedy=f"Ask anew: {_again(record)}.")
     held = _one(record, uuid, lambda item: replace(item, offer=offer, modified=now))
-    owed = record.owed
-    mine = Claim(
-        uuid, now, until=now + within, token=token,
-        instead_of=owed.session if owed else instead_of, owing=owed is not None,
-    )  # fmt: skip
+    if record.owed:
+        instead_of = record.owed.instead_of or record.owed.session
+    mine = Claim(uuid, now, until=now + within, token=token, instead_of=instead_of, owing=record.owed)
     return replace(held, claim=mine, owed=None)
 
 
@@ -369,7 +369,10 @@ def _again(record: SetRecord) -> str:
 def _in_the_way(record: SetRecord, other: SessionRecord) -> Conflict:
     """A set whose offer was taken gives no other, not even after the session has ended: hence ask anew."""
     if record.taken is None:
-        return Conflict(f"the offer of {other.site} is being accepted (session {other.uuid}).", remedy="Wait for it.")
+        text = f"the offer of {other.site} is being accepted (session {other.uuid})."
+        if record.claim and record.claim.tries:
+            text = f"{other.site} was asked to accept session {other.uuid}, and has not said whether it did."
+        return Conflict(text, remedy=f"Wait for it: broker watch {str(other.uuid)[:8]}.")
     over = other.phase in phases.TERMINAL
     first = "" if over else f"Cancel that one if you do not want it: broker cancel {str(other.uuid)[:8]}. "
     text = f"{other.site} already accepted (session {other.uuid}, {other.phase})."
@@ -396,14 +399,24 @@ def doubt(record: SetRecord, now: float, reason: str, *, fencing: bool = False) 
     changed = replace(claim_, state=state, tries=claim_.tries + 1, reason=reason[:300])
     if claim_.state == "forwarding":
         changed = replace(changed, until=0.0)
-    site = record.session(claim_.session).site
-    template = (
-        "{site} does not say that it took the session: withdrawing it there before anything else is tried."
-        if state == "fencing"
-        else "Asking {site} whether it took the session; nothing is sent twice. Cause: {reason}"
-    )
-    note_ = Note(now, "uri:acceptance-doubt", template, {"site": site, "reason": reason[:300]}, "WARN")
-    return replace(note(record, claim_.session, note_), claim=changed)
+    values = {"site": record.session(claim_.session).site}
+    template = "{site} does not say that it took the session: withdrawing it there before anything else is tried."
+    if state == "doubt":
+        values["reason"] = reason[:300]
+        template = (
+            "{site} did not say whether it took the session: it is being asked. Nothing runs twice. Cause: {reason}"
+        )
+    noted = note(record, claim_.session, Note(now, "uri:acceptance-doubt", template, values, "WARN"))
+    words = "{site} was asked to take session {session} instead, and has not said whether it did."
+    return replace(_instead(noted, claim_, words, now), claim=changed)
+
+
+def _instead(record: SetRecord, claim_: Claim, template: str, now: float) -> SetRecord:
+    """Say it to whoever looks at the session in whose place another was claimed."""
+    if claim_.instead_of is None:
+        return record
+    values = {"site": record.session(claim_.session).site, "session": str(claim_.session)}
+    return note(record, claim_.instead_of, Note(now, "uri:accepted-instead", template, values))
 
 
 def accepted(record: SetRecord, phase: str, decision: Decision | None, now: float) -> SetRecord:
@@ -416,10 +429,7 @@ def accepted(record: SetRecord, phase: str, decision: Decision | None, now: floa
         lambda item: replace(item, phase="REJECTED", modified=now),
     )
     turned = _one(turned, mine, lambda item: replace(item, phase=phase, seen=now, modified=now))
-    if claim_.instead_of is not None:
-        values = {"site": record.session(mine).site, "session": str(mine)}
-        words = Note(now, "uri:accepted-instead", "{site} was accepted instead: session {session}.", values)
-        turned = note(turned, claim_.instead_of, words)
+    turned = _instead(turned, claim_, "{site} was accepted instead: session {session}.", now)
     return close(replace(turned, claim=replace(claim_, state="taken"), decision=decision), now)
 
 
@@ -445,8 +455,7 @@ def unclaim(record: SetRecord, now: float, within: float = 0.0) -> SetRecord:
     again, to be done by the caller `within` so many seconds."""
     claim_ = _unresolved(record)
     turned = _one(record, claim_.session, lambda item: replace(item, modified=now, offer=b""))
-    owed = Owed(claim_.instead_of, now + within) if claim_.owing and claim_.instead_of else None
-    return replace(turned, claim=None, owed=owed)
+    return replace(turned, claim=None, owed=claim_.owing and replace(claim_.owing, at=now + within))
 
 
 def refused(record: SetRecord, phase: str, reason: str, now: float, within: float = 60.0) -> SetRecord:
@@ -460,10 +469,11 @@ def refused(record: SetRecord, phase: str, reason: str, now: float, within: floa
 
 def _freed(record: SetRecord, phase: str, now: float, within: float) -> SetRecord:
     """The claimed session has ended in `phase`, unaccepted."""
-    mine = _unresolved(record).session
+    claim_ = _unresolved(record)
+    mine = claim_.session
     turned = _one(record, mine, lambda item: replace(item, phase=phase, modified=now, offer=b""))
     onward = record.failover or record.direct or record.requote is not None
-    owed = Owed(mine, now + within) if onward else None
+    owed = Owed(mine, now + within, claim_.instead_of) if onward else None
     return replace(turned, claim=None, closed=not record.pending, owed=owed)
 
 

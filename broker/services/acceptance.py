@@ -320,19 +320,21 @@ class Acceptance:
             error.detail, remedy="Nothing was sent: accept it again.", retry_after=error.retry_after
         ) from error
 
-    async def _read(self, record: SetRecord, why: str) -> SetRecord:
-        """One look at what the site knows of it; without an answer it stays in doubt."""
+    async def _read(self, record: SetRecord, why: str = "") -> SetRecord:
+        """One look at what the site knows of it; without an answer it stays in doubt. `why`: what is known already of
+        how it came to that."""
         item = _claimed(record)
         try:
             sightings = await self._planner(item.site).status([order(record, item)], self._deadline(READ_LIMIT))
-        except SiteError as error:
-            return await self._doubt(record, f"{why}; then: {error.detail}")
+            entry = self._sites.entry(item.site)
+        except (SiteError, NotFound) as error:
+            return await self._doubt(record, _then(why, error.detail))
         found = sightings.get(item.uuid)
         if isinstance(found, Sighting):
-            return await self._judge(record, found, why)
-        if isinstance(found, SiteForgot) and self._sites.entry(item.site).site.restart_ends_jobs:
+            return await self._judge(record, found, _then(why, f"it reads {found.phase}"))
+        if isinstance(found, SiteForgot) and entry.site.restart_ends_jobs:
             return await self._refuse(record, "REJECTED", "the site restarted and forgot the offer")
-        return await self._doubt(record, f"{why}; then: {found.detail if found else 'no answer'}")
+        return await self._doubt(record, _then(why, found.detail if found else "it says nothing of this session"))
 
     async def _judge(self, record: SetRecord, sighting: Sighting, why: str) -> SetRecord:
         phase = session.SYNONYMS.get(sighting.phase, sighting.phase)
@@ -400,7 +402,8 @@ class Acceptance:
         if record.claim.state == "forwarding" and self._clock.now() < record.claim.until:
             return record.claim.until  # whoever claimed is at it
         # A forward that nobody finished: its worker died. Whether it was sent is not known.
-        record = await self._read(record, record.claim.reason or "whoever was asking did not say how it ended")
+        died = "whoever was asking did not say how it ended" if record.claim.state == "forwarding" else ""
+        record = await self._read(record, died)
         if record.claim is not None and record.claim.state != "taken":
             record = await self._press(record)
         record = await self._go_on(record)
@@ -490,3 +493,7 @@ def _claimed(record: SetRecord) -> SessionRecord:
     if record.claim is None:
         raise Conflict("the acceptance was resolved meanwhile.", remedy="Read the session again.")
     return record.session(record.claim.session)
+
+
+def _then(first: str, second: str) -> str:
+    return f"{first.rstrip('.')}; then: {second}" if first else second

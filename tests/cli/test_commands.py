@@ -214,7 +214,7 @@ async def test_a_doubtful_acceptance_says_so_and_ends_with_6(run: Any, fake: Fak
     ran = await run("accept", "91c2")
     assert ran.code == 6
     assert ran.err.splitlines() == [
-        "OFFERED: asking alba whether it took it; nothing is sent twice",
+        "OFFERED: asking alba whether it took it",
         "Look again: broker watch 91c2",
     ]
 

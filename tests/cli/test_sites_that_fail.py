@@ -62,7 +62,7 @@ async def doubtful(shell: Shell, home: Path, alba: FakeSite) -> str:
     session = (await submit(shell, home))[0]
     alba.behave(accept=SILENT, status="status:500", release="status:500")
     _, _, err = await shell("accept", "1")
-    assert "nothing is sent twice" in err
+    assert "Nothing runs twice" in err
     return session
 
 
@@ -79,6 +79,8 @@ async def test_an_operator_lists_the_doubts_and_ends_one(shell: Shell, home: Pat
     assert "500" in shown["reason"]
     code, _, err = await shell("resolve", session[:8], "--taken")
     assert (code, "who said so" in err) == (2, True)
+    code, _, err = await shell("resolve", "--taken", "--because", "job 17 runs there")
+    assert (code, err) == (2, "which session is wanted. See: broker resolve\n")
     code, out, err = await shell("resolve", session[:8], "--taken", "--because", "job 17 runs there")
     assert (code, out, err) == (0, f"session {session[:4]}: ACCEPTED\n", "")
     assert json.loads((await shell("resolve", "--json"))[1]) == {"doubts": []}

@@ -20,7 +20,7 @@ from broker.domain.offerset import SetRecord
 from broker.domain.site import Profile
 from broker.errors import Conflict, NotAsked, SiteRefused, SiteTimeout, Unavailable
 from broker.ports import Order, Sighting, Store
-from broker.testing.bench import ADA, OPERATOR, Bench, broken_rules, by_site, request
+from broker.testing.bench import ADA, OPERATOR, Bench, broken_rules, by_site, request, uuids
 from broker.testing.clock import FakeClock
 from broker.testing.scripted import ScriptedSite, Step, fails, lost, says
 
@@ -456,3 +456,34 @@ async def test_an_owner_who_wants_it_no_more_while_in_doubt_is_told_to_wait(
     with pytest.raises(Conflict, match="whether it took it") as caught:
         await bench.update(session, wanted)
     assert "cancel it then" in caught.value.remedy
+
+
+@pytest.mark.parametrize("ends", ["ACCEPTED", "doubt"])
+async def test_whoever_asked_for_the_first_is_led_to_the_last_that_was_tried_in_its_place(
+    bench: Bench, alba: ScriptedSite, borealis: ScriptedSite, ends: str
+) -> None:
+    """Also by asking for the first again, and not only from the one before it."""
+    alba.prices = (1.0, 1.5)
+    state = await bench.ask(preferences={"failover": True})
+    first, last = uuids(state)[0], by_site(state)["borealis"]
+    alba.steps["accept"] = [fails(SOLD_OUT), fails(SOLD_OUT)]
+    if ends == "doubt":
+        borealis.steps["accept"] = [lost(SILENT)]
+        borealis.steps["status"] = [fails(SILENT)]
+    for _ in range(2):
+        told = (await bench.accept(first)).item.notes[-1]
+        assert (told.kind, told.values["session"]) == ("uri:accepted-instead", str(last))
+    record = await at_rest(bench, state.record, alba, borealis)
+    assert record.taken == last
+
+
+async def test_a_long_doubt_says_what_it_saw_last_and_not_all_it_ever_saw(bench: Bench, alba: ScriptedSite) -> None:
+    session = by_site(await bench.ask())["alba"]
+    alba.steps["accept"] = [fails(SILENT)]
+    for operation in ("status", "update"):
+        alba.steps[operation] = [fails(SILENT) for _ in range(200)]
+    await bench.accept(session)
+    await bench.settle(1200)
+    (doubt,) = await bench.doubts.list(OPERATOR)
+    assert (doubt.tries > 30, doubt.reason) == (True, "silent")
+    assert len((await bench.record(session)).session(session).notes) < 5
