@@ -90,8 +90,16 @@ def facts(session: SimpleExecutionSession, rank: int | None) -> Facts:
     )
 
 
+def in_doubt(session: SimpleExecutionSession) -> bool:
+    """The broker asked the site to take it, and does not know yet whether it did."""
+    messages = (session.meta.messages if session.meta else None) or ()
+    return session.phase == "OFFERED" and any(message.kind == "uri:acceptance-doubt" for message in messages)
+
+
 def _standing(session: SimpleExecutionSession) -> str:
     """What has become of an offer that is none any more, such as `EXPIRED`."""
+    if in_doubt(session):
+        return "in doubt: did it take it?"
     return "" if session.phase in (None, "OFFERED", "INITIAL") else str(session.phase)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 
-from broker.client.facts import Facts, available, facts
+from broker.client.facts import Facts, available, facts, in_doubt
 from broker.client.words import clock, columns, count, cut, money, pad, plain, short, size, span, wrap, zone_name
 from broker.domain.components import AbstractComponent
 from broker.domain.quantities import format_instant
@@ -355,13 +355,19 @@ def _marks(rows: list[Facts], look: Look) -> list[str]:
 def _hints(response: OfferSetResponse, rows: list[Facts], look: Look) -> list[str]:
     if response.taken:
         return [f"taken: session {short(response.taken)}", f"broker watch {short(response.taken)}"]
-    first = next(o for o in response.offers or () if str(o.uuid) == rows[0].session)
-    expires = first.expires if isinstance(first, SimpleExecutionSession) else None
+    sessions = [o for o in response.offers or () if isinstance(o, SimpleExecutionSession)]
+    if doubtful := next((o for o in sessions if in_doubt(o)), None):
+        return [f"broker watch {short(doubtful.uuid)}", f"broker offers {short(response.uuid)} --explain"]
+    open_ = {str(o.uuid): o for o in sessions if o.phase in (None, "INITIAL", "OFFERED")}
+    first = next((row for row in rows if row.session in open_), None)
+    if first is None:
+        return [f"broker submit --again {short(response.uuid)}", f"broker offers {short(response.uuid)} --explain"]
+    expires = open_[first.session].expires
     until = f" (until {clock(expires, look.zone, look.now)})" if expires else ""
     preset = response.preferences.preset if response.preferences else None
     other = "cheapest" if preset == "fastest" else "fastest"
     return [
-        f"broker accept {rows[0].rank}{until}",
+        f"broker accept {first.rank}{until}",
         f"--prefer {other}",
         f"broker offers {short(response.uuid)} --explain",
     ]

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.client import table
+from broker.client import table, words
 from broker.client.table import Look
 from broker.client.words import clock, columns, cut, money, plain, size, span, wrap
 from broker.domain import kinds
-from broker.domain.components import ComponentMetadata, SimpleMinMaxFloatCost
+from broker.domain.components import ComponentMetadata, MessageItem, SimpleMinMaxFloatCost
 from broker.domain.session import OfferSetResponse, OutcomeNote, SessionPhase
 from broker.testing.broker import ALBA, NOW, SET, bounds, drawn_offers, drawn_set
 
@@ -80,6 +80,28 @@ def test_what_became_of_an_offer_is_shown() -> None:
     text = table.offers(drawn_set([first.with_(phase=SessionPhase.EXPIRED), *rest], taken=str(ALBA)), look(80))
     assert "EXPIRED" in text.splitlines()[2]
     assert text.endswith("taken: session 91c2   broker watch 91c2")
+
+
+def test_what_can_be_accepted_now_is_what_the_last_line_names() -> None:
+    first, *rest = drawn_offers()
+    gone = first.with_(phase=SessionPhase.REJECTED)
+    second = rest[0].ranking
+    assert second is not None
+    assert f"broker accept {second.rank} (until" in table.offers(drawn_set([gone, *rest]), look(120))
+    over = [o.with_(phase=SessionPhase.EXPIRED) for o in (first, *rest)]
+    text = table.offers(drawn_set(over), look(120))
+    assert "broker accept" not in text
+    assert "broker submit --again" in text
+
+
+def test_an_offer_in_doubt_is_marked_and_leads_to_its_session() -> None:
+    first, *rest = drawn_offers()
+    asking = MessageItem.fill("uri:acceptance-doubt", "alba did not say")
+    doubtful = first.with_(meta=ComponentMetadata(uuid=ALBA, messages=(asking,)))
+    text = table.offers(drawn_set([doubtful, *rest]), look(120))
+    assert "in doubt" in text
+    assert f"broker watch {words.short(str(ALBA))}" in text
+    assert "broker accept" not in text
 
 
 def test_a_stand_in_for_the_price_is_marked_and_never_free() -> None:
