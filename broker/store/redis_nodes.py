@@ -44,7 +44,9 @@ Arg = str | bytes | int | float
 Command = tuple[Arg, ...]
 
 CONNECTIONS = 64  # to each server; whoever finds none free waits
-CONFIRMATION = 0.5  # of the timeout is what replicas get to confirm a write
+# Of the timeout, what replicas get to confirm a write. Twice fits into it: a script that the server does not know yet
+# is sent, and waited for, once more.
+CONFIRMATION = 0.4
 SHORTEST, LONGEST = 0.02, 0.25  # seconds between repetitions
 
 _TAIL = re.compile("[0-9a-f]{24}")
