@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -25,7 +26,7 @@ from broker.domain.ranking import Ranked
 from broker.domain.request import ExecutionRequest, check
 from broker.domain.setbody import SetBody
 from broker.domain.wishes import Defaults, resolve
-from broker.errors import BrokerError, NotAllowed, NotFound
+from broker.errors import BrokerError, NotAllowed, NotFound, Unavailable, Unconfirmed
 from broker.ports import Ask, Clock, Limits, Listing, Query, Store
 from broker.services.fanout import Fanout, Target
 from broker.services.gathering import Gathering, Joiner
@@ -110,7 +111,7 @@ class Offers:
         self, request: ExecutionRequest, caller: Caller, hop: Hop, how: How = AT_ONCE, *, direct: bool = False
     ) -> SetState:
         """One request to all sites that could host it. The set is durable on return. Raises BadInput before anybody
-        is asked, Unavailable when it cannot be kept (the offers then expire at their sites)."""
+        is asked, Unavailable when it cannot be kept; the offers are then given back."""
         check(request)
         wishes = resolve(request.preferences, request, self._map.exchange, self._defaults)
         set_ = how.set or new_set(os.urandom(16))
@@ -122,12 +123,29 @@ class Offers:
         if how.later:
             return await self._ask_later(gathering, ask, blank, entries, left, how.wait or 0.0)
         enough = gathering.enough if wishes.enough is not None else None
+        outcomes: Mapping[str, Outcome] = {}
         try:
             outcomes = await self._fanout.ask(_targets(entries), ask, on_late=self._joiner(gathering), enough=enough)
             self._window.asked({**left, **outcomes})
             return await self._save(gathering, {**left, **outcomes}, blank)
+        except Unconfirmed:
+            raise  # it is kept, as far as anybody knows
+        except Unavailable:
+            self._go_on(self._give_back(gathering, outcomes))
+            raise
         finally:
             gathering.abandon()
+
+    async def _give_back(self, gathering: Gathering, outcomes: Mapping[str, Outcome]) -> None:
+        """Should the set have been kept all the same, its sites prove that its offers are gone."""
+        await asyncio.gather(*(gathering.release(site, outcome, self._clock) for site, outcome in outcomes.items()))
+
+    def _go_on(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Beside the answer."""
+        task = asyncio.create_task(work)
+        self._growing.add(task)
+        task.add_done_callback(self._growing.discard)
+        return task
 
     async def _ask_later(
         self,
@@ -141,9 +159,7 @@ class Offers:
         """The set is saved before anybody is asked: after a crash its timer closes it, naming who never answered."""
         state = await self._save(gathering, left, blank, ask.deadline.left(self._clock.monotonic()))
         grower = Grower(gathering, self._records, self._clock)
-        task = asyncio.create_task(self._grow(grower, ask, entries, left))
-        self._growing.add(task)
-        task.add_done_callback(self._growing.discard)
+        task = self._go_on(self._grow(grower, ask, entries, left))
         if wait <= 0:
             return state
         await asyncio.wait([task], timeout=wait)

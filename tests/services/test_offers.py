@@ -123,11 +123,17 @@ async def test_a_notebook_in_a_data_url_goes_only_where_one_is_read(
     assert bool(alba.calls("quote")) == (outcome == "Offered")
 
 
-async def test_a_set_that_cannot_be_stored_is_no_set(store: Store, clock: FakeClock, alba: ScriptedSite) -> None:
+async def test_a_set_that_cannot_be_stored_is_no_set_and_its_offers_are_given_back(
+    store: Store, clock: FakeClock, alba: ScriptedSite
+) -> None:
     bench = await Bench(store, clock, {"alba": alba}).start()
     await store.close()
     with pytest.raises(Unavailable):
         await bench.ask()
+    async with asyncio.timeout(5):
+        while "OFFERED" in alba.phases.values():  # noqa: ASYNC110 - beside the answer, and nothing tells of it
+            await asyncio.sleep(0)
+    assert len(alba.calls("release")) == len(alba.prices)
 
 
 async def test_one_handle_is_one_session(store: Store, clock: FakeClock) -> None:
