@@ -49,6 +49,7 @@ from broker.services.fanout import Fanout
 from broker.services.figures import TIMER as SILENT
 from broker.services.figures import Peers
 from broker.services.fleet import Fleet
+from broker.services.forwarding import Forwarding
 from broker.services.guard import GuardedPlanner
 from broker.services.hub import Hub
 from broker.services.identities import Identities
@@ -145,15 +146,18 @@ async def _join(
         records=records, sites=sites, clock=clock, map_=_map(settings), deadline=settings.fanout.deadline,
         margin=settings.fanout.margin, broker_id=broker_id,
     )  # fmt: skip
-    acceptance = Acceptance(
-        records=records, offers=offers, requoting=requoting, sessions=sessions, sites=sites, window=window, clock=clock,
-        readers=readers,
+    forwarding = Forwarding(
+        records=records, offers=offers, sites=sites, window=window, clock=clock,
         forward=settings.acceptance.forward, patience=settings.acceptance.patience,
-        guarded=settings.acceptance.direct == "guarded",
     )  # fmt: skip
-    stack.push_async_callback(acceptance.close)
+    stack.push_async_callback(forwarding.close)
+    acceptance = Acceptance(
+        records=records, offers=offers, forwarding=forwarding, requoting=requoting, sessions=sessions, sites=sites,
+        clock=clock, readers=readers, guarded=settings.acceptance.direct == "guarded",
+    )  # fmt: skip
     doubts = Doubts(
-        records=records, store=store, acceptance=acceptance, offers=offers, sessions=sessions, clock=clock
+        records=records, store=store, acceptance=acceptance, forwarding=forwarding, offers=offers, sessions=sessions,
+        clock=clock,
     )  # fmt: skip
     keys = Keys(store, clock)
     events = Events(records=records, offers=offers, sessions=sessions, hub=hub, clock=clock)

@@ -1,6 +1,6 @@
 """Acceptances of which it is not known how they ended, and the word of a person who looked it up. Imports ports.
 
-Doubt resolves itself as soon as its site answers (services/acceptance). A site that never answers again leaves it to
+Doubt resolves itself as soon as its site answers (services/forwarding). A site that never answers again leaves it to
 an operator, who asks there by other ways: that word is a proof like the site's own, and is kept with a name to it.
 """
 
@@ -18,6 +18,7 @@ from broker.domain.offerset import SetRecord
 from broker.errors import BadInput, Conflict, NotAllowed, NotFound
 from broker.ports import Clock, Query, Store
 from broker.services.acceptance import Acceptance
+from broker.services.forwarding import Forwarding
 from broker.services.offers import Offers
 from broker.services.records import Records
 from broker.services.sessions import Sessions, SessionState
@@ -52,11 +53,12 @@ class Doubts:
         records: Records,
         store: Store,
         acceptance: Acceptance,
+        forwarding: Forwarding,
         offers: Offers,
         sessions: Sessions,
         clock: Clock,
     ) -> None:
-        self._records, self._store, self._acceptance = records, store, acceptance
+        self._records, self._store, self._acceptance, self._forwarding = records, store, acceptance, forwarding
         self._offers, self._sessions, self._clock = offers, sessions, clock
 
     async def list(self, caller: Caller) -> Sequence[Doubt]:
@@ -79,7 +81,7 @@ class Doubts:
         record = await self._records.load(uuid)
         record.session(uuid)
         decision = await self._offers.decision(record, uuid) if taken else None
-        now, who, within = self._clock.now(), caller.owner.subject, self._acceptance.within
+        now, who, within = self._clock.now(), caller.owner.subject, self._forwarding.within
 
         def step(r: SetRecord) -> SetRecord:
             if _stands(r, uuid, taken):

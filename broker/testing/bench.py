@@ -24,6 +24,7 @@ from broker.ports import Limits, Planner, Store
 from broker.services.acceptance import Acceptance
 from broker.services.doubts import Doubts
 from broker.services.fanout import Fanout
+from broker.services.forwarding import Forwarding
 from broker.services.guard import GuardedPlanner
 from broker.services.hub import Hub
 from broker.services.offers import Offers, SetState, Timing
@@ -98,14 +99,17 @@ class Bench:
             records=self.records, sites=self.sites, clock=clock, map_=Map((), (), Exchange("EUR", {})), deadline=10.0,
             margin=5.0, broker_id="us",
         )  # fmt: skip
+        self.forwarding = Forwarding(
+            records=self.records, offers=self.offers, sites=self.sites, window=self.window, clock=clock,
+            forward=forward, patience=PATIENCE,
+        )  # fmt: skip
         self.acceptance = Acceptance(
-            records=self.records, offers=self.offers, requoting=requoting, sessions=self.sessions, sites=self.sites,
-            window=self.window,
-            clock=clock, readers=readers, forward=forward, patience=PATIENCE, guarded=guarded,
+            records=self.records, offers=self.offers, forwarding=self.forwarding, requoting=requoting,
+            sessions=self.sessions, sites=self.sites, clock=clock, readers=readers, guarded=guarded,
         )  # fmt: skip
         self.doubts = Doubts(
-            records=self.records, store=store, acceptance=self.acceptance, offers=self.offers, sessions=self.sessions,
-            clock=clock,
+            records=self.records, store=store, acceptance=self.acceptance, forwarding=self.forwarding,
+            offers=self.offers, sessions=self.sessions, clock=clock,
         )  # fmt: skip
         self.releasing = Releasing(records=self.records, sites=self.sites, clock=clock)
         self.watching = Watching(store=store, records=self.records, sites=self.sites, window=self.window, clock=clock)

@@ -449,7 +449,7 @@ async def test_an_answer_for_a_session_given_up_does_not_take_another(
     await bench.records.change(best, lambda r: _claimed(r, best, clock_now=bench.clock.now()))
     stale = await bench.record(best)
     await bench.records.change(best, lambda r: _handed_on(r, third, bench.clock.now()))
-    found = await bench.acceptance._record(stale, "ACCEPTED", _sighting())
+    found = await bench.forwarding._record(stale, "ACCEPTED", _sighting())
     assert found.claim is not None
     assert found.claim.session == third
     assert found.taken is None

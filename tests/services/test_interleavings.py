@@ -205,7 +205,21 @@ async def test_a_claim_that_may_stand_though_nothing_was_sent_is_undone_as_soon_
     record = await bench.record(session)
     assert (record.claim, record.session(session).phase) == (None, "OFFERED")
     assert (await bench.accept(session)).item.phase == "ACCEPTED"
-    await bench.acceptance.close()
+    await bench.forwarding.close()
+
+
+async def test_whoever_comes_back_after_503_need_not_wait_until_the_claim_is_undone(
+    store: Store, clock: FakeClock, alba: ScriptedSite, borealis: ScriptedSite
+) -> None:
+    away = Away(store, 0)
+    bench = await another(away, clock, {"alba": alba, "borealis": borealis})
+    session = by_site(await (await another(store, clock, {"alba": alba, "borealis": borealis})).ask())["alba"]
+    with pytest.raises(Unavailable):
+        await bench.accept(session)
+    away.back = True
+    assert (await bench.accept(session)).item.phase == "ACCEPTED"
+    await bench.forwarding.close()
+    assert (await bench.record(session)).taken == session
 
 
 # ── what is owed ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -258,7 +272,7 @@ async def test_what_is_owed_is_still_owed_when_the_next_claim_is_undone(
     record = await at_rest(bench, record, alba, borealis)
     assert record.taken is not None
     assert record.session(record.taken).site == "borealis"
-    await bench.acceptance.close()
+    await bench.forwarding.close()
 
 
 async def test_who_ends_one_debt_leaves_another_alone(bench: Bench, alba: ScriptedSite) -> None:

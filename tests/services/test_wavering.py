@@ -191,7 +191,7 @@ async def test_whatever_is_asked_ends_well_wherever_the_store_wavers(
         assert record.session(here.mine).phase == story.ends, number
         assert broken_rules(record, (alba, borealis), clock.now()) == []
         assert record.owed is None
-        await ill.acceptance.close()
+        await ill.forwarding.close()
         if story.wishes:
             assert record.taken is not None, number
         assert await store.next_due() is None
@@ -253,7 +253,7 @@ async def test_a_set_that_was_made_or_not_while_the_store_wavers_leaves_nothing_
             assert broken_rules(record, (alba, borealis), clock.now()) == []
             assert all(item.phase in session.TERMINAL for item in record.sessions)
         assert made or not (alba.runs or borealis.runs)
-        await ill.acceptance.close()
+        await ill.forwarding.close()
         assert await store.next_due() is None
         if wavering.count <= number:
             assert told is not None

@@ -16,7 +16,7 @@ from broker.domain.offerset import SetRecord
 from broker.domain.session import known
 from broker.errors import SiteError
 from broker.ports import Order, Sighting
-from broker.services import acceptance, fanout, offers, records, releasing, rights, sessions, upkeep
+from broker.services import acceptance, fanout, forwarding, offers, records, releasing, rights, sessions, upkeep
 from broker.services.guard import GuardedPlanner
 from broker.services.keys import Keys, Once
 from broker.testing.simulation.checker import Breach, judge
@@ -134,13 +134,13 @@ def lets_everybody(patch: pytest.MonkeyPatch) -> None:
 
 
 def logs_what_it_gets(patch: pytest.MonkeyPatch) -> None:
-    judges = acceptance.Acceptance._judge
+    judges = forwarding.Forwarding._judge
 
-    async def judge_(self: acceptance.Acceptance, record: SetRecord, sighting: Sighting, why: str) -> SetRecord:
-        acceptance._log.info("answered", body=sighting.body)
+    async def judge_(self: forwarding.Forwarding, record: SetRecord, sighting: Sighting, why: str) -> SetRecord:
+        forwarding._log.info("answered", body=sighting.body)
         return await judges(self, record, sighting, why)
 
-    patch.setattr(acceptance.Acceptance, "_judge", judge_)
+    patch.setattr(forwarding.Forwarding, "_judge", judge_)
 
 
 def gives_a_timer_up(patch: pytest.MonkeyPatch) -> None:
