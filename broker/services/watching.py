@@ -17,7 +17,7 @@ import structlog
 from broker.domain import offerset, session
 from broker.domain.deadline import Deadline
 from broker.domain.offerset import SetRecord
-from broker.errors import NotFound, SiteError, SiteForgot, Unavailable
+from broker.errors import BrokerError, NotFound, SiteError, SiteForgot, Unavailable
 from broker.ports import Clock, Order, Sighting, Store
 from broker.services.orders import order, seen
 from broker.services.records import Records
@@ -28,6 +28,7 @@ _log = structlog.get_logger(__name__)
 
 FORGOTTEN_FOR = 3600.0  # seconds a site may deny a session before it counts as lost; a restore may bring it back
 UNREACHED = 15.0  # seconds until a site that could not be asked is asked again
+TROUBLED = 5.0  # seconds until a session whose record cannot be read or written is looked at again
 BATCH = 200  # sessions in one call
 
 
@@ -56,7 +57,8 @@ class Watching:
             return None
         item = record.session(record.taken)
         if item.phase not in session.TERMINAL:
-            await self._change(item.site, lambda sessions: sessions | {item.uuid})
+            # Written also where it is there already: what an earlier try wrote may not be confirmed.
+            await self._change(item.site, lambda sessions: sessions | {item.uuid}, anyway=True)
         await self._records.change(item.uuid, offerset.followed)
         return None
 
@@ -91,10 +93,19 @@ class Watching:
     # ── one look ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _ask(self, entry: Entry, due: list[UUID]) -> set[UUID]:
-        """The sessions that are over."""
-        records = {uuid: await self._known(uuid) for uuid in due}
-        orders = {u: order(r, r.session(u)) for u, r in records.items() if r is not None}
-        ended = {uuid for uuid, record in records.items() if record is None}
+        """The sessions that are over. One that cannot be read, or written, now keeps nobody from the others."""
+        orders: dict[UUID, Order] = {}
+        ended: set[UUID] = set()
+        for uuid in due:
+            try:
+                record = await self._known(uuid)
+            except BrokerError as error:
+                self._pass_over(entry, uuid, error)
+                continue
+            if record is None:
+                ended.add(uuid)
+            else:
+                orders[uuid] = order(record, record.session(uuid))
         try:
             answers = await self._status(entry, list(orders.values()))
         except SiteError as error:
@@ -103,9 +114,16 @@ class Watching:
                 self._looks[uuid] = self._clock.now() + min(UNREACHED, max(1.0, entry.site.poll))
             return ended
         for uuid in orders:
-            if await self._take(entry, uuid, answers.get(uuid)):
-                ended.add(uuid)
+            try:
+                if await self._take(entry, uuid, answers.get(uuid)):
+                    ended.add(uuid)
+            except BrokerError as error:
+                self._pass_over(entry, uuid, error)
         return ended
+
+    def _pass_over(self, entry: Entry, uuid: UUID, error: BrokerError) -> None:
+        _log.warning("session not looked after", site=entry.name, session=str(uuid), why=error.detail)
+        self._looks[uuid] = self._clock.now() + max(TROUBLED, entry.site.poll)
 
     async def _status(self, entry: Entry, orders: list[Order]) -> Mapping[UUID, Sighting | SiteError]:
         deadline = Deadline.after(entry.site.timeout, self._clock.monotonic())
@@ -159,13 +177,16 @@ class Watching:
             return 0, WatchList(site)
         return stored.version, msgspec.msgpack.decode(stored.record, type=WatchList)
 
-    async def _change(self, site: str, step: Callable[[frozenset[UUID]], frozenset[UUID]]) -> WatchList:
+    async def _change(
+        self, site: str, step: Callable[[frozenset[UUID]], frozenset[UUID]], *, anyway: bool = False
+    ) -> WatchList:
+        """`anyway`: it is written even if nothing changes."""
         for _ in range(50):
             version, old = await self._load(site)
             new = WatchList(site, step(old.sessions))
-            if new == old:
+            if new == old and not anyway:
                 return old
-            grown = bool(new.sessions - old.sessions)
+            grown = anyway or bool(new.sessions - old.sessions)
             timers = {"look": self._clock.now()} if grown else None
             if await self._store.write(key_of(site), version, msgspec.msgpack.encode(new), timers=timers):
                 if grown:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from broker.domain.identity import aggregate
 from broker.domain.site import Registration
-from broker.errors import SiteForgot, SiteTimeout
+from broker.errors import SiteForgot, SiteTimeout, Unconfirmed
 from broker.ports import Store
 from broker.services.watching import FORGOTTEN_FOR, key_of
-from broker.testing.bench import Bench, uuids
+from broker.testing.bench import Bench, by_site, uuids
 from broker.testing.clock import FakeClock
 from broker.testing.scripted import ScriptedSite, fails, says
 
@@ -222,3 +224,55 @@ async def test_what_another_replica_took_off_the_list_is_not_remembered_for_ever
         alba.all_over()
         await bench.settle(10)
         assert not bench.watching._looks, n
+
+
+async def test_a_record_that_cannot_be_read_keeps_nobody_from_the_others(bench: Bench, alba: ScriptedSite) -> None:
+    spoilt, sound = [by_site(await bench.ask())["alba"] for _ in range(2)]
+    for session_ in (spoilt, sound):
+        await bench.accept(session_)
+    await bench.work()
+    key = aggregate(spoilt)
+    stored = await bench.store.read(key)
+    assert stored is not None
+    await bench.store.write(key, stored.version, b"\xc1")
+    alba.all_over()
+    await bench.settle(60)
+    assert (await bench.record(sound)).session(sound).phase == "COMPLETED"
+    newer = await bench.store.read(key)
+    assert newer is not None
+    await bench.store.write(key, newer.version, stored.record)  # it is mended
+    await bench.settle(60)
+    assert (await bench.record(spoilt)).session(spoilt).phase == "COMPLETED"
+
+
+async def test_what_is_on_the_list_already_is_written_there_again_before_it_counts_as_followed(
+    bench: Bench, store: Store, clock: FakeClock, alba: ScriptedSite
+) -> None:
+    """The first try may have written it where a failover loses it."""
+    session_ = by_site(await bench.ask())["alba"]
+    await bench.accept(session_)
+
+    class Unheard:
+        """A store where no replica confirms the list, twice."""
+
+        tries = 0
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        async def write(self, key: str, *args: Any, **kwargs: Any) -> bool:
+            done = await store.write(key, *args, **kwargs)
+            if key.startswith("watch:"):
+                self.tries += 1
+                if self.tries <= 2:
+                    raise Unconfirmed("no replica answered in time.")
+            return done
+
+    unheard: Any = Unheard()
+    doomed = await Bench(unheard, clock, {"alba": alba}).start()
+    for _ in range(2):
+        with pytest.raises(Unconfirmed):
+            await doomed.watching.follow(aggregate(session_))
+        assert not (await bench.record(session_)).claim.followed  # type: ignore[union-attr]  # it is taken
+    await doomed.watching.follow(aggregate(session_))
+    assert unheard.tries == 3
