@@ -15,7 +15,7 @@ import structlog
 from broker.domain import offerset, session
 from broker.domain.identity import Caller, aggregate
 from broker.domain.offerset import SetRecord
-from broker.errors import BadInput, Conflict, NotAllowed, NotFound
+from broker.errors import BadInput, BrokerError, Conflict, NotAllowed, NotFound
 from broker.ports import Clock, Query, Store
 from broker.services.acceptance import Acceptance
 from broker.services.forwarding import Forwarding
@@ -62,14 +62,22 @@ class Doubts:
         self._offers, self._sessions, self._clock = offers, sessions, clock
 
     async def list(self, caller: Caller) -> Sequence[Doubt]:
-        """All of them, whoever asked, the newest first. For operators."""
+        """All of them, whoever asked, the newest first, but for records that cannot be read: `broker doctor` names
+        those. For operators."""
         _operator(caller)
         found = []
         for line in await self._store.listings(Query("offerset", phases=("DOUBT",), limit=MOST)):
-            record = await self._records.by_key(aggregate(UUID(line.id)))
+            record = await self._readable(UUID(line.id))
             if record is not None and record.claim is not None and record.claim.state in ("doubt", "fencing"):
                 found.append(_doubt(record))
         return found
+
+    async def _readable(self, uuid: UUID) -> SetRecord | None:
+        try:
+            return await self._records.by_key(aggregate(uuid))
+        except BrokerError as error:
+            _log.warning("a doubt cannot be read", set=str(uuid), why=error.detail)
+            return None
 
     async def decide(self, uuid: UUID, taken: bool, because: str, caller: Caller) -> SessionState:
         """The site took this session, or surely did not, by the word of an operator. What follows a site's own word

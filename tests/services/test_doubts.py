@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from broker.domain import offerset
+from broker.domain.identity import aggregate
 from broker.errors import BadInput, Conflict, NotAllowed, NotFound, SiteTimeout, SiteUnreachable
 from broker.testing.bench import ADA, OPERATOR, Bench, broken_rules, by_site
 from broker.testing.scripted import ScriptedSite, Step, fails, lost
@@ -116,3 +117,13 @@ async def test_an_operator_gives_a_reason_and_nobody_else_is_heard(bench: Bench,
         await bench.doubts.decide(session, True, "it is mine", ADA)
     with pytest.raises(BadInput, match="because"):
         await bench.doubts.decide(session, True, "  ", OPERATOR)
+
+
+async def test_a_record_that_cannot_be_read_hides_no_other_doubt(bench: Bench, alba: ScriptedSite) -> None:
+    spoilt = await doubtful(bench, alba, acts=True)
+    alba.steps.clear()
+    session = await doubtful(bench, alba, acts=True)
+    stored = await bench.store.read(aggregate(spoilt))
+    assert stored is not None
+    await bench.store.write(aggregate(spoilt), stored.version, b"\xc1")
+    assert [doubt.session for doubt in await bench.doubts.list(OPERATOR)] == [session]
