@@ -352,7 +352,9 @@ def sending(record: SetRecord, until: float) -> SetRecord:
 def sent(record: SetRecord, until: float) -> SetRecord:
     """That sending has ended; another one, with another `until`, goes on."""
     claim_ = record.claim
-    return replace(record, claim=replace(claim_, until=0.0)) if claim_ and claim_.until == until else record
+    if claim_ is None or claim_.state == "taken" or claim_.until != until:
+        return record
+    return replace(record, claim=replace(claim_, until=0.0))
 
 
 def untouched(record: SetRecord, claim_: Claim) -> bool:
