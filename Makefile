@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# A file of tests at a time to each core; `SIDE_BY_SIDE=` runs one after the other.
+SIDE_BY_SIDE ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo demo-stop fleet fleet-stop check test test-faults bench docs servers schema clean
@@ -64,12 +66,13 @@ check: $(VENV)/.develops
 	$(BIN)/python docs/generate.py --check
 
 test: $(VENV)/.develops servers
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 # `make test` leaves out what is marked `faults` (addopts in pyproject.toml); this leaves out nothing of these.
 test-faults: $(VENV)/.develops servers
 	FAULTS=1 HISTORIES=$(or $(HISTORIES),20000) $(BIN)/python -m pytest -m "faults or not faults" \
-		tests/simulation tests/faults tests/store tests/system/test_fleet.py $(PYTEST_ARGS)
+		tests/simulation tests/faults tests/store tests/services/test_keys_model.py tests/system/test_fleet.py \
+		$(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 bench: $(VENV)/.develops
 	$(BIN)/python tests/benchmarks/bench.py $(BENCH_ARGS)

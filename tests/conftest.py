@@ -20,6 +20,20 @@ pytest.register_assert_rewrite(*(f"broker.testing.{suite}" for suite in CONTRACT
 STANDARD = "ivoa/execution-broker-1.0.openapi.json"
 
 
+# Tests run side by side, a file at a time (make test): what takes long begins first, so that all end together.
+LONGEST_FIRST = ("system", "faults", "simulation", "clients", "store", "adapters", "services")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        folder = item.path.relative_to(here).parts[0]
+        return LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def standard() -> dict[str, Any] | None:
     """The standard's own OpenAPI description, from SHARED_DIR or a folder `shared` beside the project. It is not ours

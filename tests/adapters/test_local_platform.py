@@ -387,6 +387,7 @@ async def test_a_supervisor_that_comes_second_waits_for_the_word_of_the_first(
     platform: LocalPlatform, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = a_job("print('never')")
+    before = set(processes.descendants(os.getpid()))
     with monkeypatch.context() as patch:
         patch.setattr(Jobs, "_launch", lambda *_: None)
         with pytest.raises(SiteError):
@@ -398,7 +399,8 @@ async def test_a_supervisor_that_comes_second_waits_for_the_word_of_the_first(
         second = asyncio.create_task(platform.start(job, soon()))
 
         async def waiting() -> bool:
-            return len(processes.descendants(os.getpid())) == 3  # the first, the one that was started, and its fork
+            # the first, the one that was started, and its fork
+            return len(set(processes.descendants(os.getpid())) - before) == 3
 
         await until(waiting)
         first.stdin.write(b"\n")
