@@ -24,6 +24,7 @@ from broker.domain.outcome import Declined, Failed, Offered, Outcome, Reason, Sk
 from broker.errors import Conflict, NotFound, Unavailable
 
 SCHEMA = 1
+ON_ITS_WAY = 5.0  # seconds that a write may take at most, a failover of its store included
 NOTES_KEPT = 50  # messages a session keeps: the first and the last ones
 
 
@@ -294,6 +295,12 @@ def close(record: SetRecord, now: float, silent: str = "no answer, and none will
     """Nothing joins any more. Sites still pending get the outcome TimedOut. Idempotent."""
     missing = {s: Line("TimedOut", 0.0, 0, (silent,)) for s in record.sites if s not in record.outcomes}
     return replace(record, closed=True, outcomes={**record.outcomes, **missing})
+
+
+def shown(record: SetRecord, now: float) -> SetRecord:
+    """What a reader is shown, who need not wait for the timer to write what has expired: but for a few seconds, in
+    which a claim that was made in time may still be on its way into the store."""
+    return expire(record, now - ON_ITS_WAY)
 
 
 def expire(record: SetRecord, now: float) -> SetRecord:

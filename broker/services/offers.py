@@ -264,7 +264,7 @@ class Offers:
         """As it stood at `now`, an instant before it was read: nothing that is shown as EXPIRED by then can become
         anything else. By a later instant it might have, while the record was on its way."""
         body = await self.body(record)
-        return SetState(offerset.expire(record, now), body, now, body.ranking() if body else ())
+        return SetState(offerset.shown(record, now), body, now, body.ranking() if body else ())
 
     async def request(self, uuid: UUID, caller: Caller) -> bytes:
         """The request as it was sent, in JSON, for whoever sent it and for operators: its environment may hold what

@@ -123,7 +123,7 @@ class Sessions:
         the record was read, so that nothing is shown as EXPIRED that has become something else meanwhile; None: this
         one, for a record just written."""
         now = self._clock.now() if now is None else now
-        record = offerset.expire(record, now)  # readers need not wait for the timer
+        record = offerset.shown(record, now)  # readers need not wait for the timer
         item = record.session(uuid)
         body = await self._offers.body(record)
         kept = body.by_session().get(uuid) if body else None
