@@ -23,8 +23,13 @@ def main(first: int, count: int = 0) -> int:
             if lines:
                 sys.stdout.write("\n".join(lines) + "\n")
             broken += bool(breaches)
+    if count:
+        sys.stdout.write(f"{count} histories, {broken} broken\n")
     return 1 if broken else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(*(int(word) for word in sys.argv[1:3])))
+    words = sys.argv[1:]
+    if len(words) not in (1, 2) or not all(word.isdecimal() for word in words):
+        sys.exit("python -m broker.testing.simulation SEED [HOW MANY]")
+    sys.exit(main(*map(int, words)))
