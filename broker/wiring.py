@@ -11,8 +11,9 @@ import contextlib
 import logging
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -73,6 +74,9 @@ from broker.store.opening import is_address, open_store, shown, weaknesses
 
 _log = structlog.get_logger(__name__)
 
+BEGUN_ANEW = 5.0  # seconds after which a loop that failed is begun anew
+Loop = Callable[[], Coroutine[Any, Any, None]]
+
 
 @asynccontextmanager
 async def open_services(
@@ -99,7 +103,7 @@ async def _clock_of(store: Backend, local: Clock, stack: AsyncExitStack) -> Cloc
     """The one clock of all replicas. Raises Unavailable when the store does not say the time."""
     clock = StoreClock(local, store.now)
     await clock.measure()
-    _run(stack, clock.run())
+    _run(stack, clock.run)
     return clock
 
 
@@ -109,7 +113,7 @@ async def _fleet(settings: Settings, store: Backend, clock: Clock, stack: AsyncE
     stack.push_async_callback(fleet.close)
     with contextlib.suppress(Unavailable):  # it goes on trying
         await fleet.beat()
-    _run(stack, fleet.run())
+    _run(stack, fleet.run)
     if settings.platform is not None:
         _log.warning("brokers on one store do not share a machine: see that each reaches this same platform")
     return fleet
@@ -184,10 +188,10 @@ async def _join(
     )
     await keeping.start()
     await sites.start()
-    for loop in (upkeep.run(), sites.run(), store.follow(hub.watched, hub.ring)):
+    for loop in (upkeep.run, sites.run, partial(store.follow, hub.watched, hub.ring)):
         _run(stack, loop)
     if peers is not None:
-        for loop in (sites.follow(), peers.run()):
+        for loop in (sites.follow, peers.run):
             _run(stack, loop)
         stack.push_async_callback(peers.close)
     stack.push_async_callback(upkeep.close)
@@ -289,11 +293,15 @@ async def built(settings: Settings) -> AsyncIterator[list[tuple[Registration, Gu
 async def open_doctor(settings: Settings, *, mend: bool = False, cancel: bool = False) -> AsyncIterator[Doctor]:
     """A doctor for the store and the sites that the settings name, beside whatever brokers run on it. Raises
     SettingsError, also where there is no store yet; Unavailable when it cannot be opened."""
-    _must_be_there(settings.store)
+    if not is_address(settings.store) and not Path(settings.store).exists():
+        raise _no_store()
     async with AsyncExitStack() as stack:
         clock = SystemClock()
         store = await open_store(settings.store, clock, settings.store_password_file)
         stack.push_async_callback(store.close)
+        # With a wrong prefix or file all that the sites have would pass for orphans.
+        if not (await store.keys(limit=1))[0]:
+            raise _no_store()
         broker_id = await _identify(store)
         http = await stack.enter_async_context(_http())
         builder = Builder(settings, store, clock, http, broker_id, plugins.load())
@@ -303,9 +311,12 @@ async def open_doctor(settings: Settings, *, mend: bool = False, cancel: bool = 
         yield Doctor(store=store, sites=sites, clock=clock, mend=mend, cancel=cancel)
 
 
-def _must_be_there(store: str) -> None:
-    if not is_address(store) and not Path(store).exists():
-        raise SettingsError("there is no store yet.", key="store", remedy="It is made when the broker first starts.")
+def _no_store() -> SettingsError:
+    return SettingsError(
+        "no broker has kept anything there yet.",
+        key="store",
+        remedy="Name the store that your broker runs on; of a Redis, its database and prefix too.",
+    )
 
 
 async def check(settings: Settings) -> list[str]:
@@ -443,16 +454,20 @@ async def _identify(store: Store) -> str:
     raise Unavailable("the store does not keep the broker's id.")
 
 
-def _run(stack: AsyncExitStack, loop: Coroutine[Any, Any, None]) -> None:
-    """As a task, which ends with the stack. One that ends by a fault of ours is logged: nothing else would tell."""
-    task = asyncio.create_task(loop)
-    task.add_done_callback(_note_fault)
-    stack.push_async_callback(_cancelled, task)
+def _run(stack: AsyncExitStack, loop: Loop) -> None:
+    """As a task, which ends with the stack."""
+    stack.push_async_callback(_cancelled, asyncio.create_task(over_and_over(loop)))
 
 
-def _note_fault(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("a loop of the broker has ended", loop=repr(task.get_coro()), exc_info=error)
+async def over_and_over(loop: Loop) -> None:
+    """Until it returns. One that ends by a fault that nobody foresaw is begun anew: without its timers, say, a broker
+    would go on answering, and never finish anything."""
+    while True:
+        try:
+            return await loop()
+        except Exception:
+            _log.exception("a loop of the broker has failed, and is begun anew", loop=repr(loop))
+        await asyncio.sleep(BEGUN_ANEW)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import structlog
@@ -64,6 +65,16 @@ async def test_where_there_is_no_store_none_is_made(run: Any, home: Path, comman
     ran = await run(*command)
     assert (ran.code, ran.out, databases(home)) == (2, "", [])
     assert "here" in ran.err
+
+
+async def test_a_doctor_leaves_a_store_alone_that_no_broker_has_used(run: Any, home: Path, redis_url: str) -> None:
+    """As with a wrong prefix: everything that the sites have would pass for orphans, and be ended."""
+    (home / "empty.db").touch()
+    for store in ("empty.db", f"{redis_url}?prefix={uuid4().hex}"):
+        (home / "here.yaml").write_text(f"{SETTINGS}store: {store}\n")
+        ran = await run("doctor", "here.yaml", "--mend", "--cancel-orphans")
+        assert (ran.code, ran.out) == (2, "")
+        assert "no broker has kept anything there yet" in ran.err
 
 
 @pytest.mark.usefixtures("store")
