@@ -293,7 +293,7 @@ async def built(settings: Settings) -> AsyncIterator[list[tuple[Registration, Gu
 async def open_doctor(settings: Settings, *, mend: bool = False, cancel: bool = False) -> AsyncIterator[Doctor]:
     """A doctor for the store and the sites that the settings name, beside whatever brokers run on it. Raises
     SettingsError, also where there is no store yet; Unavailable when it cannot be opened."""
-    if not is_address(settings.store) and not Path(settings.store).exists():
+    if _absent(settings.store):
         raise _no_store()
     async with AsyncExitStack() as stack:
         clock = SystemClock()
@@ -309,6 +309,10 @@ async def open_doctor(settings: Settings, *, mend: bool = False, cancel: bool = 
         stack.push_async_callback(sites.close)
         await sites.start()
         yield Doctor(store=store, sites=sites, clock=clock, mend=mend, cancel=cancel)
+
+
+def _absent(store: str) -> bool:
+    return not is_address(store) and not Path(store).exists()
 
 
 def _no_store() -> SettingsError:

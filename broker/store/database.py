@@ -258,21 +258,35 @@ async def open_database(path: str | Path, *, executor: Executor | None = None, p
 
 def connect(path: Path, patience: float) -> tuple[sqlite3.Connection, sqlite3.Connection]:
     """The writer and the reader that a Database wants; blocks. Errors as for `open_database`."""
-    with contextlib.ExitStack() as opened:
-        try:
-            _make_private(path)
-            writer = opened.enter_context(contextlib.closing(connection(path, patience)))
-            _configure(writer)
-            reader = opened.enter_context(contextlib.closing(connection(path, patience)))
-            reader.execute("PRAGMA query_only = ON")
-        except SettingsError as error:
-            raise SettingsError(error.detail, file=str(path), remedy=error.remedy) from None
-        except OSError as error:
-            raise SettingsError(f"the store cannot be opened: {error.strerror}.", file=str(path)) from error
-        except sqlite3.Error as error:
-            raise SettingsError(f"{cause(error)}.", file=str(path)) from error
+    with _told(path), contextlib.ExitStack() as opened:
+        _make_private(path)
+        writer = opened.enter_context(contextlib.closing(connection(path, patience)))
+        _configure(writer)
+        reader = opened.enter_context(contextlib.closing(connection(path, patience)))
+        reader.execute("PRAGMA query_only = ON")
         opened.pop_all()
     return writer, reader
+
+
+def look_at(path: Path, patience: float = 5.0) -> None:
+    """Errors as for `open_database`, where the file is there; changes nothing and makes none. Blocks."""
+    with _told(path):
+        if path.exists():
+            with contextlib.closing(connection(f"{path.resolve().as_uri()}?mode=ro", patience)) as reader:
+                check(reader)
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What is wrong with the file, as a fault of the settings that names it."""
+    try:
+        yield
+    except SettingsError as error:
+        raise SettingsError(error.detail, file=str(path), remedy=error.remedy) from None
+    except OSError as error:
+        raise SettingsError(f"the store cannot be opened: {error.strerror}.", file=str(path)) from error
+    except sqlite3.Error as error:
+        raise SettingsError(f"{cause(error)}.", file=str(path)) from error
 
 
 def _configure(writer: sqlite3.Connection) -> None:
@@ -291,6 +305,8 @@ def _make_private(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
-def connection(path: Path, patience: float) -> sqlite3.Connection:
+def connection(path: Path | str, patience: float) -> sqlite3.Connection:
+    """To a file, or by a `file:` URI."""
     # Transactions are ours (isolation_level None); each connection is used by one thread at a time.
-    return sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False)
+    uri = isinstance(path, str)
+    return sqlite3.connect(path, timeout=patience, isolation_level=None, check_same_thread=False, uri=uri)

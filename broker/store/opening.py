@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from broker.errors import SettingsError, Unavailable
 from broker.ports import Backend, Clock
+from broker.store.database import look_at
 from broker.store.redis import inspect_redis, open_redis
 from broker.store.redis_address import Address, parse
 from broker.store.sqlite import open_sqlite
@@ -32,9 +34,10 @@ async def open_store(store: str, clock: Clock, password_file: Path | None = None
 
 
 async def weaknesses(store: str, password_file: Path | None = None) -> list[str]:
-    """What an operator should know of the store that the setting names, without opening it: a sentence each, none for
-    a file. Raises SettingsError as `open_store`."""
+    """What an operator should know of the store that the setting names, without making or changing anything there: a
+    sentence each, none for a file. Raises SettingsError as `open_store`."""
     if not is_address(store):
+        await asyncio.to_thread(look_at, Path(store))
         return []
     try:
         return await inspect_redis(_address(store, password_file))

@@ -11,7 +11,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from broker.errors import Unavailable
+from redis.exceptions import RedisError
+
+from broker.errors import SettingsError, Unavailable
 from broker.ports import Clock, Lease, Listing, Query, Stored, Timer, Whole
 from broker.store import redis_scripts as scripts
 from broker.store.redis_calendar import RedisCalendar
@@ -20,7 +22,7 @@ from broker.store.redis_limits import RedisLimits
 from broker.store.redis_lists import counts, packed, page, unpacked
 from broker.store.redis_news import News
 from broker.store.redis_nodes import Address, Arg, Nodes, partition_of
-from broker.store.redis_schema import bring_forward, check_server
+from broker.store.redis_schema import bring_forward, check_data, check_server
 from broker.store.redis_trouble import refused, told
 
 PRUNE_STEP = 200  # bodies dropped by one script: other work goes between
@@ -42,6 +44,7 @@ async def inspect_redis(address: Address) -> list[str]:
     """What the settings of the servers may lose, each with the server's name. Changes nothing. Raises as
     `open_redis`."""
     async with _begun(address) as nodes:
+        await check_data(nodes)
         found = await weak_points(nodes)
         await nodes.close()
         return found
@@ -59,6 +62,10 @@ async def _begun(address: Address) -> AsyncIterator[Nodes]:
         cause = error.__cause__
         why = Unavailable(f"{error.detail.rstrip('.')}: {told(cause)}.") if cause else error
         raise (refused(cause) or why) from error
+    except RedisError as error:  # such as a database that it does not have
+        await nodes.close()
+        answer = told(error).replace(address.password or "\0", "…")  # "unknown command" goes on with what was sent
+        raise SettingsError(f"the server does not do what a broker asks for: {answer}.", key="store") from error
     except BaseException:
         await nodes.close()
         raise

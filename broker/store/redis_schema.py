@@ -7,6 +7,7 @@ migrations are never changed: a new one is added at the end.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -58,28 +59,31 @@ def judge(server: dict[str, str], *, clustered: bool) -> None:
 
 
 async def bring_forward(nodes: Nodes, migrations: Sequence[Script] = MIGRATIONS) -> None:
-    """Mark what is new with our version, and migrate what is older. SettingsError where the data is a newer broker's,
-    or somebody else's."""
-    key, ours = f"{nodes.roots[0]}:schema", len(migrations) + 1
+    """Mark what is new with our version, and migrate what is older. Raises as `check_data`."""
+    key, ours = _key(nodes), len(migrations) + 1
     await nodes.command(0, "SET", key, ours, "NX")
-    found = await _version(nodes, key)
-    if found > ours:
-        raise SettingsError(
-            f"the store's data has version {found}; this broker knows {ours}.",
-            key="store",
-            remedy="Use a newer broker.",
-        )
-    for number in range(found, ours):
+    for number in range(await check_data(nodes, migrations) or ours, ours):
         await nodes.each(migrations[number - 1])
         await nodes.command(0, "SET", key, number + 1)
 
 
-async def _version(nodes: Nodes, key: str) -> int:
-    found: Any = None
-    try:
-        found = await nodes.command(0, "GET", key)
-    except ResponseError:  # not a text
-        found = b"?"
-    if not re.fullmatch(rb"\d{1,9}", found or b""):
+async def check_data(nodes: Nodes, migrations: Sequence[Script] = MIGRATIONS) -> int:
+    """The version of the data, 0 where there is none. Changes nothing. SettingsError where it is a newer broker's, or
+    somebody else's."""
+    key, ours = _key(nodes), len(migrations) + 1
+    found: Any = b"?"
+    with contextlib.suppress(ResponseError):  # not a text
+        found = await nodes.command(0, "GET", key) or b"0"
+    if not re.fullmatch(rb"\d{1,9}", found):
         raise SettingsError(f"{key} is not of our making.", key="store", remedy="Write another prefix in the address.")
+    if int(found) > ours:
+        raise SettingsError(
+            f"the store's data has version {int(found)}; this broker knows {ours}.",
+            key="store",
+            remedy="Use a newer broker.",
+        )
     return int(found)
+
+
+def _key(nodes: Nodes) -> str:
+    return f"{nodes.roots[0]}:schema"

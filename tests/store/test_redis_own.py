@@ -11,6 +11,7 @@ from random import Random
 from uuid import UUID, uuid4
 
 import pytest
+from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 
 from broker.domain.identity import aggregate, member
@@ -430,6 +431,37 @@ async def test_a_check_says_what_the_store_may_lose_and_makes_none(redis_url: st
     nodes = Nodes(parse(f"{redis_url}?prefix={prefix}"))
     assert await nodes.command(0, "KEYS", f"{{{prefix}:*") == []
     await nodes.close()
+
+
+async def test_a_check_refuses_what_a_start_would(redis_url: str, tmp_path: Path) -> None:
+    prefix = uuid4().hex
+    nodes = Nodes(parse(f"{redis_url}?prefix={prefix}"))
+    await nodes.command(0, "SET", f"{nodes.roots[0]}:schema", "9", "EX", 60)
+    await nodes.close()
+    (tmp_path / "other.db").write_bytes(b"of some other program, and no database at all" * 100)
+    wrong = {
+        f"{redis_url}?prefix={prefix}": "version 9; this broker knows 1",
+        f"{redis_url}/9999": "DB index is out of range",
+        redis_url.replace("redis://", "redis+sentinel://") + "/m": "SENTINEL",
+        "other.db": "no SQLite database",
+    }
+    for store, why in wrong.items():
+        file = tmp_path / "broker.yaml"
+        file.write_text(f"name: x\nstore: {store}\n")
+        with pytest.raises(SettingsError, match=why):
+            await check(load_settings(file))
+        with pytest.raises(SettingsError, match=why):
+            await open_store(load_settings(file).store, FakeClock())
+
+
+async def test_a_server_that_quotes_what_it_was_sent_gives_no_password_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def quote(*asked: object) -> None:
+        raise ResponseError("unknown command 'AUTH', with args beginning with: 'hush-hush'")
+
+    monkeypatch.setattr(Nodes, "everywhere", quote)
+    with pytest.raises(SettingsError, match="unknown command 'AUTH'") as trouble:
+        await open_store("redis://:hush-hush@127.0.0.1:1", FakeClock())
+    assert "hush" not in str(trouble.value)
 
 
 async def test_a_cluster_that_was_never_reached_is_unavailable_each_time() -> None:
