@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Protocol, TypeVar
 from uuid import uuid4
@@ -22,6 +23,7 @@ from broker.services.breaker import Turn
 _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+About = tuple[str, str]  # the site and the operation of a breaker
 
 BEAT = 1.0  # seconds between two looks at what the others say
 ANNOUNCE_EVERY, LIVE = 3.0, 10.0  # seconds; for how long a replica counts as live that says nothing more
@@ -60,7 +62,7 @@ class Word(msgspec.Struct, frozen=True, array_like=True):
     replica: str
 
     @property
-    def about(self) -> tuple[str, str]:
+    def about(self) -> About:
         return self.site, self.operation
 
     @property
@@ -84,13 +86,15 @@ class Fleet:
         self.id = uuid4().hex[:12]
         self.replicas: frozenset[str] = frozenset((self.id,))
         self._guards: dict[str, list[Guard]] = {}  # of a site that is registered anew, for a moment two
-        self._words: dict[str, Word] = {}  # as last heard, by the text that they are in the limits
-        self._mine: dict[tuple[str, str], str] = {}  # what we said last of a breaker, which nobody may have heard yet
+        self._words: dict[About, dict[str, Word]] = {}  # as last heard, by the text that they are in the limits
+        self._mine: dict[About, str] = {}  # what we said last of a breaker, which nobody may have heard yet
         self._taken_back: set[str] = set()
         self._muted_until = 0.0  # monotonic
         self._away = False  # the limits did not answer when they were last asked
         self._announced = float("-inf")  # monotonic
-        self._telling = asyncio.Lock()  # what is said goes out in the order in which it was said
+        # What is said of one breaker goes out in the order in which it was said; what is said of many, together: when
+        # the network is gone, a thousand open at once.
+        self._telling = defaultdict[About, asyncio.Lock](asyncio.Lock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._leaving: list[Seat] = []
         self._numbers = itertools.count()
@@ -195,7 +199,7 @@ class Fleet:
     def turned(self, site: str, operation: str, turn: Turn | None) -> None:
         """A breaker of ours has opened, or closed (None): tell the others, in the background."""
         about = (site, operation)
-        old = {text for text, word in self._words.items() if word.about == about}
+        old = set(self._words.get(about, ()))
         if (mine := self._mine.pop(about, None)) is not None:
             old.add(mine)
         word = None
@@ -205,29 +209,28 @@ class Fleet:
             self._mine[about] = _text(word)
             old.discard(_text(word))
         self._taken_back |= old
-        self._start(lambda: self._tell(word, old))
+        self._start(lambda: self._tell(about, word, old))
 
-    async def _tell(self, word: Word | None, old: Iterable[str]) -> None:
+    async def _tell(self, about: About, word: Word | None, old: Iterable[str]) -> None:
         """The new word first: between the two nobody shall think that the breaker has closed."""
-        async with self._telling:
+        async with self._telling[about]:
             if word is not None:
                 await self._limits.enter(_WORDS, _text(word), _MANY, word.kept_until)
-            for text in old:
-                await self._limits.leave(_WORDS, text)
+            await _all(self._limits.leave(_WORDS, text) for text in old)
 
     def _hear(self, texts: frozenset[str]) -> None:
         """Words that are new open our breakers; one that ended before its time, with no other in its place, closes
         them: somebody had an answer."""
         now, before = self._clock.now(), self._words
-        self._words = {text: word for text in texts - self._taken_back if (word := _word(text))}
-        said = {word.about for word in self._words.values()}
-        for text, word in before.items():
-            ended = text not in texts and text not in self._taken_back
-            if ended and word.about not in said and now < word.kept_until:
-                self._relieve(word)
+        self._words = _sorted(texts - self._taken_back)
+        for about in before.keys() - self._words.keys():
+            for text, word in before[about].items():
+                if text not in self._taken_back and now < word.kept_until:
+                    self._relieve(word)
         self._taken_back &= texts
-        for word in self._words.values():
-            self._pass_on(word, word.until - now)
+        for words in self._words.values():
+            for word in words.values():
+                self._pass_on(word, word.until - now)
 
     def _pass_on(self, word: Word, left: float) -> None:
         if word.replica != self.id and left > 0:
@@ -286,6 +289,15 @@ def _seen(task: asyncio.Future[float]) -> None:
     """Nobody waits for it any more, nor shall anybody be told that it failed."""
     if not task.cancelled():
         task.exception()
+
+
+def _sorted(texts: Iterable[str]) -> dict[About, dict[str, Word]]:
+    """By the breaker that they speak of, those left out that a newer replica has said."""
+    words = defaultdict[About, dict[str, Word]](dict)
+    for text in texts:
+        if (word := _word(text)) is not None:
+            words[word.about][text] = word
+    return dict(words)
 
 
 def _text(word: Word) -> str:

@@ -270,6 +270,18 @@ async def test_a_breaker_that_opens_on_one_replica_is_open_on_all(replica: Make)
     await other.status()  # the other operations go on
 
 
+async def test_breakers_that_open_at_one_moment_are_told_in_one_round(limits: BrokenLimits, clock: FakeClock) -> None:
+    """As when the network is gone: told one after the other, most would come too late, and be dropped."""
+    fleet = Fleet(limits, clock)
+    limits.hanging = True
+    for number in range(1000):
+        fleet.turned(f"site{number}", "offers", Turn(1, 10.0, "no answer"))
+    async with asyncio.timeout(20):
+        while limits.asked < 1000:  # noqa: ASYNC110 - turns of the loop, no time
+            await asyncio.sleep(0)
+    await fleet.close()
+
+
 async def test_it_closes_on_all_when_one_has_an_answer(replica: Make, clock: FakeClock) -> None:
     one, other = replica(FAILING), replica()
     await one.fail()
