@@ -21,7 +21,7 @@ from broker.store.redis_durability import warn, weak_points
 from broker.store.redis_limits import RedisLimits
 from broker.store.redis_lists import counts, packed, page, unpacked
 from broker.store.redis_news import News
-from broker.store.redis_nodes import Address, Arg, Nodes, partition_of
+from broker.store.redis_nodes import PARTITIONS, Address, Arg, Nodes, partition_of
 from broker.store.redis_schema import bring_forward, check_data, check_server
 from broker.store.redis_trouble import refused, told
 
@@ -131,17 +131,28 @@ class RedisStore:
 
     async def claim(self, limit: int, lease: float) -> list[Lease]:
         leases: list[Lease] = []
+        numbers, trouble = set(PARTITIONS), None
         # Another may be faster at what was just seen to be due; then there is perhaps more elsewhere.
-        while len(leases) < limit and (due := await self._due(limit - len(leases))):
-            leases += await self._claim(due, lease)
+        while len(leases) < limit and (due := await self._due(limit - len(leases), numbers)):
+            try:
+                leases += await self._claim(due, lease)
+            except Unavailable as error:
+                # Servers of a Cluster that can be read and take no writes: the timers of the others come all the same,
+                # and what is claimed already does not wait any longer.
+                trouble = error
+                if leases:
+                    break
+                numbers = {n for lot in await self.nodes.apart(numbers) if due.keys().isdisjoint(lot) for n in lot}
+        if trouble is not None and not leases:
+            raise trouble
         return sorted(leases, key=lambda lease: lease.due)
 
-    async def _due(self, limit: int) -> Counter[int]:
-        """How many of the timers that have been ready for longest are in which partition."""
+    async def _due(self, limit: int, numbers: Collection[int]) -> Counter[int]:
+        """How many of the timers that have been ready for longest are in which of those partitions."""
         ready: list[tuple[float, int]] = []
         # A part of a Cluster that is gone holds up its own timers alone.
-        replies = await self.nodes.each(scripts.DUE, self._given(), limit, partly=True)
-        for group, rows in zip(self.nodes.groups(), (reply or () for reply in replies), strict=True):
+        replies = await self.nodes.each(scripts.DUE, self._given(), limit, numbers=numbers, partly=True)
+        for group, rows in zip(self.nodes.groups(numbers), (reply or () for reply in replies), strict=True):
             ready += ((float(at), group[place - 1]) for place, at in zip(rows[::2], rows[1::2], strict=True))
         return Counter(number for _, number in sorted(ready)[:limit])
 

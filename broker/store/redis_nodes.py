@@ -96,6 +96,11 @@ class _Call:
         self.trouble = next((reply for reply in replies if isinstance(reply, Exception)), None)
 
 
+def _trouble(call: _Call) -> Exception:
+    assert call.trouble is not None  # noqa: S101 - of a call that is still to be answered
+    return call.trouble
+
+
 class Nodes:
     """The way to the servers. All methods raise Unavailable when they do not answer, within about `patience` seconds
     and one timeout; a change may then be made all the same. Safe to cancel: what was sent is then waited for in the
@@ -221,21 +226,22 @@ class Nodes:
         """Returns when each has its replies, or `partly` when some have; what has none is asked for again, as long as
         that may help."""
         loop = asyncio.get_running_loop()
-        until, pause, many = loop.time() + self.patience, 0.0, len(calls)
+        until, pause, asked = loop.time() + self.patience, 0.0, calls
         while calls := await self._unanswered(calls, until):
-            trouble = calls[0].trouble
-            assert trouble is not None  # noqa: S101 - `_unanswered` returns such calls only
-            if loop.time() + pause > until:
-                if partly and len(calls) < many:
+            lasting = [call for call in calls if not passing(_trouble(call))]
+            trouble = _trouble((lasting or calls)[0])
+            if lasting or loop.time() + pause > until:
+                if partly and any(call.trouble is None for call in asked):
                     return
-                _log.warning("store not reached", why=told(trouble))
+                if not lasting:
+                    _log.warning("store not reached", why=told(trouble))
                 raise unavailable(trouble) from trouble
             await asyncio.sleep(pause)
             pause = min(max(2 * pause, SHORTEST), LONGEST)
             await self._look_again(trouble, until)
 
     async def _unanswered(self, calls: Sequence[_Call], until: float) -> list[_Call]:
-        """Ask once, all servers side by side. Raises what repeating cannot mend."""
+        """Ask once, all servers side by side. Returns those that have no answer yet."""
         if self._closed:
             raise Unavailable("the store is closed.")
         try:
@@ -248,11 +254,7 @@ class Nodes:
                 call.trouble = error
         else:
             await self._go([self._exchange(endpoint, some) for endpoint, some in by_node.items()])
-        left = [call for call in calls if call.trouble is not None]
-        for call in left:
-            if call.trouble is not None and not passing(call.trouble):
-                raise unavailable(call.trouble) from call.trouble
-        return left
+        return [call for call in calls if call.trouble is not None]
 
     async def _look_again(self, trouble: Exception, until: float) -> None:
         """Who holds what may have changed; where that cannot be learnt now, the old map serves on."""

@@ -525,6 +525,26 @@ async def test_a_part_of_a_cluster_that_is_gone_holds_up_no_timer_of_the_others(
                 left |= {int(lease.aggregate[1:]) for lease in await store.claim(100, 60)}
 
 
+async def test_a_part_of_a_cluster_that_takes_no_writes_holds_up_no_timer_of_the_others(cluster: Cluster) -> None:
+    """Its timers can be read, are due for longest, and cannot be claimed."""
+    async with opened(f"{cluster.url}?prefix=stubborn") as store:
+        stubborn = cluster.master_of(store.nodes.roots[partition_of("a0")])
+        keys = {n: cluster.master_of(store.nodes.roots[partition_of(f"a{n}")]) is stubborn for n in range(60)}
+        for number, old in keys.items():
+            assert await store.write(f"a{number}", 0, b"R", timers={"t": float(number if old else 100 + number)})
+        assert stubborn.cli("CONFIG", "SET", "min-replicas-to-write", "5") == "OK"
+        store.nodes.patience = 0.3
+        there = {number for number, old in keys.items() if not old}
+        some = {int(lease.aggregate[1:]) for lease in await store.claim(3, 60)}
+        assert len(some) == 3
+        assert some < there
+        assert {int(lease.aggregate[1:]) for lease in await store.claim(100, 60)} == there - some
+        with pytest.raises(Unavailable, match="too few replicas"):
+            await store.claim(100, 60)
+        assert stubborn.cli("CONFIG", "SET", "min-replicas-to-write", "0") == "OK"
+        assert {int(lease.aggregate[1:]) for lease in await store.claim(100, 60)} == keys.keys() - there
+
+
 async def _seen(store: RedisStore, key: str) -> bool:
     await resumed(lambda: _there(store, key))
     return True
