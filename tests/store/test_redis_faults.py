@@ -8,7 +8,7 @@ import contextlib
 import re
 import socket
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -298,8 +298,8 @@ class Losing:
     def __enter__(self) -> None:
         due = self._store._due
 
-        async def then_lose(limit: int) -> object:
-            found = await due(limit)
+        async def then_lose(limit: int, numbers: Collection[int]) -> object:
+            found = await due(limit, numbers)
             if found:
                 self._wire.lose(b"EVALSHA", self._share)
             return found
