@@ -48,6 +48,7 @@ CONNECTIONS = 64  # to each server; whoever finds none free waits
 # is sent, and waited for, once more.
 CONFIRMATION = 0.4
 SHORTEST, LONGEST = 0.02, 0.25  # seconds between repetitions
+SAY_EVERY = 5.0  # seconds between two lines of the log that say that the servers are away
 
 _TAIL = re.compile("[0-9a-f]{24}")
 
@@ -115,6 +116,7 @@ class Nodes:
         self._map: Map = _map(address)
         self._pools: dict[Endpoint, BlockingConnectionPool] = {}
         self._under_way: set[asyncio.Task[None]] = set()
+        self._said, self._unsaid = -math.inf, 0  # when the log was last told of trouble, and troubles since
         self._closed = False
 
     # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -234,11 +236,19 @@ class Nodes:
                 if partly and any(call.trouble is None for call in asked):
                     return
                 if not lasting:
-                    _log.warning("store not reached", why=told(trouble))
+                    self._say(trouble)
                 raise unavailable(trouble) from trouble
             await asyncio.sleep(pause)
             pause = min(max(2 * pause, SHORTEST), LONGEST)
             await self._look_again(trouble, until)
+
+    def _say(self, trouble: Exception) -> None:
+        """In the log, now and then: while the servers are away each call to each replica would be a line."""
+        now = asyncio.get_running_loop().time()
+        self._unsaid += 1
+        if now >= self._said + SAY_EVERY:
+            _log.warning("store not reached", why=told(trouble), times=self._unsaid)
+            self._said, self._unsaid = now, 0
 
     async def _unanswered(self, calls: Sequence[_Call], until: float) -> list[_Call]:
         """Ask once, all servers side by side. Returns those that have no answer yet."""

@@ -473,6 +473,17 @@ async def test_a_cluster_that_was_never_reached_is_unavailable_each_time() -> No
     await nodes.close()
 
 
+async def test_the_log_says_once_in_a_while_that_the_server_is_away() -> None:
+    nodes = Nodes(parse("redis://127.0.0.1:1?timeout=0.1"))
+    nodes.patience = 0.01
+    with capture_logs() as logs:
+        for _ in range(20):
+            with pytest.raises(Unavailable):
+                await nodes.command(0, "PING")
+    assert [(entry["event"], entry["times"]) for entry in logs] == [("store not reached", 1)]
+    await nodes.close()
+
+
 async def test_a_check_goes_on_where_the_store_cannot_be_reached(tmp_path: Path) -> None:
     file = tmp_path / "broker.yaml"
     file.write_text("name: x\nstore: redis://:secret@127.0.0.1:1?timeout=0.1\n")
