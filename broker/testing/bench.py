@@ -24,6 +24,7 @@ from broker.ports import Limits, Planner, Store
 from broker.services.acceptance import Acceptance
 from broker.services.doubts import Doubts
 from broker.services.fanout import Fanout
+from broker.services.fleet import Fleet
 from broker.services.forwarding import Forwarding
 from broker.services.guard import GuardedPlanner
 from broker.services.hub import Hub
@@ -72,6 +73,7 @@ class Bench:
         guarded: bool = False,
         grace: float = 10.0,
         forward: float = 20.0,
+        fleet: Fleet | None = None,
     ) -> None:
         self.store, self.clock, self.nudges = store, clock, 0
         self.hub = Hub()
@@ -83,7 +85,7 @@ class Bench:
             configured,
             store=store,
             clock=clock,
-            build=lambda site: GuardedPlanner(planners[site.name], site, clock),
+            build=lambda site: GuardedPlanner(planners[site.name], site, clock, fleet=fleet),
             broker_id="us",
         )
         self.fanout = Fanout(clock, grace=grace)

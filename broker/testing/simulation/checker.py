@@ -7,14 +7,15 @@ really happened; it asks no service. Each rule yields a sentence for each breach
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 from uuid import UUID
 
-from broker.domain.offerset import SessionRecord, SetRecord
+from broker.domain.offerset import Claim, SessionRecord, SetRecord
 from broker.errors import BrokerError
+from broker.services.doctor import Report
 from broker.testing.simulation.history import Call, Entry, History, short
 from broker.testing.simulation.loop import BEGIN, EPOCH
 from broker.testing.simulation.sites import SECRET, Fact, Site
@@ -24,6 +25,7 @@ ORDER = (
     "REJECTED", "EXPIRED", "COMPLETED", "FAILED", "CANCELLED",
 )  # fmt: skip
 ENDS = ORDER[8:]
+UNSEEN = 60.0  # seconds for which a replica may not know that the store's clock was moved
 CLOCKS = 3.0  # seconds that a replica may be wrong about the store's clock, whose answers take that long at times
 
 Timer = tuple[str, str, float, float]  # aggregate, key, due, ready
@@ -32,7 +34,11 @@ Timer = tuple[str, str, float, float]  # aggregate, key, due, ready
 @dataclass
 class Case:
     """What is judged. `left`: the timers at rest; `lines`: what is listed then, (kind, id) → phase; `stuck`: who still
-    waits; `now`: by the store's clock."""
+    waits; `now`: by the store's clock; `clock`: (the loop's time, by how much that clock is ahead from then on);
+    `reports`: what the doctor found at the end, before mending and after; `held`: the offers that
+    each site held before.
+
+    Of what house-keeping has reduced or removed, `records` and `sessions` show what was there before."""
 
     history: History
     sites: Mapping[str, Site]
@@ -40,6 +46,9 @@ class Case:
     lines: Mapping[tuple[str, str], str]
     stuck: list[str]
     now: float
+    clock: Sequence[tuple[float, float]] = ((BEGIN, 0.0),)
+    reports: Sequence[Report] = ()
+    held: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.versions: dict[str, list[tuple[float, SetRecord]]] = defaultdict(list)
@@ -47,8 +56,25 @@ class Case:
             record = written.set()
             if record is not None:
                 self.versions[written.key].append((written.at, record))
-        self.records = {key: versions[-1][1] for key, versions in self.versions.items()}
+        self.removed = {gone.key: gone.at for gone in self.history.removals if gone.key in self.versions}
+        self.last = {key: versions[-1][1] for key, versions in self.versions.items()}
+        self.records = {key: self._whole(key) for key in self.versions}
         self.calls = self.history.calls()
+
+    def _whole(self, key: str) -> SetRecord:
+        return next(r for _, r in reversed(self.versions[key]) if not _shrunk(self.versions[key][0][1], r))
+
+    @property
+    def moved(self) -> float:
+        """Seconds by which the store's clock, which all go by, was wrong at most."""
+        return max(ahead for _, ahead in self.clock) - min(ahead for _, ahead in self.clock)
+
+    def shown(self, at: float) -> list[float]:
+        """What the store's clock may have been thought to show then."""
+        ends = [moved for moved, _ in self.clock[1:]] + [float("inf")]
+        return [
+            EPOCH + at - BEGIN + ahead for (_, ahead), end in zip(self.clock, ends, strict=True) if end > at - UNSEEN
+        ]
 
     def told(self) -> Iterator[tuple[Call, Entry]]:
         """Calls that were answered well, with the answer."""
@@ -97,16 +123,18 @@ def one_is_accepted(case: Case) -> Iterator[str]:
 
 
 def acknowledged_survives(case: Case) -> Iterator[str]:
-    records = {item.uuid: record for record in case.records.values() for item in record.sessions}
+    records = {item.uuid: key for key, record in case.records.items() for item in record.sessions}
     for call, answer in case.told():
         for uuid, phase in answer.phases.items():
             if not _taken(phase) or _stands_for_nobody(answer, uuid):
                 continue
-            record = records.get(uuid)
-            if record is None:
+            key = records.get(uuid)
+            if key is None or key in case.removed:
                 yield f"#{call.begin.call} was told that {short(uuid)} is {phase}, and nothing is kept of it"
-            elif record.taken != uuid or not _taken(record.session(uuid).phase):
-                yield f"#{call.begin.call} was told {phase} of {short(uuid)}, which is {record.session(uuid).phase}"
+                continue
+            kept = {item.uuid: item.phase for item in case.last[key].sessions}.get(uuid, "gone")
+            if case.last[key].taken != uuid or not _taken(kept):
+                yield f"#{call.begin.call} was told {phase} of {short(uuid)}, which is {kept}"
 
 
 def nothing_twice(case: Case) -> Iterator[str]:
@@ -117,6 +145,15 @@ def nothing_twice(case: Case) -> Iterator[str]:
                 yield f"{fact.handle} was begun {fact.runs} times"
             if not site.nature.repeatable and len(fact.sent) > 1:
                 yield f"{fact.handle} was accepted {len(fact.sent)} times at a plain site"
+
+
+def what_runs_is_accepted(case: Case) -> Iterator[str]:
+    """No job runs of which the record says otherwise: nobody would follow it, nor know that it is paid for."""
+    for record in case.records.values():
+        for item in record.sessions:
+            fact = case.fact(item)
+            if fact is not None and fact.runs and not fact.voided and record.taken != item.uuid:
+                yield f"{fact.handle} runs, and {short(item.uuid)} is {item.phase}"
 
 
 def others_given_back(case: Case) -> Iterator[str]:
@@ -131,7 +168,7 @@ def others_given_back(case: Case) -> Iterator[str]:
             site, fact = case.sites[item.site], case.fact(item)
             expires = site.nature.enforces and fact is not None and fact.expires is not None
             denied = fact is not None and fact.denied  # what a site says it does not know counts as given back
-            if site.phase(item.handle) == "OFFERED" and not expires and not denied:
+            if item.handle in case.held[item.site] and not expires and not denied:
                 yield f"{item.site} still holds {item.handle}, which is {item.phase}, released: {item.released}"
 
 
@@ -151,10 +188,11 @@ def _in_time(case: Case, at: float, record: SetRecord, item: SessionRecord) -> I
         return
     if item.expires is not None and claim.at >= item.expires:
         yield f"{short(item.uuid)} was claimed {claim.at - item.expires:.1f} s after it expired"
-    if fact.sent and fact.expires is not None and fact.sent[0] > fact.expires + CLOCKS:
+    if fact.sent and fact.expires is not None and fact.sent[0] > fact.expires + CLOCKS + case.moved:
         yield f"{fact.handle} was first accepted {fact.sent[0] - fact.expires:.1f} s after it expired"
-    if abs(claim.at - (EPOCH + at - BEGIN)) > 60.0:
-        yield f"{short(item.uuid)} was claimed by a clock that is wrong by {claim.at - (EPOCH + at - BEGIN):.0f} s"
+    wrong = min((claim.at - now for now in case.shown(at)), key=abs)
+    if abs(wrong) > 60.0:
+        yield f"{short(item.uuid)} was claimed by a clock that is wrong by {wrong:.0f} s"
 
 
 # ── 6 to 10: answers ─────────────────────────────────────────────────────────────────────────────────────────
@@ -183,7 +221,7 @@ def phases_go_on(case: Case) -> Iterator[str]:
     """Whoever reads after another has read sees nothing older."""
     for uuid, readings in _readings(case).items():
         for later in readings:
-            before = [r for r in readings if r.ended <= later.began and not _onward(r.phase, later.phase)]
+            before = [r for r in readings if r.ended <= later.began and not _follows(case, r, later)]
             if before:
                 first = before[0]
                 yield f"{short(uuid)} was {first.phase} ({first.by}), then {later.phase} ({later.by})"
@@ -217,6 +255,12 @@ def _readings(case: Case) -> Mapping[UUID, list[_Reading]]:
     return found
 
 
+def _follows(case: Case, before: _Reading, later: _Reading) -> bool:
+    """What has expired is shown so before that is written: where the clock moves, not for ever."""
+    moved = any(at <= later.ended and before.ended <= at + UNSEEN for at, _ in case.clock[1:])
+    return _onward(before.phase, later.phase) or (before.phase == "EXPIRED" and moved)
+
+
 def _onward(before: str, after: str) -> bool:
     """By an order of the judge's own: what is judged is not asked."""
     return before == after or (before not in ENDS and ORDER.index(after) > ORDER.index(before))
@@ -243,11 +287,11 @@ def work_is_finished(case: Case) -> Iterator[str]:
         elif call.end.kind == "info" and "no answer in" in call.end.detail.get("why", ""):
             yield f"#{call.begin.call} of {call.begin.who} was not answered"
     for aggregate, key, due, _ in case.left:
-        if not _excused(case, aggregate, key):
+        if key != "look" or not _excused(case, aggregate.removeprefix("watch:")):
             yield f"the timer {key} of {aggregate[:16]} is left, {case.now - due:.0f} s overdue"
-    for record in case.records.values():
+    for record in case.last.values():
         claim = record.claim
-        if claim is not None and claim.state != "taken" and not _forgotten(case, record.session(claim.session)):
+        if claim is not None and claim.state != "taken":
             yield f"{short(claim.session)} is left {claim.state}: {claim.reason}"
     for log in case.history.logs:
         error = log.get("exc_info")
@@ -268,32 +312,108 @@ def neighbours_stand(case: Case) -> Iterator[str]:
                 yield f"#{call.begin.call}: {name} is well, and its outcome is {line.outcome}: {line.reasons}"
 
 
-def _excused(case: Case, aggregate: str, key: str) -> bool:
-    """What cannot be finished without a person: a site has forgotten for good what it was asked to take."""
-    if key == "look":
-        items = [item for record in case.records.values() for item in record.sessions]
-        return any(item.site == aggregate.removeprefix("watch:") and _forgotten(case, item) for item in items)
-    record = case.records.get(aggregate)
-    claim = record.claim if record is not None else None
-    return (
-        key == "claim" and record is not None and claim is not None and _forgotten(case, record.session(claim.session))
-    )
+def _excused(case: Case, site: str) -> bool:
+    """A site that has forgotten for good what it took is asked for an hour."""
+    items = [item for record in case.records.values() for item in record.sessions if item.site == site]
+    return any((fact := case.fact(item)) is not None and fact.forgotten for item in items)
 
 
-def _forgotten(case: Case, item: SessionRecord) -> bool:
-    fact = case.fact(item)
-    return fact is not None and fact.forgotten
+# ── what none of the ten names ───────────────────────────────────────────────────────────────────────────────
 
 
 def lists_are_true(case: Case) -> Iterator[str]:
-    """At rest a list says of each session what its record says."""
-    for record in case.records.values():
-        if ("offerset", str(record.uuid)) not in case.lines:
+    """At rest a list says of each session what its record says, and of nothing else."""
+    left = dict(case.lines)
+    for key, record in case.last.items():
+        if key in case.removed:
+            continue
+        if left.pop(("offerset", str(record.uuid)), None) is None:
             yield f"set {short(record.uuid)} is not listed"
         for item in record.sessions:
-            listed = case.lines.get(("session", str(item.uuid)))
+            listed = left.pop(("session", str(item.uuid)), None)
             if listed != item.phase:
                 yield f"{short(item.uuid)} is {item.phase}, and listed as {listed}"
+    for kind, id_ in left:
+        if kind != "site":
+            yield f"the {kind} {id_[:8]} is listed, and is no more"
+
+
+def dearer_is_asked_for(case: Case) -> Iterator[str]:
+    """What a site offers anew is accepted by itself only at a price that the request allows; a person may accept
+    it."""
+    asked = {call.begin.detail["session"] for call in case.calls if call.begin.what == "→ ACCEPTED"}
+    for record in case.records.values():
+        claim = record.claim
+        if claim is None or claim.session in asked or not record.session(claim.session).requoted:
+            continue
+        before = [item for item in record.sessions if item.uuid in asked or item.uuid in _stead(claim)]
+        most = max((_price(case, item) for item in before), default=0.0) * (1.0 + (record.requote or 0.0))
+        if (price := _price(case, record.session(claim.session))) > most + 1e-6:
+            yield f"{short(claim.session)} was accepted by itself for {price}, and {most} was allowed"
+
+
+def _stead(claim: Claim) -> tuple[UUID | None, UUID | None]:
+    """In place of which it may have been accepted."""
+    return claim.instead_of, claim.owing.session if claim.owing is not None else None
+
+
+def _price(case: Case, item: SessionRecord) -> float:
+    fact = case.fact(item)
+    return fact.price if fact is not None else 0.0
+
+
+def only_what_is_over_goes(case: Case) -> Iterator[str]:
+    """House-keeping reduces and removes no set for which something is to be done yet."""
+    for key, record in case.records.items():
+        goes = key in case.removed or _shrunk(record, case.last[key])
+        if goes and (why := _pending(record)):
+            yield f"set {short(record.uuid)} was reduced or removed, though {why}"
+
+
+def _shrunk(record: SetRecord, later: SetRecord) -> bool:
+    return len(later.sites) < len(record.sites)
+
+
+def _pending(record: SetRecord) -> str:
+    claim = record.claim
+    if not record.closed or record.owed is not None or (claim is not None and claim.state != "taken"):
+        return "it is not done with"
+    if claim is not None and not claim.followed:
+        return "nobody follows what was taken"
+    late = [item for item in record.sessions if item.phase not in ENDS or not (item.released or _lived(item.phase))]
+    return f"of {_named(late)} the site was not told" if late else ""
+
+
+def _lived(phase: str) -> bool:
+    return phase in ("COMPLETED", "FAILED", "CANCELLED")
+
+
+def words_are_heard(case: Case) -> Iterator[str]:
+    """Whoever says what was seen at a site is not told that it is otherwise, nor when it is said again."""
+    for call in case.calls:
+        why = call.end.detail.get("why", "") if call.end is not None and call.end.kind == "fail" else ""
+        if call.begin.what == "decides" and "not in doubt" in why:
+            yield f"#{call.begin.call} was refused: {why}"
+
+
+def nothing_for_the_doctor(case: Case) -> Iterator[str]:
+    """At rest it finds at most offers that no answer told of, or whose site had forgotten that they were given back;
+    it gives them back, and then finds nothing."""
+    sessions = {str(item.uuid): item for record in case.records.values() for item in record.sessions}
+    unknown = [fact for site in case.sites.values() for fact in site.ledger.values()]
+    known = {item.handle for item in sessions.values()}
+    excused = [fact for fact in unknown if not fact.runs and (fact.handle not in known or fact.denied)]
+    for report in case.reports[:1]:
+        for finding in report.findings:
+            item = sessions.get(finding.where)
+            said = [
+                fact for fact in excused if f"({fact.handle})" in finding.says or (item and item.handle == fact.handle)
+            ]
+            if finding.what != "orphan" or not said:
+                yield f"the doctor finds {finding.what} {finding.where}: {finding.says}"
+    for report in case.reports[1:]:
+        for finding in report.findings:
+            yield f"the doctor finds, when all is mended, {finding.what} {finding.where}: {finding.says}"
 
 
 def one_key_one_act(case: Case) -> Iterator[str]:
@@ -330,6 +450,7 @@ RULES: tuple[tuple[int, Rule], ...] = (
     (1, one_is_accepted),
     (2, acknowledged_survives),
     (3, nothing_twice),
+    (3, what_runs_is_accepted),
     (4, others_given_back),
     (5, nothing_after_expiry),
     (6, every_site_answers_for),
@@ -340,4 +461,8 @@ RULES: tuple[tuple[int, Rule], ...] = (
     (10, neighbours_stand),
     (0, one_key_one_act),
     (0, lists_are_true),
+    (0, dearer_is_asked_for),
+    (0, only_what_is_over_goes),
+    (0, words_are_heard),
+    (10, nothing_for_the_doctor),
 )

@@ -54,6 +54,15 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Removed:
+    """An aggregate that the store was made to forget."""
+
+    at: float
+    who: str
+    key: str
+
+
+@dataclass(frozen=True)
 class Call:
     """A user's call from its beginning to its end. `end` None: it has not ended."""
 
@@ -68,6 +77,7 @@ class History:
         self._time = time
         self.entries: list[Entry] = []
         self.writes: list[Written] = []
+        self.removals: list[Removed] = []
         self.logs: list[Mapping[str, Any]] = []
         self._calls = 0
 
@@ -87,6 +97,9 @@ class History:
     def wrote(self, who: str, key: str, version: int, record: bytes) -> None:
         self.writes.append(Written(self._time(), who, key, version, record))
 
+    def removed(self, who: str, key: str) -> None:
+        self.removals.append(Removed(self._time(), who, key))
+
     def calls(self) -> list[Call]:
         ends = {entry.call: entry for entry in self.entries if entry.kind in ("ok", "fail", "info")}
         return [Call(entry, ends.get(entry.call)) for entry in self.entries if entry.kind == "invoke"]
@@ -95,6 +108,7 @@ class History:
         """All of it for a person, in the order of time."""
         lines = [(entry.at, str(entry)) for entry in self.entries]
         lines += [(written.at, _decision(written)) for written in self.writes]
+        lines += [(gone.at, f"{_stamp(gone.at)} {gone.who} removed {gone.key}") for gone in self.removals]
         lines += [(log["at"], _log(log)) for log in self.logs]
         return "\n".join(line for _, line in sorted(lines, key=lambda pair: pair[0]))
 
@@ -109,12 +123,16 @@ def short(value: Any) -> str:
 
 def _decision(written: Written) -> str:
     record = written.set()
-    begin = f"{written.at - BEGIN:9.3f}  {'store':<12} {written.who} wrote"
+    begin = f"{_stamp(written.at)} {written.who} wrote"
     if record is None:
         return f"{begin} {written.key[:16]} version {written.version}"
     claim = f"claim {short(record.claim.session)} {record.claim.state}" if record.claim else "no claim"
     shown = " ".join(f"{short(s.uuid)}:{s.phase}{'' if not s.released else '·'}" for s in record.sessions)
     return f"{begin} set {short(record.uuid)} version {written.version}: {claim}; {shown}"
+
+
+def _stamp(at: float) -> str:
+    return f"{at - BEGIN:9.3f}  {'store':<12}"
 
 
 def _log(log: Mapping[str, Any]) -> str:

@@ -8,22 +8,29 @@ same. The store is one SQLite file for all, on which each call takes a while, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextvars import Context, ContextVar
+from dataclasses import dataclass
+from random import Random
 from typing import Any, TypeVar
 from uuid import UUID
 
 from broker.domain.deadline import Deadline
 from broker.domain.site import Profile
-from broker.errors import BrokerError, SiteError, SiteRefused, Unavailable, Unconfirmed
+from broker.errors import BrokerError, SiteError, Unavailable, Unconfirmed
 from broker.ports import Ask, Held, Logs, Order, Quotes, Result, Sighting
 from broker.services.clock import StoreClock
+from broker.services.doctor import Doctor
 from broker.services.events import Events
+from broker.services.fleet import Fleet
+from broker.services.keeping import TIMER as KEEP
+from broker.services.keeping import Keeping
 from broker.services.keys import TIMER as FORGET
 from broker.services.keys import Keys
 from broker.services.upkeep import Upkeep
 from broker.store.sqlite import SqliteStore
 from broker.testing.bench import Bench
+from broker.testing.memory import MemoryLimits
 from broker.testing.simulation.clock import LoopClock
 from broker.testing.simulation.history import History
 from broker.testing.simulation.loop import OWNER, DrawnLoop, apart
@@ -36,6 +43,7 @@ T = TypeVar("T")
 
 WRITES = frozenset({"write", "remove", "done", "postpone", "renew", "claim", "ping", "prune_bodies"})
 BOOT_AGAIN = 3.0  # seconds until a replica that could not start is started again
+STOP_WITHIN = 10.0  # seconds for calls under way of a replica that is told to stop
 
 
 class Caller:
@@ -64,6 +72,13 @@ class Disk:
 
     def wrote(self, life: Life, key: str, version: int, record: bytes) -> None:
         self.history.wrote(life.name, key, version, record)
+        self._tell(life, key)
+
+    def removed(self, life: Life, key: str) -> None:
+        self.history.removed(life.name, key)
+        self._tell(life, key)
+
+    def _tell(self, life: Life, key: str) -> None:
         for other, (watched, ring) in list(self.followers.items()):
             if other is not life:
                 missed = self.weather.strikes(0.1)
@@ -86,8 +101,9 @@ class Life:
 
     def __init__(self, replica: str, number: int, world: Surroundings) -> None:
         self.replica, self.name, self.world = replica, f"{replica}.{number}", world
-        self.dead = False
+        self.dead = self.stopping = False
         self.tasks: dict[asyncio.Task[Any], None] = {}
+        self.calls: dict[asyncio.Task[Any], None] = {}  # of users
         self.context = Context()
         self.context.run(OWNER.set, self)
         self.bench: Services | None = None  # None: it is still starting
@@ -124,15 +140,30 @@ class Life:
         bench = Services(self, local)
         try:
             await bench.told.measure()
+            await bench.keeping.start()
             await bench.start()
         except BrokerError as error:
             self.die(f"could not start: {error.detail}")
             return
         self.bench = bench
         self.world.history.note(self.name, "lives", ahead=local.ahead)
-        await asyncio.gather(
-            bench.upkeep.run(), bench.sites.run(), bench.store.follow(bench.hub.watched, bench.hub.ring)
-        )
+        await asyncio.gather(*bench.loops())
+
+    async def stop(self) -> None:
+        """As a process does that is told to: it takes no new calls, claims no timers, and ends what it has in hand."""
+        bench = self.bench
+        if bench is None or self.stopping:
+            return
+        self.stopping = True
+        self.world.history.note(self.name, "is to stop")
+        bench.upkeep.stop()
+        if self.calls:
+            await asyncio.wait(self.calls, timeout=STOP_WITHIN)
+        await bench.upkeep.close()
+        await bench.forwarding.close()
+        if bench.fleet is not None:
+            await bench.fleet.close()
+        self.die("stopped")
 
     async def serve(self, act: Callable[[Services], Awaitable[T]], caller: Caller, patience: float) -> T:
         """What a user's call brings. Raises Gone when the process dies of it or before, or when `patience` (seconds)
@@ -142,6 +173,8 @@ class Life:
         context = self.context.copy()
         context.run(CALLER.set, caller)
         caller.task = task = self.spawn(act(self.bench), context)
+        self.calls[task] = None
+        task.add_done_callback(lambda done: self.calls.pop(done, None))
         await asyncio.wait([task], timeout=patience)
         if not task.done():
             task.cancel()
@@ -156,6 +189,28 @@ class Life:
         return task.result()  # type: ignore[no-any-return] # of the coroutine that `act` made
 
 
+@dataclass(frozen=True)
+class Habits:
+    """How this world's brokers are set. Seconds: `keeps_offers`, `keeps_records` as in the settings (0: for ever).
+    `fleet`: replicas share what they may ask of a site, and say which does not answer. `measures`: they look again
+    what the store's clock shows, which moves."""
+
+    keeps_offers: float
+    keeps_records: float
+    fleet: bool
+    measures: bool
+
+    @classmethod
+    def of(cls, random: Random) -> Habits:
+        keeps = random.choice((0.0, 0.0, 30.0, 90.0))
+        return cls(
+            keeps_offers=keeps * random.uniform(0.3, 0.9) or 600.0,
+            keeps_records=keeps,
+            fleet=random.random() < 0.15,
+            measures=random.random() < 0.25,
+        )
+
+
 class Surroundings:
     """What a life needs to know of the world; `run.World` fills it in."""
 
@@ -165,6 +220,8 @@ class Surroundings:
     network: Network
     disk: Disk
     sites: Mapping[str, Site]
+    habits: Habits
+    shared: MemoryLimits
 
     def clock(self, replica: str) -> LoopClock:
         raise NotImplementedError
@@ -188,12 +245,31 @@ class Services(Bench):
         self.upkeep = Upkeep(disk, clock)
         doors = {name: Door(life, site) for name, site in life.world.sites.items()}
         registrations = {name: site.registration for name, site in life.world.sites.items()}
-        super().__init__(disk, clock, doors, registrations=registrations, limits=disk.limits)
+        limits: Any = Way(life, life.world.disk, life.world.shared)
+        self.fleet = Fleet(limits, clock) if life.world.habits.fleet else None
+        super().__init__(disk, clock, doors, registrations=registrations, limits=disk.limits, fleet=self.fleet)
         self.keys = Keys(disk, clock)
         self.events = Events(
             records=self.records, offers=self.offers, sessions=self.sessions, hub=self.hub, clock=clock
         )
-        self.upkeep.handle({**self.handlers, FORGET: self.keys.forget})
+        habits = life.world.habits
+        self.keeping = Keeping(
+            store=disk, records=self.records, clock=clock, offers=habits.keeps_offers, records_for=habits.keeps_records
+        )
+        self.upkeep.handle({**self.handlers, FORGET: self.keys.forget, KEEP: self.keeping.keep})
+
+    def doctor(self, *, mend: bool) -> Doctor:
+        return Doctor(store=self.store, sites=self.sites, clock=self.clock, mend=mend)
+
+    def loops(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What runs as long as the process."""
+        yield self.upkeep.run()
+        yield self.sites.run()
+        yield self.store.follow(self.hub.watched, self.hub.ring)
+        if self.life.world.habits.measures:
+            yield self.told.run()
+        if self.fleet is not None:
+            yield self.fleet.run()
 
     def _nudge(self, due: float = 0.0) -> None:
         self.upkeep.nudge(due)
@@ -257,12 +333,18 @@ class Way:
                 _settle(answer, Unavailable("the store did not answer in time."))
                 await asyncio.sleep(self._disk.weather.random.uniform(0.1, 3.0))
             value = await method(*args, **kwargs)
-            if name == "write" and value is True and self._target is self._disk.store:
-                self._disk.wrote(self._life, args[0], args[1] + 1, args[2])
+            if value is True and self._target is self._disk.store:
+                self._note(name, args)
             await asyncio.sleep(self._disk.weather.disk())
             _settle(answer, _heard(fate, value))
         except Exception as error:
             _settle(answer, error)
+
+    def _note(self, name: str, args: tuple[Any, ...]) -> None:
+        if name == "write":
+            self._disk.wrote(self._life, args[0], args[1] + 1, args[2])
+        elif name == "remove":
+            self._disk.removed(self._life, args[0])
 
     def _fate(self, name: str) -> str:
         disk, now = self._disk, self._disk.loop.time()
@@ -327,7 +409,7 @@ class Door:
         return await self._call("update", lambda: self._site.update(order, phase), deadline, repeats=True)
 
     async def held(self, deadline: Deadline) -> tuple[Held, ...]:
-        raise SiteRefused(f"{self._site.name} does not say what it has.", status=404)
+        return await self._call("held", self._site.held, deadline, repeats=True)
 
     async def logs(self, order: Order, deadline: Deadline) -> Logs:
         return Logs()

@@ -16,29 +16,41 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import structlog
 
+from broker.services import keeping
+from broker.services.doctor import Report
+from broker.services.doubts import Doubt
+from broker.services.keeping import TIMER as KEEP
 from broker.services.keys import TIMER as FORGET
 from broker.store.database import connect
 from broker.store.sqlite import SqliteStore, open_sqlite
 from broker.testing.executor import InlineExecutor
+from broker.testing.memory import MemoryLimits
 from broker.testing.simulation.checker import Case, Timer
 from broker.testing.simulation.clock import LoopClock
 from broker.testing.simulation.history import History
 from broker.testing.simulation.loop import OWNER, DrawnLoop, apart, world
 from broker.testing.simulation.network import Network
-from broker.testing.simulation.replicas import BOOT_AGAIN, Disk, Life, Surroundings
-from broker.testing.simulation.sites import Nature, Site
-from broker.testing.simulation.users import Person, Stranger
+from broker.testing.simulation.replicas import BOOT_AGAIN, Disk, Habits, Life, Surroundings
+from broker.testing.simulation.replicas import Caller as Connection
+from broker.testing.simulation.sites import Fact, Nature, Site
+from broker.testing.simulation.users import Operator, Person, Stranger
 from broker.testing.simulation.weather import Weather
 
 FAULTS = 60.0  # seconds
+SWEEP = 15.0  # seconds between two sweeps of the house-keeping, which has little time here
 PEOPLE = 900.0  # seconds within which the last of them has surely been told something
 REST = 1500.0  # seconds after the faults within which all that can be finished is
+LAST = 1.0  # seconds within which what was sent to the store has been done
 ENDINGS = 50  # seconds within which whatever was cancelled has surely ended
+DOUBTS = 120.0  # seconds after the faults from which on an operator decides what no site will say any more
 LOOK = 15.0  # seconds between two looks whether all is at rest
-TIMERS = f"SELECT aggregate, key, due, ready FROM timers WHERE key != '{FORGET}' ORDER BY aggregate, key"  # noqa: S608 - a constant
+TIMERS = (
+    f"SELECT aggregate, key, due, ready FROM timers WHERE key NOT IN ('{FORGET}', '{KEEP}') ORDER BY aggregate, key"  # noqa: S608 - a constant
+)
 NAMES = ("alba", "borealis", "cirrus", "dune")
 
 
@@ -53,13 +65,21 @@ class World(Surroundings):
         self.truth = LoopClock(loop)
         self.replicas = [f"r{number}" for number in range(random.choice((1, 2, 2, 3)))]
         self.clocks = {name: LoopClock(loop, random.choice((0.0, 0.5, -0.5, 180.0, -180.0))) for name in self.replicas}
-        self.sites: dict[str, Site] = {}
+        sites: dict[str, Site] = {}
         for name in NAMES[: random.choice((2, 3, 3, 4))]:
-            nature = Nature.of(random, healthy=not self.sites)
+            nature = Nature.of(random, healthy=not sites)
             clock = LoopClock(loop, nature.offset)
-            self.sites[name] = Site(name, nature, self.weather, clock, loop.time)
+            sites[name] = Site(name, nature, self.weather, clock, loop.time)
+        self.sites: Mapping[str, Site] = sites
         self.people: list[Person] = [Person(name, self) for name in ("ada", "bob", "cyd")[: random.choice((1, 2, 3))]]
         self.people.append(Stranger("eve", self, list(self.people)))
+        self.operator = Operator("olga", self)
+        self.people.append(self.operator)
+        self.habits = Habits.of(random)
+        self.shared = MemoryLimits(self.truth)
+        self.clock_told = [(loop.time(), 0.0)]  # (the loop's time, by how much the store's clock is ahead from then on)
+        self.reports: list[Report] = []
+        self.held: dict[str, frozenset[str]] = {}
         self.lives: dict[str, Life] = {}
         self.given_up: set[str] = set()
         self.left: list[Timer] = []
@@ -76,6 +96,8 @@ class World(Surroundings):
         troubles = self.loop.create_task(self._troubles(), context=apart())
         people = [self.loop.create_task(person.live(), context=apart()) for person in self.people]
         await asyncio.sleep(FAULTS)
+        if troubles.done():
+            troubles.result()  # it never ends by itself: what it raised is a fault of the simulation
         troubles.cancel()
         self._calm()
         _, still = await asyncio.wait(people, timeout=PEOPLE)
@@ -89,8 +111,15 @@ class World(Surroundings):
         for person in self.people:
             for set_ in person.sets:
                 await self._read(person, set_)
-        self.now, self.lines = self.truth.now(), await self._listed()
+        self.now = self.truth.now()
+        self.held = {
+            name: frozenset(handle for handle in site.memory if site.phase(handle) == "OFFERED")
+            for name, site in self.sites.items()
+        }
+        await self._doctor()
         await self._end()
+        await asyncio.sleep(LAST)
+        self.lines = await self._listed()
 
     async def _end(self) -> None:
         """Nobody is left: what a task does at its end it does here, and not whenever it is collected."""
@@ -134,7 +163,9 @@ class World(Surroundings):
 
     async def open(self) -> Life:
         while True:
-            alive = [life for life in self.lives.values() if not life.dead and life.bench is not None]
+            alive = [
+                life for life in self.lives.values() if not life.dead and life.bench is not None and not life.stopping
+            ]
             if alive:
                 return self.random.choice(alive)
             self._changed.clear()
@@ -147,14 +178,21 @@ class World(Surroundings):
         every = self.random.choice((5.0, 10.0, 30.0, 200.0))
         while True:
             await asyncio.sleep(self.random.expovariate(1.0 / every))
-            trouble = self.random.choice(
-                (self._kill, self._kill, self._cut, self._hang, self._restart, self._fill, self._jump)
-            )
-            trouble()
+            troubles = [
+                self._kill, self._kill, self._stop, self._cut, self._hang, self._restart, self._fill, self._jump
+            ]  # fmt: skip
+            if self.habits.measures:
+                troubles += [self._move, self._move]
+            self.random.choice(troubles)()
 
     def _kill(self) -> None:
         life = self.random.choice(list(self.lives.values()))
         life.die("killed")
+
+    def _stop(self) -> None:
+        life = self.random.choice(list(self.lives.values()))
+        if not life.dead:
+            life.spawn(life.stop())
 
     def _cut(self) -> None:
         faulty = [name for name, site in self.sites.items() if not site.nature.healthy]
@@ -190,6 +228,13 @@ class World(Surroundings):
         self.clocks[replica].ahead = self.random.choice((-3600.0, -90.0, 0.0, 90.0, 3600.0))
         self.history.note(replica, "its clock jumps", ahead=self.clocks[replica].ahead)
 
+    def _move(self) -> None:
+        self.truth.ahead += self.random.choice((-90.0, -20.0, -3.0, 3.0, 20.0, 90.0, 600.0))
+        self.clock_told.append((self.loop.time(), self.truth.ahead))
+        for site in self.sites.values():
+            site.measured(self.truth.ahead)
+        self.history.note("store", "its clock jumps", ahead=self.truth.ahead)
+
     def _faulty(self) -> Site:
         return self.random.choice([site for site in self.sites.values() if not site.nature.healthy])
 
@@ -214,13 +259,26 @@ class World(Surroundings):
 
     async def _rest(self) -> None:
         """Until nothing is left to do, or as long as it may take."""
-        end = self.loop.time() + REST
-        while self.loop.time() < end:
+        calm = self.loop.time()
+        while self.loop.time() < calm + REST:
             self.left = await self._timers()
             if not self.left:
                 break
             await asyncio.sleep(LOOK)
+            if self.loop.time() > calm + DOUBTS:
+                await self.operator.see_to_all(but_for=lambda doubt: not self._fact(doubt).forgotten)
         self.history.note("world", "is at rest", timers=len(self.left))
+
+    def _fact(self, doubt: Doubt) -> Fact:
+        return self.sites[doubt.site].ledger[doubt.handle]
+
+    async def _doctor(self) -> None:
+        """Looks at everything, mends what can be, and looks again where anything was found."""
+        for mend in (True, False):
+            life = await self.open()
+            self.reports.append(await life.serve(lambda here: here.doctor(mend=mend).visit(), Connection(None), REST))  # noqa: B023 - it is called before the next turn
+            if not self.reports[-1].findings:
+                break
 
     async def _timers(self) -> list[Timer]:
         def work(sql: sqlite3.Connection) -> list[Timer]:
@@ -238,7 +296,17 @@ class World(Surroundings):
         await person.call("reads at the end", lambda here: here.offers.get(set_, person.caller), set=set_)
 
     def case(self) -> Case:
-        return Case(self.history, self.sites, self.left, self.lines, self.stuck, self.now)
+        return Case(
+            self.history,
+            self.sites,
+            self.left,
+            self.lines,
+            self.stuck,
+            self.now,
+            self.clock_told,
+            self.reports,
+            self.held,
+        )
 
 
 # ── running one ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -280,7 +348,7 @@ def simulate(seed: int, here: Ground) -> World:
     """The world of one seed, lived to its end. Raises what a person in it raised, which is a fault of the simulation,
     and `loop.Stuck`."""
     random = Random(seed)  # noqa: S311 - it is there to be foretold
-    with world(random) as loop:
+    with world(random) as loop, patch.object(keeping, "EVERY", SWEEP), patch.object(keeping, "PIECE", 2):
         made = World(seed, loop, random)
         with _logs_to(made):
             loop.run_until_complete(_lived(made, here))

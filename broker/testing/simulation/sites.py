@@ -21,6 +21,7 @@ from broker.domain.quantities import format_instant
 from broker.domain.site import Profile, Registration
 from broker.errors import SiteBusy, SiteError, SiteForgot, SiteRefused
 from broker.ports import Ask, Clock, Order, Quotes, Sighting
+from broker.ports import Held as Listed
 from broker.testing.simulation.weather import Weather
 
 SECRET = "s3cr3t-t0ken-0f-a-c0nnect0r"  # noqa: S105 - what must not be seen in any log
@@ -37,6 +38,7 @@ class Fact:
     set: UUID
     made: float
     expires: float | None
+    price: float = 0.0
     sent: list[float] = field(default_factory=list)
     runs: int = 0
     voided: bool = False
@@ -60,7 +62,7 @@ class Held:
 class Nature:
     """What kind of site it is. `healthy`: nothing ever goes wrong with it or on the way to it. `offset`: seconds its
     clock is ahead. `enforces`: it ends its offers by itself; without, it holds them until it is told. `lazy`: seconds
-    it takes to carry out an acceptance while it still reads OFFERED."""
+    it takes to carry out an acceptance while it still reads OFFERED. `lists`: it says what it has for us."""
 
     healthy: bool = False
     repeatable: bool = False
@@ -69,6 +71,7 @@ class Nature:
     offset: float = 0.0
     lazy: float = 0.0
     offers: int = 2
+    lists: bool = True
 
     @classmethod
     def of(cls, random: Random, *, healthy: bool) -> Nature:
@@ -80,6 +83,7 @@ class Nature:
             offset=0.0 if healthy else random.choice((0.0, 0.0, 150.0, -150.0)),
             lazy=0.0 if healthy else random.choice((0.0, 0.0, 0.0, 2.0)),
             offers=random.choice((1, 2, 2, 3)),
+            lists=random.random() < 0.8,
         )
 
 
@@ -115,6 +119,21 @@ class Site:
     def remember(self) -> None:
         self.memory.update(self.away)
         self.away.clear()
+
+    def measured(self, ahead: float) -> None:
+        """Brokers go by a clock that is so many seconds ahead of the world's now."""
+        self.profile = self.profile.model_copy(update={"clock_offset": self.nature.offset - ahead})
+
+    def looked_up(self, handle: str) -> bool | None:
+        """Whether it took that offer, as a person sees who looks there by other ways; None: that may change yet. Only
+        a no that stays one is told."""
+        if self.ledger[handle].runs:
+            return True
+        held = self.memory.get(handle)
+        if held is None:
+            return None if handle in self.away else False
+        self._settle(held)
+        return False if held.phase in session.REFUSED else None
 
     # ── what it does when a request arrives ──────────────────────────────────────────────────────────────────
 
@@ -169,7 +188,19 @@ class Site:
             held.phase = "CANCELLED"
         return self._show(held)
 
+    def held(self) -> tuple[Listed, ...]:
+        self._mood()
+        if not self.nature.lists:
+            raise SiteRefused(f"{self.name} does not say what it has.", status=404)
+        for held in self.memory.values():
+            self._settle(held)
+        return tuple(self._listed(held) for held in self.memory.values() if held.phase not in session.TERMINAL)
+
     # ── its state ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _listed(self, held: Held) -> Listed:
+        since = self.clock.now() - self.profile.clock_offset - (self._time() - self.ledger[held.handle].made)
+        return Listed(held.handle, held.phase, set=self.ledger[held.handle].set, since=since)
 
     def phase(self, handle: str) -> str | None:
         """As it knows it now; None: it does not."""
@@ -224,7 +255,7 @@ class Site:
         expires = None if left is None else now + left
         lasts = random.uniform(5.0, 40.0)
         self.memory[handle] = Held(handle, expires, lasts=lasts)
-        self.ledger[handle] = Fact(handle, set_, now, expires)
+        self.ledger[handle] = Fact(handle, set_, now, expires, price)
         body: dict[str, Any] = {
             "kind": kinds.SCHEDULED_SESSION,
             "phase": "OFFERED",

@@ -7,7 +7,7 @@ the seconds that were named, at whatever replica lives then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from random import Random
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ import msgspec
 from broker.domain import kinds
 from broker.domain.identity import Caller, Hop, Owner, new_set
 from broker.errors import BrokerError, Conflict, NotAllowed, NotFound, Unavailable
+from broker.services.doubts import Doubt
 from broker.services.keys import Once
 from broker.services.offers import AT_ONCE, How, SetState
 from broker.services.sessions import SessionState
@@ -25,7 +26,7 @@ from broker.testing.bench import phase, request
 from broker.testing.simulation.history import History
 from broker.testing.simulation.replicas import Caller as Connection
 from broker.testing.simulation.replicas import Gone, Life, Services
-from broker.testing.simulation.sites import SECRET
+from broker.testing.simulation.sites import SECRET, Site
 from broker.testing.simulation.weather import Weather
 
 PATIENCE = 200.0  # seconds after which a user's call should long have ended
@@ -40,6 +41,7 @@ class Town(Protocol):
     random: Random
     weather: Weather
     history: History
+    sites: Mapping[str, Site]
 
     async def open(self) -> Life:
         """A replica that takes calls, whichever; waits until there is one."""
@@ -64,7 +66,7 @@ class Person:
 
     async def take_the_best(self) -> None:
         """Ask, take the first, hear it again; perhaps cancel it, or have turned another down before."""
-        state = await self.ask(failover=self._chance(0.5))
+        state = await self.ask()
         offers = _open(state)
         if not offers:
             return
@@ -123,13 +125,11 @@ class Person:
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def ask(
-        self, *, key: str | None = None, name: str = "", later: bool = False, failover: bool = False
-    ) -> SetState | None:
+    async def ask(self, *, key: str | None = None, name: str = "", later: bool = False) -> SetState | None:
         wanted = request(
             executable={"kind": kinds.DOCKER_CONTAINER, "meta": {"name": name or f"{self.name}-{self._key()}"},
                         "environment": {"TOKEN": SECRET}},
-            preferences={"failover": failover, "requote": self.town.random.choice((0.0, 0.5)) if failover else None},
+            preferences=self._preferences(),
         )  # fmt: skip
         how = How(later=True) if later else AT_ONCE
 
@@ -152,7 +152,7 @@ class Person:
     async def direct(self, key: str | None, name: str) -> None:
         wanted = request(
             executable={"kind": kinds.DOCKER_CONTAINER, "meta": {"name": name}},
-            preferences={"requote": self.town.random.choice((None, 0.5))},
+            preferences=self._preferences(),
         )
 
         async def act(here: Services) -> SessionState:
@@ -260,6 +260,9 @@ class Person:
         left = ends - state.now if ends is not None and state is not None else 0.0
         return max(0.0, left + self.town.random.uniform(-0.5, 0.1))
 
+    def _preferences(self) -> dict[str, Any]:
+        return {"failover": self._chance(0.5), "requote": self.town.random.choice((None, None, 0.0, 0.5, 3.0))}
+
     def _chance(self, of: float) -> bool:
         return self.town.random.random() < of
 
@@ -307,6 +310,45 @@ class Stranger(Person):
             self.town.history.end(number, self.name, "info", what, why=str(error))
         else:
             self.town.history.end(number, self.name, "ok", what)
+
+
+class Operator(Person):
+    """Looks at the sites how doubtful acceptances ended, and says what is seen there: never anything else."""
+
+    def __init__(self, name: str, town: Town) -> None:
+        super().__init__(name, town)
+        self.caller = Caller(Owner("here", name), name, frozenset({"user", "operator"}))
+
+    async def live(self) -> None:
+        for _ in range(self.town.random.choice((0, 5, 25))):
+            await asyncio.sleep(self.town.random.uniform(0.5, 5.0))
+            await self.see_to_all()
+
+    async def see_to_all(self, *, but_for: Callable[[Doubt], bool] = lambda _: False) -> None:
+        """`but_for`: those that are left alone."""
+        for doubt in await self._doubts():
+            taken = self.town.sites[doubt.site].looked_up(doubt.handle)
+            if taken is None or but_for(doubt):
+                continue
+            times = self.town.random.choice((1, 1, 1, 2))
+            await self._both(*(self.decide(doubt.session, taken) for _ in range(times)))
+            if self._chance(0.2):
+                await self.decide(doubt.session, taken)
+
+    async def decide(self, uuid: UUID, taken: bool) -> None:
+        await self.call(
+            "decides",
+            lambda here: here.doubts.decide(uuid, taken, "seen there", self.caller),
+            session=uuid,
+            taken=taken,
+        )
+
+    async def _doubts(self) -> Sequence[Doubt]:
+        life = await self.town.open()
+        try:
+            return await life.serve(lambda here: here.doubts.list(self.caller), Connection(None), PATIENCE)
+        except (BrokerError, Gone):
+            return ()
 
 
 def _drawn(random: Random) -> UUID:
