@@ -10,11 +10,12 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from uuid import UUID, uuid4
 
+from broker.domain import offerset
 from broker.domain import session as phases
 from broker.domain.deadline import Deadline
 from broker.domain.identity import Owner, aggregate
 from broker.domain.offerset import SessionRecord, SetRecord
-from broker.errors import SiteError
+from broker.errors import BrokerError, SiteError
 from broker.ports import Clock, Held, Order, Store
 from broker.services.findings import Finding, Level
 from broker.services.orders import order
@@ -92,12 +93,24 @@ class Orphans:
         return [
             self._unknown(site, held)
             for (site, _), held in sorted(self._by_handle.items())
-            if not _may_be_saved_yet(held, now) and not await self._saved_meanwhile(held)
+            if not _may_be_saved_yet(held, now) and not await self._saved_meanwhile(site, held)
         ]
 
-    async def _saved_meanwhile(self, held: Held) -> bool:
+    async def _saved_meanwhile(self, site: str, held: Held) -> bool:
+        """Whether its record, read once more, knows it. That there is one says nothing: what a site offered in an
+        answer that was lost belongs to a set, and stands in none."""
         uuid = held.session or held.set
-        return uuid is not None and await self._store.read(aggregate(uuid)) is not None
+        stored = await self._store.read(aggregate(uuid)) if uuid is not None else None
+        if stored is None:
+            return False
+        try:
+            record = offerset.decode(stored.record)
+        except BrokerError:
+            return True  # nobody can say
+        names = (held.session, held.handle.lower())
+        return any(
+            item.site == site and (item.uuid in names or item.handle.lower() in names) for item in record.sessions
+        )
 
     def _unknown(self, site: str, held: Held) -> Orphan:
         what = "an offer open" if held.phase == "OFFERED" else f"a session {held.phase or 'in an unknown phase'}"

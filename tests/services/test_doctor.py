@@ -15,6 +15,7 @@ from broker.errors import SiteRefused, SiteTimeout
 from broker.ports import Held, Listing, Query, Store
 from broker.services import keeping
 from broker.services.doctor import Doctor, Report
+from broker.services.orphans import Orphans
 from broker.services.watching import WatchList
 from broker.store.redis import open_redis
 from broker.store.redis_address import parse
@@ -380,6 +381,30 @@ async def test_young_offers_and_those_of_unknown_age_may_yet_be_saved(
     assert [(at.level, at.what, at.mended) for at in report.findings] == [("WARN", "orphan", True)]
     assert "(old)" in report.findings[0].says
     assert alba.phases["old"] == "REJECTED"
+
+
+async def test_an_offer_whose_answer_was_lost_is_found_though_its_set_is_there(
+    bench: Bench, case: Case, alba: ScriptedSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def has(deadline: object) -> tuple[Held, ...]:
+        return (Held("unheard", alba.phases["unheard"], set=case.set, since=bench.clock.now() - 500),)
+
+    monkeypatch.setattr(alba, "held", has)
+    alba.phases["unheard"] = "OFFERED"
+    report = await visit(bench, mend=True)
+    assert [(at.what, at.mended) for at in report.findings] == [("orphan", True)]
+    assert alba.phases["unheard"] == "REJECTED"
+
+
+async def test_what_is_saved_while_the_doctor_looks_is_no_orphan(bench: Bench, alba: ScriptedSite) -> None:
+    state = await bench.ask()
+    item = state.record.sessions[0]
+    orphans = Orphans(bench.sites.entries(), bench.store, bench.clock)
+    alba.phases = {item.handle: "ACCEPTED"}
+    await orphans.ask()
+    named = Held(item.handle, "ACCEPTED", set=state.uuid)
+    orphans._by_handle[item.site, item.handle.lower()] = named  # as a site does that is told our uuids
+    assert await orphans.left(bench.clock.now()) == []
 
 
 async def test_a_site_that_cannot_say_what_it_has_is_named(bench: Bench, case: Case, alba: ScriptedSite) -> None:
