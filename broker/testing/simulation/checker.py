@@ -26,6 +26,7 @@ ORDER = (
 )  # fmt: skip
 ENDS = ORDER[8:]
 UNSEEN = 60.0  # seconds for which a replica may not know that the store's clock was moved
+OLD = 200.0  # seconds after which what no record knows is surely given back by the doctor
 CLOCKS = 3.0  # seconds that a replica may be wrong about the store's clock, whose answers take that long at times
 
 Timer = tuple[str, str, float, float]  # aggregate, key, due, ready
@@ -34,9 +35,9 @@ Timer = tuple[str, str, float, float]  # aggregate, key, due, ready
 @dataclass
 class Case:
     """What is judged. `left`: the timers at rest; `lines`: what is listed then, (kind, id) → phase; `stuck`: who still
-    waits; `now`: by the store's clock; `clock`: (the loop's time, by how much that clock is ahead from then on);
-    `reports`: what the doctor found at the end, before mending and after; `held`: the offers that
-    each site held before.
+    waits; `now`: that moment by the store's clock, `rest` by the loop's; `clock`: (the loop's time, by how much the
+    store's is ahead from then on); `reports`: what the doctor found at the end, before mending and
+    after; `held`: the offers that each site held before.
 
     Of what house-keeping has reduced or removed, `records` and `sessions` show what was there before."""
 
@@ -46,6 +47,7 @@ class Case:
     lines: Mapping[tuple[str, str], str]
     stuck: list[str]
     now: float
+    rest: float = float("inf")
     clock: Sequence[tuple[float, float]] = ((BEGIN, 0.0),)
     reports: Sequence[Report] = ()
     held: Mapping[str, frozenset[str]] = field(default_factory=dict)
@@ -91,10 +93,12 @@ Rule = Callable[[Case], Iterator[str]]
 
 
 class Breach(NamedTuple):
-    """`invariant`: its number; 0 for what none of the ten names (one key is one act; lists are true)."""
+    """`invariant`: its number; 0 for what none of the ten names (one key is one act; lists are true). `rule`: its
+    name."""
 
     invariant: int
     text: str
+    rule: str
 
     def __str__(self) -> str:
         return f"invariant {self.invariant}: {self.text}" if self.invariant else self.text
@@ -102,7 +106,7 @@ class Breach(NamedTuple):
 
 def judge(case: Case) -> list[Breach]:
     """All that is broken, in the order of the invariants."""
-    return [Breach(number, text) for number, rule in RULES for text in rule(case)]
+    return [Breach(number, text, rule.__name__) for number, rule in RULES for text in rule(case)]
 
 
 # ── 1 to 5: acceptance ───────────────────────────────────────────────────────────────────────────────────────
@@ -324,8 +328,9 @@ def _excused(case: Case, site: str) -> bool:
 def lists_are_true(case: Case) -> Iterator[str]:
     """At rest a list says of each session what its record says, and of nothing else."""
     left = dict(case.lines)
-    for key, record in case.last.items():
-        if key in case.removed:
+    for key, versions in case.versions.items():
+        record = next((record for at, record in reversed(versions) if at <= case.rest), None)
+        if record is None or case.removed.get(key, case.rest + 1.0) <= case.rest:
             continue
         if left.pop(("offerset", str(record.uuid)), None) is None:
             yield f"set {short(record.uuid)} is not listed"
@@ -411,6 +416,11 @@ def nothing_for_the_doctor(case: Case) -> Iterator[str]:
             ]
             if finding.what != "orphan" or not said:
                 yield f"the doctor finds {finding.what} {finding.where}: {finding.says}"
+    for fact in unknown:
+        site = case.sites[fact.site]
+        old = site.nature.lists and case.rest - fact.made > OLD
+        if case.reports and old and fact.handle not in known and site.phase(fact.handle) == "OFFERED":
+            yield f"{fact.site} still holds {fact.handle}, which nobody knows"
     for report in case.reports[1:]:
         for finding in report.findings:
             yield f"the doctor finds, when all is mended, {finding.what} {finding.where}: {finding.says}"

@@ -44,7 +44,6 @@ FAULTS = 60.0  # seconds
 SWEEP = 15.0  # seconds between two sweeps of the house-keeping, which has little time here
 PEOPLE = 900.0  # seconds within which the last of them has surely been told something
 REST = 1500.0  # seconds after the faults within which all that can be finished is
-LAST = 1.0  # seconds within which what was sent to the store has been done
 ENDINGS = 50  # seconds within which whatever was cancelled has surely ended
 DOUBTS = 120.0  # seconds after the faults from which on an operator decides what no site will say any more
 LOOK = 15.0  # seconds between two looks whether all is at rest
@@ -83,7 +82,7 @@ class World(Surroundings):
         self.lives: dict[str, Life] = {}
         self.given_up: set[str] = set()
         self.left: list[Timer] = []
-        self.now = 0.0  # by the store's clock, at the end
+        self.now = self.rest = 0.0  # when all was at rest, by the store's clock and by the loop's
         self.lines: dict[tuple[str, str], str] = {}
         self.stuck: list[str] = []
         self._all: list[Life] = []
@@ -111,15 +110,13 @@ class World(Surroundings):
         for person in self.people:
             for set_ in person.sets:
                 await self._read(person, set_)
-        self.now = self.truth.now()
+        self.now, self.rest, self.lines = self.truth.now(), self.loop.time(), await self._listed()
         self.held = {
             name: frozenset(handle for handle in site.memory if site.phase(handle) == "OFFERED")
             for name, site in self.sites.items()
         }
         await self._doctor()
         await self._end()
-        await asyncio.sleep(LAST)
-        self.lines = await self._listed()
 
     async def _end(self) -> None:
         """Nobody is left: what a task does at its end it does here, and not whenever it is collected."""
@@ -303,6 +300,7 @@ class World(Surroundings):
             self.lines,
             self.stuck,
             self.now,
+            self.rest,
             self.clock_told,
             self.reports,
             self.held,

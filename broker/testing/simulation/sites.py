@@ -35,6 +35,7 @@ class Fact:
     `denied`: it was forgotten for a while at least, `forgotten`: for good."""
 
     handle: str
+    site: str
     set: UUID
     made: float
     expires: float | None
@@ -255,7 +256,7 @@ class Site:
         expires = None if left is None else now + left
         lasts = random.uniform(5.0, 40.0)
         self.memory[handle] = Held(handle, expires, lasts=lasts)
-        self.ledger[handle] = Fact(handle, set_, now, expires, price)
+        self.ledger[handle] = Fact(handle, self.name, set_, now, expires, price)
         body: dict[str, Any] = {
             "kind": kinds.SCHEDULED_SESSION,
             "phase": "OFFERED",
