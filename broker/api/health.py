@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -12,11 +13,32 @@ from broker.errors import Unavailable
 from broker.services.stopping import Stopping
 
 Ready = Callable[[], Awaitable[None]]  # raises Unavailable
+WELL_FOR = 0.2  # seconds for which a store that took a write is not asked again
+
+
+class Once:
+    """Whether we are ready, asked once for all who want to know at the same moment, and for a moment after: the
+    question is a durable write, and may be put by anybody."""
+
+    def __init__(self, ready: Ready) -> None:
+        self._ready = ready
+        self._asking: asyncio.Future[None] | None = None
+        self._well_until = 0.0  # monotonic
+
+    async def __call__(self) -> None:
+        """Raises Unavailable."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._well_until:
+            return
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._ready())
+        await asyncio.shield(self._asking)
+        self._well_until = loop.time() + WELL_FOR
 
 
 class Health:
     def __init__(self, wire: Wire, ready: Ready, stopping: Stopping, openapi: bytes, version: str) -> None:
-        self._wire, self._ready, self._stopping = wire, ready, stopping
+        self._wire, self._ready, self._stopping = wire, Once(ready), stopping
         self._openapi, self._version = openapi, version
 
     async def live(self, request: web.Request, caller: Caller) -> web.StreamResponse:
