@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from broker.domain.deadline import Deadline
@@ -83,19 +84,21 @@ class Network:
         if fate == "late":
             way += self._weather.random.uniform(5.0, 40.0)
 
-        def arrive() -> None:
+        def arrive(*, again: bool = False) -> None:
             if fate in ("reset before", "error before"):
                 self._loop.call_later(back, _fail, answer, _broken(letter, fate))
                 return
             outcome = _done(act)
             if fate == "unheard":
                 return
+            if again and outcome[1] is not None:
+                return  # whoever repeats a request does not pass a failure on, but says what came of the second
             if fate in ("reset after", "error after"):
                 self._loop.call_later(back, _fail, answer, _broken(letter, fate))
             else:
                 self._loop.call_later(back, _tell, answer, outcome)
 
-        self._loop.call_later(way, arrive)
+        self._loop.call_later(way, partial(arrive, again=fate == "twice"))
         if fate == "twice":
             self._loop.call_later(way + self._weather.random.uniform(0.0, 5.0), arrive)
 
