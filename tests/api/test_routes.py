@@ -8,6 +8,7 @@ from uuid import UUID
 
 import pytest
 
+from broker.api import health
 from broker.api.auth import Policy
 from broker.api.routes import Parts, build_app, routes
 from broker.domain import kinds
@@ -425,7 +426,8 @@ async def test_the_description_is_served_as_it_was_given(api: Any) -> None:
     assert (answer.headers["Content-Type"], answer.body) == ("application/json", b'{"openapi":"3.1.0"}')
 
 
-async def test_health(api: Any) -> None:
+async def test_health(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "WELL_FOR", 0.0)
     live = await api.call("GET", "/health/live", user=None)
     assert (live.status, live.json()) == (200, {"status": "live", "version": "1.2.3"})
     assert (await api.call("GET", "/health/ready", user=None)).json() == {"status": "ready"}
