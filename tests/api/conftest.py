@@ -284,8 +284,8 @@ async def serve(users: dict[str, User]) -> AsyncIterator[Callable[..., Awaitable
             app = build_app(
                 Parts(
                     offers=services, acceptance=services, doubts=FakeDoubts(services), sessions=services,
-                    sites=FakeSites(services), status=services, access=access, identities=services, keys=services, events=services,
-                    ready=services.ready,
+                    sites=FakeSites(services), status=services, access=access, identities=services, keys=services,
+                    events=services, ready=services.ready,
                     draw_offerset=draw, draw_session=draw, openapi=b'{"openapi":"3.1.0"}',
                     broker_id="me-id", version="1.2.3", limits=limits or Limits(), **parts,
                 )
