@@ -54,11 +54,14 @@ class Case:
 
     def __post_init__(self) -> None:
         self.versions: dict[str, list[tuple[float, SetRecord]]] = defaultdict(list)
+        gone = {removed.key: removed.at for removed in self.history.removals}
+        # A key whose act was never marked as done makes its set again, when house-keeping has removed it.
+        again = {written.key for written in self.history.writes if written.at > gone.get(written.key, float("inf"))}
         for written in sorted(self.history.writes, key=lambda written: written.version):
             record = written.set()
-            if record is not None:
+            if record is not None and not (written.key in again and written.at <= gone[written.key]):
                 self.versions[written.key].append((written.at, record))
-        self.removed = {gone.key: gone.at for gone in self.history.removals if gone.key in self.versions}
+        self.removed = {key: at for key, at in gone.items() if key in self.versions and key not in again}
         self.last = {key: versions[-1][1] for key, versions in self.versions.items()}
         self.records = {key: self._whole(key) for key in self.versions}
         self.calls = self.history.calls()
