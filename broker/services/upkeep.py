@@ -23,7 +23,7 @@ LEASE = 10.0  # seconds, renewed while the handler works: what a crash may cost 
 RENEW_EVERY = 3.0  # seconds
 AT_ONCE = 256  # timers handled side by side: many, for each waits on a site, and a hung one must not hold up the others
 IDLE = 5.0  # seconds between looks at the store when nothing is known to be due: another replica may have set a timer
-REFUSED = 1.0  # seconds between two looks while the store gives no timers
+REFUSED = 1.0  # seconds between two looks while the store gives no timers, and two tries to settle one
 TROUBLE = 5.0  # seconds until a timer whose handler failed comes again
 FINISH = 5.0  # seconds that work under way gets when the process is to stop
 _GIVE_BACK = 2.0  # seconds for giving back what was broken off; else its lease ends by itself
@@ -148,11 +148,21 @@ class Upkeep:
             again = self._clock.now() + TROUBLE * 6
         finally:
             renewing.cancel()
-        try:
-            await (self._store.done(lease) if again is None else self._store.postpone(lease, again))
-        except BrokerError as error:
-            _log.warning("timer not settled; it comes again when its lease ends", timer=lease.key, why=error.detail)
+        await self._settle(lease, again)
         self.nudge()
+
+    async def _settle(self, lease: Lease, again: float | None) -> None:
+        """Over and over while the lease may last: a store that comes back goes on with what was in hand at once."""
+        until = self._clock.monotonic() + LEASE
+        while True:
+            try:
+                await (self._store.done(lease) if again is None else self._store.postpone(lease, again))
+                return
+            except BrokerError as error:
+                if self._clock.monotonic() + REFUSED >= until:
+                    _log.warning("timer not settled; it comes again", timer=lease.key, why=error.detail)
+                    return
+            await self._clock.sleep(REFUSED)
 
     async def _give_back(self, lease: Lease) -> None:
         try:

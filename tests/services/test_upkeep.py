@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from broker.errors import Conflict, Unavailable
-from broker.ports import Store
-from broker.services.upkeep import AT_ONCE, IDLE, LEASE, TROUBLE, Handler, Upkeep
+from broker.ports import Lease, Store
+from broker.services.upkeep import AT_ONCE, IDLE, LEASE, REFUSED, TROUBLE, Handler, Upkeep
 from broker.testing.clock import FakeClock
 
 
@@ -335,3 +335,36 @@ async def test_a_store_out_of_order_is_looked_at_again(store: Store, clock: Fake
             clock.advance(IDLE)
             await asyncio.sleep(0)
         await work.times(1)
+
+
+class Unsettled(Broken):
+    """What is done cannot be written down at first."""
+
+    async def claim(self, limit: int, lease: float) -> object:
+        return await self._store.claim(limit, lease)
+
+    async def done(self, lease: Lease) -> bool:
+        if self.times:
+            self.times -= 1
+            raise Unavailable("the disk is full.")
+        return await self._store.done(lease)
+
+
+async def test_what_is_done_is_written_down_as_soon_as_the_store_is_back(
+    store: Store, clock: FakeClock, settled: Settled
+) -> None:
+    """Not only when its lease has ended, and its work has been done twice."""
+    work, broken = Work(), Unsettled(store, 2)
+    upkeep = Upkeep(broken, clock)  # type: ignore[arg-type]
+    await timer(store, clock, "a")
+    began = clock.monotonic()
+    async with running(upkeep, t=work):
+        await work.times(1)
+        while broken.times:
+            await clock.asleep()
+            clock.advance(REFUSED / 4)
+            await asyncio.sleep(0)
+        clock.advance(REFUSED)
+        await settled(None)
+    assert work.came == ["a"]
+    assert clock.monotonic() - began < LEASE
