@@ -61,6 +61,17 @@ def caught(here: Ground, rule: Rule) -> Breach | None:
 # ── brokers with a fault ─────────────────────────────────────────────────────────────────────────────────────
 
 
+def lets_two_be_accepted(patch: pytest.MonkeyPatch) -> None:
+    """Whoever comes second does not see that another offer is being accepted."""
+    claims = offerset.claim
+
+    def claim(record: SetRecord, uuid: UUID, *rest: Any) -> SetRecord:
+        other = record.claim is not None and record.claim.session != uuid
+        return claims(replace(record, claim=None) if other else record, uuid, *rest)
+
+    patch.setattr(offerset, "claim", claim)
+
+
 def takes_silence_for_a_no(patch: pytest.MonkeyPatch) -> None:
     """A time-out is taken for a refusal, and the next offer is accepted."""
     patch.setattr(SiteError, "proof", True)
@@ -272,7 +283,8 @@ def says_it_gave_back(patch: pytest.MonkeyPatch) -> None:
 
 
 PLANTED: list[tuple[Plant, Rule]] = [
-    (takes_silence_for_a_no, checker.one_is_accepted),
+    (lets_two_be_accepted, checker.one_is_accepted),
+    (takes_silence_for_a_no, checker.what_runs_is_accepted),
     (tells_before_it_is_durable, checker.acknowledged_survives),
     (sends_again_blindly, checker.nothing_twice),
     (forgets_what_it_holds, checker.others_given_back),

@@ -7,7 +7,7 @@ really happened; it asks no service. Each rule yields a sentence for each breach
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
@@ -406,27 +406,29 @@ def words_are_heard(case: Case) -> Iterator[str]:
 
 def nothing_for_the_doctor(case: Case) -> Iterator[str]:
     """At rest it finds at most offers that no answer told of, or whose site had forgotten that they were given back;
-    it gives them back, and then finds nothing."""
-    sessions = {str(item.uuid): item for record in case.records.values() for item in record.sessions}
-    unknown = [fact for site in case.sites.values() for fact in site.ledger.values()]
-    known = {item.handle for item in sessions.values()}
-    excused = [fact for fact in unknown if not fact.runs and (fact.handle not in known or fact.denied)]
-    for report in case.reports[:1]:
+    it gives them back, and then finds at most such as were too young before, or at a site that could not be asked."""
+    sessions = {str(item.uuid): item.handle for record in case.records.values() for item in record.sessions}
+    facts = {fact.handle: fact for site in case.sites.values() for fact in site.ledger.values()}
+    unknown = facts.keys() - sessions.values()
+    for number, report in enumerate(case.reports):
         for finding in report.findings:
-            item = sessions.get(finding.where)
-            said = [
-                fact for fact in excused if f"({fact.handle})" in finding.says or (item and item.handle == fact.handle)
-            ]
-            if finding.what != "orphan" or not said:
-                yield f"the doctor finds {finding.what} {finding.where}: {finding.says}"
-    for fact in unknown:
-        site = case.sites[fact.site]
-        old = site.nature.lists and case.rest - fact.made > OLD
-        if case.reports and old and fact.handle not in known and site.phase(fact.handle) == "OFFERED":
-            yield f"{fact.site} still holds {fact.handle}, which nobody knows"
-    for report in case.reports[1:]:
-        for finding in report.findings:
-            yield f"the doctor finds, when all is mended, {finding.what} {finding.where}: {finding.says}"
+            fact = facts.get(sessions.get(finding.where) or finding.says.rpartition("(")[2].partition(")")[0])
+            if finding.what != "orphan" or fact is None or not _lost(case, fact, unknown, again=number > 0):
+                yield f"the doctor finds at visit {number + 1} {finding.what} {finding.where}: {finding.says}"
+    for handle in sorted(unknown):
+        site = case.sites[facts[handle].site]
+        if case.reports and not _spared(case, facts[handle]) and site.phase(handle) == "OFFERED":
+            yield f"{site.name} still holds {handle}, which nobody knows"
+
+
+def _lost(case: Case, fact: Fact, unknown: Set[str], *, again: bool) -> bool:
+    """Whether that offer may be found. `again`: what could be mended has been."""
+    return not fact.runs and (fact.handle in unknown or fact.denied) and (not again or _spared(case, fact))
+
+
+def _spared(case: Case, fact: Fact) -> bool:
+    """Whether the doctor cannot have given it back at the first visit."""
+    return case.rest - fact.made <= OLD or fact.site in case.reports[0].unasked
 
 
 def one_key_one_act(case: Case) -> Iterator[str]:
