@@ -15,13 +15,14 @@ from broker.domain.request import ExecutionRequest
 from broker.domain.site import Profile, Registration
 
 _STANDARD = (kinds.DOCKER_CONTAINER, kinds.SINGULARITY_CONTAINER, kinds.JUPYTER_NOTEBOOK)
+_NO_WISHES = Preferences()  # once: every site is screened for every request
 
 
 def unsuitable(request: ExecutionRequest, site: Registration, profile: Profile, now: datetime) -> Reason | None:
     """Why this site need not be asked; None: ask it."""
     return (
         _draining(site, now)
-        or _unwanted(request.preferences or Preferences(), site, profile)
+        or _unwanted(request.preferences or _NO_WISHES, site, profile)
         or _unknown_kind(request, site, profile)
         or _unread(request, site, profile)
         or _too_large(request, profile)
