@@ -116,11 +116,8 @@ def _session(page: _Page, item: SessionRecord, kept: Kept | None, ranked: Ranked
     }
     if item.expires is not None:
         written["expires"] = format_instant(item.expires)
-    written.update(
-        (name, value)
-        for name, value in (("site", item.site), ("origin", item.origin), ("native", item.native))
-        if value
-    )
+    named = (("site", item.site), ("origin", item.origin), ("native", item.native))
+    written |= {name: value for name, value in named if value}
     if kept:
         _promote(written, kept, page.wishes)
     if ranked and page.wishes:

@@ -78,8 +78,7 @@ def field(scores: list[Score], wishes: Wishes) -> Field:
 
 def terms(score: Score, scale: Scale) -> list[dict[str, object]]:
     """Every term of the all-in, in the wishes' currency, as the wire has them (session.Term). They add up to it."""
-    rows = zip(_TERMS, _parts(score, scale), _bases(score, scale), strict=True)
-    return [_term(name, part, basis) for name, part, basis in rows]
+    return list(map(_term, _TERMS, _parts(score, scale), _bases(score, scale)))
 
 
 def _term(name: str, part: Estimate, basis: str) -> dict[str, object]:
@@ -122,7 +121,7 @@ def _bases(score: Score, scale: Scale) -> tuple[str, ...]:
     moved = size(score.bytes.expected)
     if score.bytes.pessimistic and score.sources:
         moved += f" from {', '.join(score.sources)}"
-    waiting, staging, run = (length(part.expected) for part in (score.waiting, score.staging, score.run))
+    waiting, staging, run = length(score.waiting.expected), length(score.staging.expected), length(score.run.expected)
     return (
         "not stated in money that can be converted; a stand-in" if score.price.stand_in else "as offered",
         f"{moved}; a stand-in" if score.egress.stand_in else moved,

@@ -14,6 +14,7 @@ This module is the way in to all of ranking: what callers need is named in `__al
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -171,4 +172,9 @@ def wire(ranked: Ranked, wishes: Wishes) -> dict[str, object]:
 
 def _instant(epoch: float) -> str:
     """To the second: estimates are not finer."""
-    return format_instant(float(round(epoch)))
+    return _second(round(epoch))
+
+
+@lru_cache(maxsize=4096)  # offers of one set come at few moments: without, writing them is a quarter of `wire`
+def _second(epoch: int) -> str:
+    return format_instant(float(epoch))
