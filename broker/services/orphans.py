@@ -23,6 +23,7 @@ from broker.services.sites import Entry
 
 YOUNG = 180.0  # seconds an offer may exist before its set is saved, or a change be known here before it is there
 _SOON_OVER = 30.0  # seconds: an offer with less left is not given back, but left to expire
+_ENDED = 180.0  # seconds after its end that a site may still show it; one that does so longer does not let it expire
 
 
 class Orphan:
@@ -137,9 +138,9 @@ def _wrong(record: SetRecord, item: SessionRecord, held: Held, now: float) -> tu
     if now - item.modified < YOUNG:
         return None
     if held.phase == "OFFERED":
-        ends = item.expires
-        kept = item.released and (ends is None or ends - now > _SOON_OVER)
-        return ("WARN", "keeps the offer open that was given back.") if kept else None
+        left = item.expires - now if item.expires is not None else None
+        expires = left is not None and -_ENDED < left <= _SOON_OVER
+        return ("WARN", "keeps the offer open that was given back.") if item.released and not expires else None
     if item.phase in phases.TERMINAL:
         return "ERROR", f"says {held.phase or 'something'} of it, and the record {item.phase}."
     if record.taken != item.uuid:

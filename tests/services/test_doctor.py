@@ -365,6 +365,19 @@ async def test_an_offer_that_a_site_keeps_though_it_was_given_back_is_given_back
     assert [phase for phase in alba.phases.values() if phase == "OFFERED"] == []
 
 
+@pytest.mark.parametrize(("lifetime", "found"), [(100, True), (390, False), (420, False), (3600, True)])
+async def test_an_offer_given_back_is_left_to_expire_where_it_is_about_to_and_not_where_it_does_not(
+    bench: Bench, alba: ScriptedSite, lifetime: float, found: bool
+) -> None:
+    alba.lifetime = lifetime
+    alba.steps["release"] = [NOT_REALLY]
+    state = await bench.ask()
+    await bench.accept(uuids(state)[0])
+    await bench.settle(400)
+    assert "OFFERED" in alba.phases.values()
+    assert bool((await visit(bench)).findings) is found
+
+
 async def test_young_offers_and_those_of_unknown_age_may_yet_be_saved(
     bench: Bench, alba: ScriptedSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

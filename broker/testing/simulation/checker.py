@@ -397,10 +397,13 @@ def _lived(phase: str) -> bool:
 
 
 def words_are_heard(case: Case) -> Iterator[str]:
-    """Whoever says what was seen at a site is not told that it is otherwise, nor when it is said again."""
+    """Whoever says what was seen at a site is not told that it is otherwise, nor when it is said again.
+    Of a job that its site's restart has ended it is as true that it was taken as that it was not."""
+    items = [item for record in case.records.values() for item in record.sessions]
+    voided = {item.uuid for item in items if (fact := case.fact(item)) is not None and fact.voided}
     for call in case.calls:
         why = call.end.detail.get("why", "") if call.end is not None and call.end.kind == "fail" else ""
-        if call.begin.what == "decides" and "not in doubt" in why:
+        if call.begin.what == "decides" and "not in doubt" in why and call.begin.detail["session"] not in voided:
             yield f"#{call.begin.call} was refused: {why}"
 
 
