@@ -46,6 +46,7 @@ PEOPLE = 900.0  # seconds within which the last of them has surely been told som
 REST = 1500.0  # seconds after the faults within which all that can be finished is
 ENDINGS = 50  # seconds within which whatever was cancelled has surely ended
 DOUBTS = 120.0  # seconds after the faults from which on an operator decides what no site will say any more
+SEEN = 30.0  # seconds after which every replica has seen where the store's clock was moved, and what is due by it
 LOOK = 15.0  # seconds between two looks whether all is at rest
 TIMERS = (
     f"SELECT aggregate, key, due, ready FROM timers WHERE key NOT IN ('{FORGET}', '{KEEP}') ORDER BY aggregate, key"  # noqa: S608 - a constant
@@ -257,6 +258,7 @@ class World(Surroundings):
     async def _rest(self) -> None:
         """Until nothing is left to do, or as long as it may take."""
         calm = self.loop.time()
+        await asyncio.sleep(SEEN if self.habits.measures else 0.0)
         while self.loop.time() < calm + REST:
             self.left = await self._timers()
             if not self.left:
