@@ -388,11 +388,11 @@ def _pending(record: SetRecord) -> str:
         return "it is not done with"
     if claim is not None and not claim.followed:
         return "nobody follows what was taken"
-    late = [item for item in record.sessions if item.phase not in ENDS or not (item.released or _lived(item.phase))]
+    late = [item for item in record.sessions if item.phase not in ENDS or not (item.released or _ran(item.phase))]
     return f"of {_named(late)} the site was not told" if late else ""
 
 
-def _lived(phase: str) -> bool:
+def _ran(phase: str) -> bool:
     return phase in ("COMPLETED", "FAILED", "CANCELLED")
 
 
