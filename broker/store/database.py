@@ -4,7 +4,8 @@ Work reaches SQLite only as closures over a connection, each run from beginning 
 that is cancelled can never leave half a transaction behind for the next commit.
 
 Group commit: while one transaction is being made durable, further writes gather; the next transaction takes them
-all, each under a savepoint of its own, and nobody is answered before the commit. One fsync thus serves many.
+all, each (but for one that is alone) under a savepoint of its own, and nobody is answered before the commit. One
+fsync thus serves many.
 """
 
 from __future__ import annotations

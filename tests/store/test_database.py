@@ -109,6 +109,17 @@ async def test_one_that_fails_leaves_its_neighbours(database: Database, executor
     assert keys(path) == {"a", "b"}
 
 
+async def test_one_that_fails_alone_is_undone_and_the_next_is_written(database: Database, path: Path) -> None:
+    def half(sql: sqlite3.Connection) -> None:
+        put("half")(sql)
+        raise LookupError("a fault of the work itself")
+
+    with pytest.raises(LookupError):
+        await database.write(half)
+    assert await database.write(put("b")) == 1
+    assert keys(path) == {"b"}
+
+
 async def test_a_commit_that_fails_answers_all_and_undoes_all(
     database: Database, executor: HeldExecutor, path: Path
 ) -> None:
