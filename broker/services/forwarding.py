@@ -248,7 +248,8 @@ class Forwarding:
         return await self._resolve_to(record, lambda r: offerset.doubt(r, self._clock.now(), reason, fencing=fencing))
 
     async def _resolve_to(self, record: SetRecord, step: Callable[[SetRecord], SetRecord]) -> SetRecord:
-        """Apply `step` while the claim is still this one; another worker's resolution stands."""
+        """Apply `step` while the claim is still this one; another worker's resolution stands. What comes back may hold
+        the claim of another session then, which that worker has gone on to."""
         mine = _claimed(record).uuid
 
         def guarded(r: SetRecord) -> SetRecord:
@@ -262,10 +263,9 @@ class Forwarding:
         """Bring a doubtful acceptance a step further: read, then send again or withdraw. A claim whose maker did not
         say how it ended is doubtful once its time is over: whether it was sent is not known."""
         died = record.claim is not None and record.claim.state == "forwarding"
+        mine = _claimed(record).uuid
         record = await self._read(record, "whoever was asking did not say how it ended" if died else "")
-        if record.claim is not None and record.claim.state != "taken":
-            record = await self._press(record)
-        return record
+        return await self._press(record) if _open(record, mine) else record
 
     async def _press(self, record: SetRecord) -> SetRecord:
         """The site reads OFFERED, or nothing. Send again where that is safe, while the offer lasts; withdraw where
@@ -281,7 +281,7 @@ class Forwarding:
         if record.claim is None or self._clock.now() - record.claim.at < self._patience:
             return record
         record = await self._doubt(record, record.claim.reason, fencing=True)
-        if record.claim is None or record.claim.state == "taken":
+        if not _open(record, item.uuid):
             return record
         try:
             sighting = await entry.planner.update(order(record, item), "REJECTED", self._deadline(entry.site.timeout))
@@ -291,9 +291,9 @@ class Forwarding:
 
     async def _repeat(self, record: SetRecord) -> SetRecord:
         """Send it once more. That it is being sent is written down first, for whoever would decide meanwhile."""
-        until = self._clock.now() + self.within
+        until, mine = self._clock.now() + self.within, _claimed(record).uuid
         record = await self._resolve_to(record, lambda r: offerset.sending(r, until))
-        if record.claim is None or record.claim.state == "taken":
+        if not _open(record, mine):
             return record
         record = await self.send(record, only=False)
         return (await self._records.change(record.uuid, lambda r: offerset.sent(r, until)))[1]
@@ -312,6 +312,11 @@ def _claimed(record: SetRecord) -> SessionRecord:
     if record.claim is None:
         raise Conflict("the acceptance was resolved meanwhile.", remedy="Read the session again.")
     return record.session(record.claim.session)
+
+
+def _open(record: SetRecord, uuid: UUID) -> bool:
+    """Whether it is the acceptance of that session that is unresolved: another's is another worker's."""
+    return record.claim is not None and record.claim.session == uuid and record.claim.state != "taken"
 
 
 def _then(first: str, second: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -14,7 +14,7 @@ from broker.domain import offerset
 from broker.domain.identity import Owner, new_set
 from broker.domain.offerset import Note, SessionRecord, SetRecord
 from broker.domain.site import Profile, Registration
-from broker.errors import SiteUnreachable, Unavailable
+from broker.errors import SiteTimeout, SiteUnreachable, Unavailable
 from broker.ports import Listing, Store
 from broker.services.keys import Keys, Once
 from broker.services.upkeep import REFUSED, Upkeep
@@ -22,7 +22,7 @@ from broker.store.sqlite import open_sqlite
 from broker.testing.bench import ADA, Bench, by_site
 from broker.testing.clock import FakeClock
 from broker.testing.executor import InlineExecutor
-from broker.testing.scripted import ScriptedSite, fails
+from broker.testing.scripted import ScriptedSite, fails, lost
 
 SET = UUID(int=1)
 WORDS = Note(0.0, "uri:asked-anew", "", {})
@@ -125,6 +125,53 @@ class Full:
 
     async def next_due(self) -> float | None:
         return 0.0
+
+
+# ── acceptance ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Between:
+    """A store before whose n-th read something else happens, once `meanwhile` is set."""
+
+    meanwhile: Callable[[], Awaitable[Any]] | None = None
+
+    def __init__(self, store: Store, number: int) -> None:
+        self._store, self._left = store, number
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def read(self, aggregate: str) -> Any:
+        if self.meanwhile is not None:
+            self._left -= 1
+            if self._left == 0:
+                await self.meanwhile()
+        return await self._store.read(aggregate)
+
+
+@pytest.mark.parametrize("repeatable", [False, True])
+@pytest.mark.parametrize("number", range(1, 6))
+async def test_what_a_slow_worker_finds_of_one_offer_is_not_taken_for_the_next_one(
+    store: Store, clock: FakeClock, number: int, repeatable: bool
+) -> None:
+    """Two withdraw the same offer; the quicker one has gone on to another before the slower one does."""
+    alba = ScriptedSite("alba", clock)
+    borealis = ScriptedSite("borealis", clock, profile=Profile(repeatable=repeatable), lifetime=3600.0)
+    between = Between(store, number)
+    bench = await Bench(between, clock, {"alba": alba, "borealis": borealis}).start()  # type: ignore[arg-type] # it has what is called
+    other = await Bench(store, clock, {"alba": alba, "borealis": borealis}).start()
+    state = await bench.ask(preferences={"failover": True})
+    alba.steps["accept"] = [fails(SiteTimeout("silent"))]
+    borealis.steps["accept"] = [lost(SiteTimeout("silent"))]
+    borealis.steps["status"] = [fails(SiteUnreachable("down"))]
+    await bench.accept(by_site(state)["alba"])
+    clock.advance(31.0)
+    between.meanwhile = lambda: other.acceptance.resolve(key_of(state.uuid))
+    await bench.acceptance.resolve(key_of(state.uuid))
+    await bench.settle(60.0)
+    assert (await bench.record(state.uuid)).taken == by_site(state)["borealis"]
+    assert sum(borealis.runs.values()) == 1
+    assert sum(alba.runs.values()) == 0
 
 
 # ── sites ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -125,15 +125,15 @@ class Site:
         """Brokers go by a clock that is so many seconds ahead of the world's now."""
         self.profile = self.profile.model_copy(update={"clock_offset": self.nature.offset - ahead})
 
-    def looked_up(self, handle: str) -> bool | None:
-        """Whether it took that offer, as a person sees who looks there by other ways; None: that may change yet. Only
-        a no that stays one is told."""
+    def looked_up(self, handle: str, *, withdraw: bool) -> bool | None:
+        """Whether it took that offer, as a person sees who looks there by other ways, and withdraws it if it has not;
+        None: that may change yet. Only a no that stays one is told."""
         if self.ledger[handle].runs:
             return True
         held = self.memory.get(handle)
         if held is None:
             return None if handle in self.away else False
-        self._settle(held)
+        self._withdraw(held) if withdraw else self._settle(held)
         return False if held.phase in session.REFUSED else None
 
     # ── what it does when a request arrives ──────────────────────────────────────────────────────────────────

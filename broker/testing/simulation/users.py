@@ -327,8 +327,10 @@ class Operator(Person):
     async def see_to_all(self, *, but_for: Callable[[Doubt], bool] = lambda _: False) -> None:
         """`but_for`: those that are left alone."""
         for doubt in await self._doubts():
-            taken = self.town.sites[doubt.site].looked_up(doubt.handle)
-            if taken is None or but_for(doubt):
+            if but_for(doubt):
+                continue
+            taken = self.town.sites[doubt.site].looked_up(doubt.handle, withdraw=self._chance(0.5))
+            if taken is None:
                 continue
             times = self.town.random.choice((1, 1, 1, 2))
             await self._both(*(self.decide(doubt.session, taken) for _ in range(times)))
