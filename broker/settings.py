@@ -141,6 +141,9 @@ class AcceptanceSettings(Part):
     )
 
 
+SHORTEST_RECORDS = 2 * 86400.0  # seconds; longer than services/keys.KEPT, or a key would make its set once more
+
+
 class LimitSettings(Part):
     json_bytes: Annotated[int, Field(ge=1024, le=2**28)] = Field(4 * 2**20, description="largest JSON body, bytes")
     yaml_bytes: Annotated[int, Field(ge=1024, le=65536)] = Field(65536, description="largest YAML body, bytes")
@@ -156,6 +159,8 @@ class LimitSettings(Part):
     def _in_turn(self) -> LimitSettings:
         if self.keep_records and self.keep_records <= self.keep_offers:
             raise ValueError("keep_records is 0, or longer than keep_offers")
+        if 0 < self.keep_records < SHORTEST_RECORDS:
+            raise ValueError("keep_records is 0, or two days at least: what has an Idempotency-Key is known for one")
         return self
 
 
