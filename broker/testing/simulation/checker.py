@@ -408,8 +408,9 @@ def words_are_heard(case: Case) -> Iterator[str]:
 
 
 def nothing_for_the_doctor(case: Case) -> Iterator[str]:
-    """At rest it finds at most offers that no answer told of, or whose site had forgotten that they were given back;
-    it gives them back, and then finds at most such as were too young before, or at a site that could not be asked."""
+    """At rest it finds at most offers that no answer told of, or whose site had forgotten that they were given back,
+    or ends them by itself a little later than a clock that jumped would have it; it gives them back, and then finds at
+    most such as were too young before, or at a site that could not be asked."""
     sessions = {str(item.uuid): item.handle for record in case.records.values() for item in record.sessions}
     facts = {fact.handle: fact for site in case.sites.values() for fact in site.ledger.values()}
     unknown = facts.keys() - sessions.values()
@@ -426,7 +427,13 @@ def nothing_for_the_doctor(case: Case) -> Iterator[str]:
 
 def _lost(case: Case, fact: Fact, unknown: Set[str], *, again: bool) -> bool:
     """Whether that offer may be found. `again`: what could be mended has been."""
-    return not fact.runs and (fact.handle in unknown or fact.denied) and (not again or _spared(case, fact))
+    excused = fact.handle in unknown or fact.denied or _ends_soon(case, fact)
+    return not fact.runs and excused and (not again or _spared(case, fact))
+
+
+def _ends_soon(case: Case, fact: Fact) -> bool:
+    """Whether its site ends it by itself, and had not yet when all was at rest."""
+    return case.sites[fact.site].nature.enforces and fact.expires is not None and fact.expires > case.rest
 
 
 def _spared(case: Case, fact: Fact) -> bool:
