@@ -320,8 +320,8 @@ def running(command: list[str], url: str) -> Iterator[None]:
                 process.wait(0.05)
         yield
     finally:
-        process.kill()
-        process.wait()
+        process.terminate()  # not killed: nginx ends its workers then
+        process.wait(WITHIN)
 
 
 @contextmanager
