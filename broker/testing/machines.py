@@ -1,6 +1,6 @@
 """What the stateful tests of the ports share: an implementation beside a model of it, driven by hypothesis.
 
-Imports hypothesis, testing's clock.
+Imports hypothesis, the stores, testing's clock.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import os
 import tempfile
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar, Generic, TypeVar
 from uuid import uuid4
 
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 
+from broker.store.redis_nodes import Nodes, parse
+from broker.store.sqlite import SqliteStore, open_sqlite
 from broker.testing.clock import FakeClock
+from broker.testing.executor import InlineExecutor
 
 T = TypeVar("T")
 
@@ -60,6 +63,51 @@ class Machine(RuleBasedStateMachine):
 
     async def ended(self) -> None:
         """Override: close what was opened."""
+
+
+class SqliteClients(Machine, Generic[T]):
+    """Two clients of a part of the SQLite store, for a machine that keeps them in `clients`; stands before it among the
+    bases. Override `of`."""
+
+    def __init__(self) -> None:
+        self.stores: list[SqliteStore] = []
+        super().__init__()
+
+    def of(self, store: SqliteStore) -> T:
+        raise NotImplementedError("the part of the store that is driven")
+
+    async def open(self, client: int) -> T:
+        """Both are the one process that may write to such a file; a reconnection closes it and opens it anew."""
+        if client == 0 or not self.stores:
+            await self.ended()
+            self.stores = [await open_sqlite(self.folder / "store.db", self.clock, executor=InlineExecutor())]
+            self.clients = [self.of(self.stores[0])] * 2
+        return self.of(self.stores[0])
+
+    async def ended(self) -> None:
+        for store in self.stores:
+            await store.close()
+
+
+class RedisClients(Machine, Generic[T]):
+    """The same on a Redis, each client with connections of its own."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[int, Nodes] = {}
+        super().__init__()
+
+    def of(self, nodes: Nodes) -> T:
+        raise NotImplementedError("the part of the store that is driven")
+
+    async def open(self, client: int) -> T:
+        if client in self.nodes:
+            await self.nodes.pop(client).close()
+        self.nodes[client] = Nodes(parse(self.url))
+        return self.of(self.nodes[client])
+
+    async def ended(self) -> None:
+        for nodes in self.nodes.values():
+            await nodes.close()
 
 
 def drive(machine: type[Machine], address: str = "", *, examples: int = 15, steps: int = 20) -> None:

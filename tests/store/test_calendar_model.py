@@ -10,10 +10,9 @@ from hypothesis.stateful import invariant, rule
 
 from broker.ports import Booking, Calendar
 from broker.store.redis_calendar import RedisCalendar
-from broker.store.redis_nodes import Nodes, parse
-from broker.store.sqlite import SqliteStore, open_sqlite
-from broker.testing.executor import InlineExecutor
-from broker.testing.machines import Machine, drive
+from broker.store.redis_nodes import Nodes
+from broker.store.sqlite import SqliteStore
+from broker.testing.machines import Machine, RedisClients, SqliteClients, drive
 from broker.testing.memory import MemoryCalendar
 
 SITES = ("s", "ö/2")
@@ -31,7 +30,7 @@ class CalendarMachine(Machine):
         super().__init__()
         self.books: dict[str, dict[str, Booking]] = {site: {} for site in SITES}
         self.versions = dict.fromkeys(SITES, 0)
-        self.calendars = [self.run(self.open(client)) for client in (0, 1)]
+        self.clients = [self.run(self.open(client)) for client in (0, 1)]
 
     async def open(self, client: int) -> Calendar:
         raise NotImplementedError("open a calendar of that client, closing the one that it had")
@@ -48,7 +47,7 @@ class CalendarMachine(Machine):
         bookings = {given[0]: self.booking(*given) for given in put}
         removed = sorted(cut - bookings.keys())
         version = self.versions[site] + off
-        done = self.run(self.calendars[who].write(site, version, list(bookings.values()), removed))
+        done = self.run(self.clients[who].write(site, version, list(bookings.values()), removed))
         assert done == (off == 0)
         if done:
             self.note(site, bookings, removed)
@@ -58,7 +57,7 @@ class CalendarMachine(Machine):
         version = self.versions[site]
         tries = [{id: self.booking(id, 0, 30, None, n)} for n, id in enumerate(ids)]
         done = self.together(
-            *(self.calendars[n % 2].write(site, version, list(one.values())) for n, one in enumerate(tries))
+            *(self.clients[n % 2].write(site, version, list(one.values())) for n, one in enumerate(tries))
         )
         assert done.count(True) == 1
         self.note(site, tries[done.index(True)], [])
@@ -73,7 +72,7 @@ class CalendarMachine(Machine):
 
     @rule(who=CLIENT)
     def reconnect(self, who: int) -> None:
-        self.calendars[who] = self.run(self.open(who))
+        self.clients[who] = self.run(self.open(who))
 
     @invariant()
     def both_read_what_counts(self) -> None:
@@ -81,7 +80,7 @@ class CalendarMachine(Machine):
             for lag in (0.0, 15.0):  # a reader may lag behind the clock
                 now = self.clock.now() - lag
                 live = [at for at in self.books[site].values() if at.end > now and (at.until is None or at.until > now)]
-                for book in self.together(*(calendar.read(site, now) for calendar in self.calendars)):
+                for book in self.together(*(calendar.read(site, now) for calendar in self.clients)):
                     assert book.version == self.versions[site]
                     assert sorted(book.bookings, key=lambda at: at.id) == sorted(live, key=lambda at: at.id)
 
@@ -92,38 +91,14 @@ class MemoryMachine(CalendarMachine):
         return self.only
 
 
-class SqliteMachine(CalendarMachine):
-    def __init__(self) -> None:
-        self.stores: list[SqliteStore] = []
-        super().__init__()
-
-    async def open(self, client: int) -> Calendar:
-        """Both are the one process that may write to such a file; a reconnection closes it and opens it anew."""
-        if client == 0 or not self.stores:
-            await self.ended()
-            self.stores = [await open_sqlite(self.folder / "store.db", self.clock, executor=InlineExecutor())]
-            self.calendars = [self.stores[0].calendar] * 2
-        return self.stores[0].calendar
-
-    async def ended(self) -> None:
-        for store in self.stores:
-            await store.close()
+class SqliteMachine(SqliteClients[Calendar], CalendarMachine):
+    def of(self, store: SqliteStore) -> Calendar:
+        return store.calendar
 
 
-class RedisMachine(CalendarMachine):
-    def __init__(self) -> None:
-        self.nodes: dict[int, Nodes] = {}
-        super().__init__()
-
-    async def open(self, client: int) -> Calendar:
-        if client in self.nodes:
-            await self.nodes.pop(client).close()
-        self.nodes[client] = Nodes(parse(self.url))
-        return RedisCalendar(self.nodes[client], self.clock)
-
-    async def ended(self) -> None:
-        for nodes in self.nodes.values():
-            await nodes.close()
+class RedisMachine(RedisClients[Calendar], CalendarMachine):
+    def of(self, nodes: Nodes) -> Calendar:
+        return RedisCalendar(nodes, self.clock)
 
 
 def test_in_memory() -> None:

@@ -8,10 +8,9 @@ from hypothesis.stateful import invariant, rule
 
 from broker.ports import Limits
 from broker.store.redis_limits import RedisLimits
-from broker.store.redis_nodes import Nodes, parse
-from broker.store.sqlite import SqliteStore, open_sqlite
-from broker.testing.executor import InlineExecutor
-from broker.testing.machines import Machine, drive
+from broker.store.redis_nodes import Nodes
+from broker.store.sqlite import SqliteStore
+from broker.testing.machines import Machine, RedisClients, SqliteClients, drive
 from broker.testing.memory import MemoryLimits
 
 KEYS = ("k", "ö/l")
@@ -30,7 +29,7 @@ class LimitsMachine(Machine):
         super().__init__()
         self.full: dict[str, float] = {}  # when each bucket will be full again
         self.caps: dict[str, dict[str, float]] = {key: {} for key in KEYS}  # member → until
-        self.limits = [self.run(self.open(client)) for client in (0, 1)]
+        self.clients = [self.run(self.open(client)) for client in (0, 1)]
 
     async def open(self, client: int) -> Limits:
         raise NotImplementedError("open limits of that client, closing those that it had")
@@ -47,12 +46,12 @@ class LimitsMachine(Machine):
 
     @rule(who=CLIENT, key=KEY, rate=RATE, burst=BURST)
     def take(self, who: int, key: str, rate: float, burst: int) -> None:
-        wait = self.run(self.limits[who].take(key, rate, burst))
+        wait = self.run(self.clients[who].take(key, rate, burst))
         assert wait == pytest.approx(self.taken(key, rate, burst), abs=1e-5)
 
     @rule(key=KEY, rate=RATE, burst=BURST, times=st.integers(2, 9))
     def many_take_at_once(self, key: str, rate: float, burst: int, times: int) -> None:
-        waits = self.together(*(self.limits[n % 2].take(key, rate, burst) for n in range(times)))
+        waits = self.together(*(self.clients[n % 2].take(key, rate, burst) for n in range(times)))
         assert sorted(waits) == pytest.approx(sorted(self.taken(key, rate, burst) for _ in range(times)), abs=1e-5)
 
     # ── caps ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -66,7 +65,7 @@ class LimitsMachine(Machine):
     def enter(self, who: int, key: str, member: str, ceiling: int, seconds: int) -> None:
         live, until = self.live(key), self.clock.now() + seconds
         room = member in live or len(live) < ceiling
-        assert self.run(self.limits[who].enter(key, member, ceiling, until)) == room
+        assert self.run(self.clients[who].enter(key, member, ceiling, until)) == room
         if room:
             live[member] = max(until, live.get(member, until))
 
@@ -76,14 +75,14 @@ class LimitsMachine(Machine):
         outside = [member for member in MEMBERS if member not in live]
         room = min(len(outside), max(0, ceiling - len(live)))
         entered = self.together(
-            *(self.limits[n % 2].enter(key, member, ceiling, until) for n, member in enumerate(outside))
+            *(self.clients[n % 2].enter(key, member, ceiling, until) for n, member in enumerate(outside))
         )
         assert entered.count(True) == room
         live.update((member, until) for member, done in zip(outside, entered, strict=True) if done)
 
     @rule(who=CLIENT, key=KEY, member=MEMBER)
     def leave(self, who: int, key: str, member: str) -> None:
-        self.run(self.limits[who].leave(key, member))
+        self.run(self.clients[who].leave(key, member))
         self.caps[key].pop(member, None)
 
     # ── time, and who is there ───────────────────────────────────────────────────────────────────────────────
@@ -94,12 +93,12 @@ class LimitsMachine(Machine):
 
     @rule(who=CLIENT)
     def reconnect(self, who: int) -> None:
-        self.limits[who] = self.run(self.open(who))
+        self.clients[who] = self.run(self.open(who))
 
     @invariant()
     def both_see_who_is_in(self) -> None:
         for key in KEYS:
-            for limits in self.limits:
+            for limits in self.clients:
                 assert self.run(limits.members(key)) == self.live(key).keys()
 
 
@@ -109,38 +108,14 @@ class MemoryMachine(LimitsMachine):
         return self.only
 
 
-class SqliteMachine(LimitsMachine):
-    def __init__(self) -> None:
-        self.stores: list[SqliteStore] = []
-        super().__init__()
-
-    async def open(self, client: int) -> Limits:
-        """Both are the one process that may write to such a file; a reconnection closes it and opens it anew."""
-        if client == 0 or not self.stores:
-            await self.ended()
-            self.stores = [await open_sqlite(self.folder / "store.db", self.clock, executor=InlineExecutor())]
-            self.limits = [self.stores[0].limits] * 2
-        return self.stores[0].limits
-
-    async def ended(self) -> None:
-        for store in self.stores:
-            await store.close()
+class SqliteMachine(SqliteClients[Limits], LimitsMachine):
+    def of(self, store: SqliteStore) -> Limits:
+        return store.limits
 
 
-class RedisMachine(LimitsMachine):
-    def __init__(self) -> None:
-        self.nodes: dict[int, Nodes] = {}
-        super().__init__()
-
-    async def open(self, client: int) -> Limits:
-        if client in self.nodes:
-            await self.nodes.pop(client).close()
-        self.nodes[client] = Nodes(parse(self.url))
-        return RedisLimits(self.nodes[client], self.clock)
-
-    async def ended(self) -> None:
-        for nodes in self.nodes.values():
-            await nodes.close()
+class RedisMachine(RedisClients[Limits], LimitsMachine):
+    def of(self, nodes: Nodes) -> Limits:
+        return RedisLimits(nodes, self.clock)
 
 
 def test_in_memory() -> None:
