@@ -1,6 +1,6 @@
-"""Adapters arrive here, built-in and third-party alike, through one entry-point group. Imports ports and errors.
+"""Adapters arrive here, built-in and third-party alike, through two entry-point groups. Imports ports and errors.
 
-A plugin is a kind's options (validated at start) and how to make a planner from them.
+A plugin is a kind's options (validated at start) and how to make a planner, or a replica catalogue, from them.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from pydantic import BaseModel, ValidationError
 
 from broker.domain.site import Registration
 from broker.errors import SettingsError
-from broker.ports import Calendar, Clock, Limits, Planner
+from broker.ports import Calendar, Clock, Limits, Planner, ReplicaCatalogue
 
 GROUP = "broker.planners"
+CATALOGUES = "broker.catalogues"
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -61,18 +64,53 @@ class Plugin:
     plans: bool = False
 
 
+@dataclass(frozen=True)
+class CatalogueResources:
+    """What a replica catalogue may use. `name`: what the settings call it; `url`: its address, where it has one.
+    `http` is shared and is not closed by it. `declared`: whether an address lies on a storage that the operator has
+    declared; others may be asked only as the options say, for users write them."""
+
+    name: str
+    url: str | None
+    clock: Clock
+    http: aiohttp.ClientSession
+    credentials: Credentials | None
+    declared: Callable[[str], bool]
+
+
+@dataclass(frozen=True)
+class CataloguePlugin:
+    """`trust`: whose word counts where two disagree, the lower first. `places`, `sizes`: what it can tell. `make` must
+    not do I/O: the catalogue opens lazily."""
+
+    options: type[BaseModel]
+    make: Callable[[Any, CatalogueResources], ReplicaCatalogue]
+    trust: int
+    places: bool
+    sizes: bool = True
+
+
 def load() -> dict[str, Plugin]:
-    """Every installed plugin by kind. Raises SettingsError when one cannot be imported."""
-    plugins: dict[str, Plugin] = {}
-    for entry in entry_points(group=GROUP):
+    """Every installed planner's plugin by kind. Raises SettingsError when one cannot be imported."""
+    return _load(GROUP, Plugin)
+
+
+def load_catalogues() -> dict[str, CataloguePlugin]:
+    """Every installed replica catalogue's plugin by kind. Raises SettingsError when one cannot be imported."""
+    return _load(CATALOGUES, CataloguePlugin)
+
+
+def _load(group: str, wanted: type[P]) -> dict[str, P]:
+    found: dict[str, P] = {}
+    for entry in entry_points(group=group):
         try:
             plugin = entry.load()
         except Exception as error:
             raise SettingsError(f"the adapter {entry.name} ({entry.value}) cannot be loaded: {error}") from error
-        if not isinstance(plugin, Plugin):
-            raise SettingsError(f"the adapter {entry.name} ({entry.value}) is no broker.plugins.Plugin")
-        plugins[entry.name] = plugin
-    return plugins
+        if not isinstance(plugin, wanted):
+            raise SettingsError(f"the adapter {entry.name} ({entry.value}) is no broker.plugins.{wanted.__name__}")
+        found[entry.name] = plugin
+    return found
 
 
 def settings_fault(

@@ -12,8 +12,10 @@ from uuid import UUID
 
 import msgspec
 
+from broker.domain.data import AbstractDataResource
 from broker.domain.deadline import Deadline
 from broker.domain.identity import Owner
+from broker.domain.located import Located
 from broker.domain.outcome import Quote, Reason
 from broker.domain.request import ExecutionRequest
 from broker.domain.site import Profile
@@ -395,17 +397,21 @@ class Backend(Store, Protocol):
 # ── replica catalogues ───────────────────────────────────────────────────────────────────────────────────────
 
 
-class Located(msgspec.Struct, frozen=True):
-    """Where one data resource lies. `bytes` None: not known, never zero."""
-
-    bytes: int | None
-    urls: tuple[str, ...]
-    storages: tuple[str, ...] = ()
-
-
 class ReplicaCatalogue(Protocol):
-    """Says where data lies and how large it is, beyond what the request states. No implementation yet: today the
-    request's own replicas and sizes are used (domain/locality)."""
+    """Says where data lies and how large it is, beyond what a request states. Its answers are kept and shared by all
+    who ask (services/locating); it keeps nothing itself but connections and log-ins.
 
-    async def locate(self, request: ExecutionRequest, deadline: Deadline) -> Mapping[str, Located]:
-        """By path of the data resource, such as `data[0]`. What is not found is left out."""
+    What it answers is another's word: whoever implements this bounds its size, and takes nothing for a number, a name
+    or an address that is none. A size that is not told is None, never zero.
+    """
+
+    def name(self, resource: AbstractDataResource, urls: Sequence[str]) -> str | None:
+        """What the data resource is called here, such as `survey:cube` or an address; None: it has nothing to say of
+        one like this. `urls`: where it lies, as far as that is known. Pure; never raises. Equal names, equal answers:
+        the name is all that `locate` gets."""
+
+    async def locate(self, name: str, deadline: Deadline) -> Located:
+        """What it says of it, by the deadline. SiteForgot: it knows no such thing; other SiteErrors: it could not be
+        asked. Their text is shown to the person whose request it is. Cancellation propagates."""
+
+    async def close(self) -> None: ...

@@ -131,6 +131,32 @@ class RankingSettings(Part):
     carbon: Between = Field((0.5, 0.5), description="stand-in: kg CO2e for an hour of the run")
 
 
+class CatalogueSettings(Part):
+    """What says where data lies, beyond what a request states."""
+
+    kind: str = Field(description="which adapter speaks to it (an entry point of the group broker.catalogues)")
+    url: str | None = Field(None, description="its address, where its kind has one")
+    credentials: str | None = Field(
+        None, description="name of an entry under `credentials`; sent to this catalogue only"
+    )
+    options: dict[str, Any] = Field(default_factory=dict, description="the adapter's own settings")
+    timeout: Seconds = Field(5.0, description="seconds for one call")
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = Field(8, description="calls under way at once")
+    keep: Seconds = Field(3600.0, description="how long an answer of it is used again")
+
+
+class LocatingSettings(Part):
+    patience: Seconds = Field(
+        2.0,
+        description="how long the sites wait for the catalogues before they are asked; what comes later still ranks",
+    )
+    keep_failures: Seconds = Field(30.0, description="how long a catalogue is not asked again what it could not say")
+    answers: Annotated[int, Field(ge=1, le=10_000_000)] = Field(10_000, description="the most that are kept")
+    most: Annotated[int, Field(ge=0, le=100_000)] = Field(
+        200, description="data resources of one request that catalogues are asked for; the rest reads unknown"
+    )
+
+
 class AcceptanceSettings(Part):
     forward: Seconds = Field(20.0, description="how long one acceptance may take at a site before it is in doubt")
     patience: Seconds = Field(
@@ -210,6 +236,10 @@ class Settings(BaseSettings):
     )
     sites: dict[str, Registration] = Field(default_factory=dict, description="name → site that is asked for offers")
     links: tuple[Link, ...] = Field((), description="what lies between storages")
+    catalogues: dict[str, CatalogueSettings] = Field(
+        default_factory=dict, description="name → what says where data lies"
+    )
+    locating: LocatingSettings = Field(LocatingSettings(), description="how the catalogues are asked")
     currencies: Currencies = Field(Currencies(), description="money of several currencies, brought to one")
     fanout: FanoutSettings = Field(FanoutSettings(), description="how long sites may take to answer")
     ranking: RankingSettings = Field(RankingSettings(), description="the preset, and what stands in for unknowns")
@@ -259,6 +289,13 @@ class Settings(BaseSettings):
                 known = ", ".join(sorted(self.credentials)) or "none"
                 raise ValueError(
                     f"sites.{name}.credentials: {site.credentials!r} is not under credentials; there are: {known}"
+                )
+        for name, catalogue in self.catalogues.items():
+            if catalogue.credentials is not None and catalogue.credentials not in self.credentials:
+                known = ", ".join(sorted(self.credentials)) or "none"
+                raise ValueError(
+                    f"catalogues.{name}.credentials: {catalogue.credentials!r} is not under credentials; "
+                    f"there are: {known}"
                 )
         if self.platform is not None and "kind" not in self.platform:
             raise ValueError("platform.kind is wanted, such as local or simulated")

@@ -30,15 +30,16 @@ from broker.api import answers
 from broker.api.openapi import describe
 from broker.api.routes import Parts
 from broker.api.wire import JSON, YAML, Limits
+from broker.domain.experience import BLANK
 from broker.domain.identity import Caller, Owner
-from broker.domain.locality import Map
 from broker.domain.money import Exchange
 from broker.domain.quantities import Span
 from broker.domain.site import Registration
+from broker.domain.storages import Map
 from broker.domain.wishes import Defaults, StandIns
 from broker.errors import SettingsError, Unavailable
 from broker.outward import connector
-from broker.plugins import Credentials, Plugin, Resources, settings_fault
+from broker.plugins import CataloguePlugin, CatalogueResources, Credentials, Plugin, Resources, settings_fault
 from broker.ports import Backend, Clock, Store
 from broker.services.acceptance import Acceptance
 from broker.services.access import Access, User, hasher_of
@@ -58,6 +59,7 @@ from broker.services.keeping import TIMER as KEEP
 from broker.services.keeping import Keeping
 from broker.services.keys import TIMER as FORGET
 from broker.services.keys import Keys
+from broker.services.locating import Bounds, Known, Locating
 from broker.services.offers import Offers, Timing
 from broker.services.records import Records
 from broker.services.releasing import Releasing
@@ -69,7 +71,7 @@ from broker.services.stopping import Stopping
 from broker.services.upkeep import Upkeep
 from broker.services.watching import Watching
 from broker.services.window import Window
-from broker.settings import CredentialSettings, Settings
+from broker.settings import CatalogueSettings, CredentialSettings, Settings
 from broker.store.opening import is_address, open_store, shown, weaknesses
 
 _log = structlog.get_logger(__name__)
@@ -139,15 +141,18 @@ async def _join(
     )  # fmt: skip
     stack.push_async_callback(access.close)
     readers = settings.access.readers
+    map_ = _map(settings)
+    locating = Locating(builder.catalogues(map_), clock, _bounds(settings))
+    stack.push_async_callback(locating.close)
     offers = Offers(
-        records=records, sites=sites, fanout=fanout, window=window, store=store, limits=store.limits, clock=clock,
-        readers=readers, map_=_map(settings), defaults=_defaults(settings), timing=_timing(settings),
-        broker_id=broker_id,
+        records=records, sites=sites, fanout=fanout, locating=locating, window=window, store=store,
+        limits=store.limits, clock=clock, readers=readers, map_=map_, defaults=_defaults(settings),
+        experience=lambda: BLANK, timing=_timing(settings), broker_id=broker_id,
     )  # fmt: skip
     stack.push_async_callback(offers.close)
     sessions = Sessions(records=records, offers=offers, sites=sites, store=store, clock=clock, readers=readers)
     requoting = Requoting(
-        records=records, sites=sites, clock=clock, map_=_map(settings), deadline=settings.fanout.deadline,
+        records=records, sites=sites, clock=clock, map_=map_, deadline=settings.fanout.deadline,
         margin=settings.fanout.margin, broker_id=broker_id,
     )  # fmt: skip
     forwarding = Forwarding(
@@ -255,6 +260,42 @@ class Builder:
             site_settings=self._settings.site_settings if plugin.plans else {},
         )
         return GuardedPlanner(plugin.make(options, resources), site, self._clock, fleet=self._fleet)
+
+    def catalogues(self, map_: Map) -> list[Known]:
+        """No I/O. Raises SettingsError naming the key. Where none of the kind `http` is configured, one is there all
+        the same: it asks the storages that the operator has declared, and nobody else."""
+        kinds = plugins.load_catalogues()
+        given = dict(self._settings.catalogues)
+        if "http" in kinds and not any(item.kind == "http" for item in given.values()):
+            given.setdefault("http", CatalogueSettings(kind="http"))
+        return [self._catalogue(name, item, kinds, map_) for name, item in given.items()]
+
+    def _catalogue(self, name: str, given: CatalogueSettings, kinds: Mapping[str, CataloguePlugin], map_: Map) -> Known:
+        if given.kind not in kinds:
+            known = ", ".join(sorted(kinds))
+            raise SettingsError(
+                f'no adapter is called "{given.kind}".', key=f"catalogues.{name}.kind", remedy=f"There are: {known}."
+            )
+        plugin = kinds[given.kind]
+        try:
+            options = plugin.options.model_validate(given.options)
+        except ValidationError as error:
+            raise settings_fault(error, plugin.options, prefix=f"catalogues.{name}.options") from None
+        resources = CatalogueResources(
+            name=name,
+            url=given.url,
+            clock=self._clock,
+            http=self._http,
+            credentials=_signing(self._settings.credentials[given.credentials]) if given.credentials else None,
+            declared=lambda url: map_.storage_of(url) is not None,
+        )
+        try:
+            catalogue = plugin.make(options, resources)
+        except SettingsError as error:
+            raise SettingsError(error.detail, key=f"catalogues.{name}.{error.key}", remedy=error.remedy) from None
+        return Known(
+            name, catalogue, plugin.trust, plugin.places, plugin.sizes, given.timeout, given.concurrency, given.keep
+        )
 
 
 def checked(site: Registration, kinds: Mapping[str, Plugin]) -> tuple[Plugin, object]:
@@ -377,6 +418,11 @@ def _timing(settings: Settings) -> Timing:
     return Timing(given.deadline, given.longest, given.grace, given.margin)
 
 
+def _bounds(settings: Settings) -> Bounds:
+    given = settings.locating
+    return Bounds(given.patience, given.keep_failures, given.answers, given.most)
+
+
 def _users(settings: Settings) -> dict[str, User]:
     return {
         name: User(
@@ -411,6 +457,10 @@ def _credentials(settings: Settings, site: Registration) -> Credentials | None:
             key="credentials",
             remedy=f"Add it to credentials.{site.credentials}.origins in the settings file.",
         )
+    return _signing(given)
+
+
+def _signing(given: CredentialSettings) -> Credentials:
     return Credentials(given.username, _secret(given, "password"), _secret(given, "token"))
 
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import msgspec
 
-from broker.domain import kinds, locality, ranking
+from broker.domain import kinds, locality, located, ranking
 from broker.domain import session as phases
 from broker.domain.components import fill_in
 from broker.domain.identity import Caller
@@ -62,6 +62,8 @@ def offerset(state: SetState, base: str, caller: Caller) -> bytes:
         answer["taken"] = str(record.taken)
     if page.wishes is not None:
         answer["preferences"] = page.wishes.preferences().to_wire()
+    if state.body and state.body.located:
+        answer["located"] = [note.to_wire() for note in located.notes(state.body.located)]
     return _with_offers(answer, (_session(page, item, kept.get(ranked.session), ranked) for item, ranked in shown))
 
 

@@ -17,6 +17,7 @@ from broker.domain import data, measures, plain, schedule
 from broker.domain.base import Family, Model
 from broker.domain.components import MessageItem
 from broker.domain.executables import PythonProgram
+from broker.domain.located_note import LocatedNote, PortionNote, ReplicaNote
 from broker.domain.preferences import Preferences
 from broker.domain.request import ExecutionRequest
 from broker.domain.session import (
@@ -30,6 +31,7 @@ from broker.domain.session import (
     SessionPhase,
     SimpleExecutionSession,
     Term,
+    TransferNote,
 )
 from broker.domain.site import Profile, Registration
 from broker.domain.updates import AbstractUpdate
@@ -49,14 +51,18 @@ _OURS = (
     Bounds,
     Term,
     LocalityNote,
+    LocatedNote,
+    PortionNote,
+    ReplicaNote,
+    TransferNote,
     RankingNote,
     Promise,
     OutcomeNote,
     Registration,
     Profile,
 )
-_SESSION = "site origin platform reserved simulated native results offerset locality ranking promise"
-_OFFERSET = "expires outcomes pending closed taken asof preferences"
+_SESSION = "site origin platform reserved simulated native results offerset locality ranking promise transfers"
+_OFFERSET = "expires outcomes pending closed taken asof preferences located"
 ADDITIONS: dict[type[BaseModel], frozenset[str]] = {
     **plain.ADDITIONS,
     SimpleExecutionSession: frozenset(_SESSION.split()),

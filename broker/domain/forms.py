@@ -354,7 +354,12 @@ class Locality(Struct, gc=False):
     sources: list[str] | None = None
     staging: Bounds | None = None
     egress: Bounds | None = None
-    certainty: Literal["stated", "estimated", "unknown"] = "unknown"
+    certainty: Literal["stated", "measured", "estimated", "unknown"] = "unknown"
+    least: float = 0.0
+    recall: Bounds | None = None
+    held: list[str] | None = None
+    cached: float = 0.0
+    samples: int = 0
 
 
 class OurSession(Session, gc=False):

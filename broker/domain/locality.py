@@ -1,64 +1,39 @@
-"""Where a request's bytes are, and what it takes to move them to a site. Pure; imports the domain's models.
+"""What it takes to bring a request's bytes to a site: which replica each file comes from, how long, at what price.
 
-Sizes and replicas are those that the request itself carries: `skao.datasize` and `skao.replicas`, DataLink's
-`content_length` and `access_url`, plain locations. What is not stated is not known, and never zero. Storages and
-the links between them are configuration; prices come out in the base currency.
+Pure; imports the domain's models. Money is in the base currency. Where something is not known, it is never zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import fsum, inf
+from math import fsum
 from typing import Literal
-from urllib.parse import SplitResult, urlsplit
 
 import msgspec
-import msgspec.structs
+from msgspec.structs import replace
 
-from broker.domain.components import AbstractComponent
-from broker.domain.data import (
-    IvoaDataResource,
-    IvoaDataResourceBlock,
-    RucioDataResource,
-    S3DataResource,
-    SimpleDataResource,
-    SkaoDataResource,
-)
-from broker.domain.money import Exchange
+from broker.domain.experience import BLANK, Experience
+from broker.domain.located import Item, Portion, Replica
 from broker.domain.quantities import Span
-from broker.domain.request import ExecutionRequest
-from broker.domain.session import Bounds, LocalityNote
-from broker.domain.site import Link, StorageElement
+from broker.domain.session import LocalityNote
+from broker.domain.storages import Map, Way
 
 GB = 1e9
-ANY = "*"
 NOTHING = Span(0.0, 0.0)
-_MOST = 1e15  # seconds, or money a GB: so that no absurd link leads to an infinity
-_PORTS = {"http": 80, "https": 443, "dav": 80, "davs": 443, "ftp": 21, "root": 1094}
+RECALL = Span(600.0, 14400.0)  # seconds: stand-in for a tape of which nothing is configured
+_HOUR = 3600.0
 
-Certainty = Literal["stated", "estimated", "unknown"]
-
-
-class Replica(msgspec.Struct, frozen=True):
-    """One copy. `storage` as the request names it (a Rucio RSE, say), or None: then the URL tells."""
-
-    storage: str | None = None
-    url: str | None = None
+Certainty = Literal["stated", "measured", "estimated", "unknown"]
 
 
-class Item(msgspec.Struct, frozen=True):
-    """One data resource. `path` is its dotted path in the request; `bytes` None: its size is not known."""
-
-    path: str
-    name: str
-    bytes: float | None = None
-    replicas: tuple[Replica, ...] = ()
-
-
-class Locality(msgspec.Struct, frozen=True):
+class Locality(msgspec.Struct, frozen=True, omit_defaults=True):
     """What moves to one site. `bytes` to move, `staging` in seconds, `egress` in the base currency; None: not known.
 
     `sources`: the storages that the moved bytes come from; where nothing moves, those at the site that hold the data.
+    `least`: bytes that surely move, where not all sizes are known. `recall`: seconds of `staging` that tapes take.
+    `cached`: bytes that need not move because the site says that it has them. `held`: the data resources, by path, of
+    which it says so. `samples`: measured transfers behind the slowest way. `certainty`: "stated" where nothing moves,
+    "measured" where all ways were, "unknown" where anything is None.
     """
 
     bytes: Span | None = NOTHING
@@ -66,254 +41,209 @@ class Locality(msgspec.Struct, frozen=True):
     staging: Span | None = NOTHING
     egress: Span | None = NOTHING
     certainty: Certainty = "stated"
+    least: float = 0.0
+    recall: Span = NOTHING
+    cached: float = 0.0
+    held: tuple[str, ...] = ()
+    samples: int = 0
 
     @property
     def here(self) -> bool:
         """The request names data, and all of it lies at the site."""
-        return bool(self.sources) and self.bytes is not None and self.bytes.high == 0
+        return bool(self.sources or self.held) and self.bytes is not None and self.bytes.high == 0
 
 
-# ── what the request says ────────────────────────────────────────────────────────────────────────────────────
+class Place(msgspec.Struct, frozen=True):
+    """A site, as bytes see it. `storages`: the names of those at the site; `held`: paths of the data resources that,
+    by its own word, it has already."""
+
+    site: str = ""
+    storages: tuple[str, ...] = ()
+    held: frozenset[str] = frozenset()
 
 
-def items(request: ExecutionRequest) -> tuple[Item, ...]:
-    """Every data resource, in the request's order."""
-    return tuple(_item(f"data[{i}]", resource) for i, resource in enumerate(request.data or ()))
+class Terrain(msgspec.Struct, frozen=True):
+    """What all sites of one question are measured by. `hour`: money for an hour, which weighs a quicker way against a
+    cheaper one."""
 
-
-def _item(path: str, resource: AbstractComponent) -> Item:
-    size, replicas = _stated(resource)
-    return Item(path, resource.name, size, tuple(dict.fromkeys(r for r in replicas if r.storage or r.url)))
-
-
-def _stated(resource: AbstractComponent) -> tuple[float | None, Sequence[Replica]]:
-    """Size and replicas of one resource; of a kind that nobody knows, nothing is known."""
-    match resource:
-        case SimpleDataResource():
-            return _simple(resource.location)
-        case S3DataResource():
-            return None, (Replica(None, _s3(resource)),)
-        case RucioDataResource():
-            return None, (Replica(None, _rucio(resource)),)
-        case IvoaDataResource():
-            return _ivoa(resource.ivoa)
-        case SkaoDataResource():
-            return _skao(resource)
-    return None, ()
-
-
-def _simple(location: str | None) -> tuple[float | None, Sequence[Replica]]:
-    """A `data:` URL travels in the request itself: nothing is left to be moved."""
-    if location and location[:5].lower() == "data:":
-        return 0.0, ()
-    return None, (Replica(None, location),)
-
-
-def _s3(resource: S3DataResource) -> str | None:
-    """`endpoint/bucket/object`, or `s3://bucket/object` where no endpoint is named. No object: the whole bucket."""
-    if not resource.bucket:
-        return None
-    base = resource.endpoint.rstrip("/") if resource.endpoint else "s3:/"
-    return "/".join(part for part in (base, resource.bucket, resource.object) if part)
-
-
-def _rucio(resource: RucioDataResource) -> str | None:
-    """`rucio:scope/object`: a storage that declares the prefix `rucio:scope` holds the whole scope."""
-    block = resource.rucio
-    if block is None or not block.scope:
-        return None
-    return f"rucio:{block.scope}/{block.object or ''}".rstrip("/")
-
-
-def _ivoa(block: IvoaDataResourceBlock | None) -> tuple[float | None, list[Replica]]:
-    if block is None:
-        return None, []
-    urls = [part.access_url for part in (block.datalink, block.obscore) if part]
-    size = block.datalink.content_length if block.datalink else None
-    return _number(size), [Replica(None, url) for url in urls]
-
-
-def _skao(resource: SkaoDataResource) -> tuple[float | None, list[Replica]]:
-    size, replicas = _ivoa(resource.ivoa)
-    block = resource.skao
-    if block is None:
-        return size, replicas
-    stated = [Replica(item.rsename, item.dataurl) for item in block.replicas or ()]
-    return (size if block.datasize is None else float(block.datasize)), stated or replicas
-
-
-def _number(size: int | None) -> float | None:
-    return None if size is None else float(size)
-
-
-# ── what is configured ───────────────────────────────────────────────────────────────────────────────────────
-
-
-class Map:
-    """The storages of the federation and the links between them. Built once; does not change.
-
-    Storages of one name are one: their prefixes add up. Two storages may not share a prefix; where they do, the
-    name that sorts first has it. Of two links between the same two ends the first counts.
-    """
-
-    def __init__(self, storages: Iterable[StorageElement], links: Iterable[Link], exchange: Exchange) -> None:
-        self._prefixes: dict[str, str] = {}
-        for name, prefix in sorted((item.name, prefix) for item in storages for prefix in item.prefixes):
-            self._prefixes.setdefault(normal(prefix), name)
-        self._links: dict[tuple[str, str], Link] = {}
-        for link in links:
-            self._links.setdefault((link.source, link.target), link)
-        self.exchange = exchange
-
-    def storage_of(self, url: str | None) -> str | None:
-        """The storage that declares the longest prefix of `url`, ending where a part of its path ends; else None."""
-        if not url:
-            return None
-        part = normal(url)
-        while part:
-            if part in self._prefixes:
-                return self._prefixes[part]
-            part = _shorter(part)
-        return None
-
-    def link(self, source: str | None, target: str | None) -> Link | None:
-        """The most specific link; a named source is more specific than a named target, since it sets the price.
-        None as an end: that end is not known, and only `*` matches it."""
-        for pair in ((source, target), (source, ANY), (ANY, target), (ANY, ANY)):
-            found = self._links.get((pair[0] or ANY, pair[1] or ANY))
-            if found is not None:
-                return found
-        return None
-
-
-def normal(url: str) -> str:
-    """Scheme and host in lower case, no user, default port, query, fragment or empty parts: only to be compared."""
-    try:
-        parts = urlsplit(url.strip())
-        host = _host(parts)
-    except ValueError:  # a bracket or a port that is none
-        return url
-    path = "/".join(_tidy(parts.path))
-    scheme = f"{parts.scheme}:" if parts.scheme else ""
-    return f"{scheme}//{host}/{path}".rstrip("/") if parts.netloc else f"{scheme}{path}" or "/"
-
-
-def _host(parts: SplitResult) -> str:
-    host, port = (parts.hostname or "").rstrip("."), parts.port
-    return host if port in (None, _PORTS.get(parts.scheme)) else f"{host}:{port}"
-
-
-def _tidy(path: str) -> list[str]:
-    """The parts of a path; `..` is worked out, as every server does before it looks for the file."""
-    done: list[str] = []
-    for part in path.split("/"):
-        if part == "..":
-            del done[-1:]
-        elif part not in ("", "."):
-            done.append(part)
-    return done
-
-
-def _shorter(url: str) -> str:
-    """`url` without its last part; empty when nothing but scheme and host was left."""
-    head, slash, _ = url.rpartition("/")
-    return "" if not slash or head.endswith("/") else head
+    map_: Map
+    experience: Experience = BLANK
+    hour: float = 2.0
 
 
 # ── what must move ───────────────────────────────────────────────────────────────────────────────────────────
 
 
+class _Copy(msgspec.Struct, frozen=True):
+    """Where one copy lies; an empty name: where no storage is declared."""
+
+    name: str
+    tape: bool = False
+
+
 class _Move(msgspec.Struct, frozen=True):
-    """One item by one link; `link` None: no link is known."""
+    """One portion by one way; `way` None: no way is known. `local`: it lies at the site, on a tape."""
 
     bytes: float
+    files: int
     source: str
-    link: Link | None
+    way: Way | None = None
+    recall: Span = NOTHING
+    local: bool = False
+
+
+class _Tally(msgspec.Struct):
+    """What was found of the portions, one after the other."""
+
+    moves: list[_Move]
+    local: list[str]
+    unsized: list[str]
+    cached: float = 0.0
+    held: tuple[str, ...] = ()
 
 
 def locate(wanted: Sequence[Item], map_: Map) -> tuple[Item, ...]:
     """The same items, each URL replaced by its storage: `measure` is quicker on them, where many sites are measured."""
     return tuple(
-        msgspec.structs.replace(item, replicas=tuple(Replica(name or None) for name in _holders(item, map_)))
-        for item in wanted
+        replace(item, portions=tuple(replace(p, replicas=_replicas(p, map_)) for p in item.portions)) for item in wanted
     )
 
 
-def measure(wanted: Sequence[Item], at: Sequence[str], map_: Map) -> Locality:
-    """What it takes to bring `wanted` to a site whose storages are named `at`.
+def _replicas(portion: Portion, map_: Map) -> tuple[Replica, ...]:
+    return tuple(Replica(copy.name or None, None, copy.tape) for copy in _copies(portion, map_))
 
-    An item with a replica at the site moves nothing. Of several replicas the one that is soonest here is taken, then
-    the cheapest, then the first by name. Files that go by one link share its bandwidth and wait out its latency one
-    after another; different links work side by side. An item of unknown size that is not here makes the whole unknown;
-    a missing link makes its time and price unknown.
+
+def measure(wanted: Sequence[Item], place: Place, terrain: Terrain) -> Locality:
+    """What it takes to bring `wanted` to a site.
+
+    A portion with a replica on a disk of the site moves nothing, nor does what the site says it has. Of several
+    replicas the one is taken whose way costs least, time at the price of an hour and egress together, given what goes
+    by that way already; then the first by name. Files that go by one way share its bandwidth; different ways work side
+    by side. Files on tape wait for their recall first. A portion of unknown size that is not here makes the bytes
+    unknown; a missing way makes time and price unknown.
     """
-    moves: list[_Move] = []
-    local: list[str] = []
-    unsized: list[str] = []
+    tally = _Tally([], [], [])
+    pending: list[tuple[float, tuple[_Copy, ...], int]] = []
     for item in wanted:
-        names = _holders(item, map_)
-        held = [name for name in names if name in at]
-        if held or item.bytes == 0:
-            local += held[:1]
-        elif item.bytes is None:
-            unsized += names
-        else:
-            moves.append(_best(item.bytes, names, at, map_))
-    if unsized:
-        return Locality(None, _sources([*unsized, *(move.source for move in moves)]), None, None, "unknown")
-    return _total(moves, map_.exchange) if moves else Locality(sources=_sources(local))
+        if item.path in place.held:
+            tally.held += (item.path,)
+            tally.cached += item.bytes or 0.0
+            continue
+        for portion in item.portions:
+            copies = _copies(portion, terrain.map_)
+            at = [copy for copy in copies if copy.name in place.storages and not copy.tape]
+            if at or portion.bytes == 0:
+                tally.local += [copy.name for copy in at[:1]]
+            elif portion.bytes is None and not any(copy.name in place.storages for copy in copies):
+                tally.unsized += [copy.name for copy in copies]
+            else:
+                pending.append((portion.bytes or 0.0, copies, portion.files))
+    _assign(pending, place, terrain, tally)
+    return _total(tally)
 
 
-def _holders(item: Item, map_: Map) -> tuple[str, ...]:
-    """The storages that hold the item, sorted. An empty name alone: it lies where no storage is declared."""
-    names = {name for replica in item.replicas for name in (replica.storage, map_.storage_of(replica.url)) if name}
-    return tuple(sorted(names)) or ("",)
+def _copies(portion: Portion, map_: Map) -> tuple[_Copy, ...]:
+    """Sorted. An empty name alone: it lies where no storage is declared. One on a disk goes before the same on tape."""
+    found: dict[str, bool] = {}
+    for replica in portion.replicas:
+        for name in (replica.storage, map_.storage_of(replica.url)):
+            if name:
+                tape = replica.tape or map_.tape(name)
+                found[name] = tape and found.get(name, True)
+    return tuple(_Copy(name, tape) for name, tape in sorted(found.items())) or (_Copy(""),)
 
 
-def _best(count: float, names: Sequence[str], at: Sequence[str], map_: Map) -> _Move:
-    """By expected time, then price; what is known before what is not."""
-
-    def order(way: tuple[str, Link | None]) -> tuple[float, float, str]:
-        name, link = way
-        if link is None:
-            return inf, inf, name
-        price = _price(link, map_.exchange)
-        return _seconds(link, count, 1).expected, inf if price is None else price, name
-
-    ways = ((name, map_.link(name or None, target or None)) for name in names for target in sorted(at) or ("",))
-    name, link = min(ways, key=order)
-    return _Move(count, name, link)
+def _assign(pending: list[tuple[float, tuple[_Copy, ...], int]], place: Place, terrain: Terrain, tally: _Tally) -> None:
+    """The largest first, each where it costs least beside what was given to the ways before it."""
+    loads: dict[tuple[str, str], tuple[float, int]] = {}
+    pending.sort(key=lambda entry: (-entry[0], tuple(copy.name for copy in entry[1]), entry[2]))
+    for count, copies, files in pending:
+        options = [move for copy in copies for move in _options(count, files, copy, place, terrain)]
+        best = min(options, key=lambda move: _order(move, loads, terrain))
+        tally.moves.append(best)
+        if best.way is not None:
+            before, waiting = loads.get(best.way.key, (0.0, 0))
+            loads[best.way.key] = (before + count, waiting + files)
 
 
-def _seconds(link: Link, count: float, files: int) -> Span:
-    slow, fast = sorted((link.bandwidth, link.bandwidth_low or link.bandwidth))
-    return Span(*(min(count / speed + files * link.latency, _MOST) for speed in (fast, slow)))
+def _options(count: float, files: int, copy: _Copy, place: Place, terrain: Terrain) -> list[_Move]:
+    map_ = terrain.map_
+    recall = (map_.recall(copy.name) or RECALL) if copy.tape else NOTHING
+    if copy.name in place.storages:
+        return [_Move(0.0, 0, copy.name, None, recall, True)]
+    ways = [
+        map_.way(copy.name or None, target or None, place.site, terrain.experience.measured)
+        for target in sorted(place.storages) or ("",)
+    ]
+    return [_Move(count, files, copy.name, way, recall) for way in ways]
 
 
-def _price(link: Link, exchange: Exchange) -> float | None:
-    """Money a GB, in the base currency."""
-    span = exchange.convert(Span.of(link.price), link.currency)
-    return min(span.low, _MOST) if span else None
+def _order(
+    move: _Move, loads: dict[tuple[str, str], tuple[float, int]], terrain: Terrain
+) -> tuple[bool, bool, float, str]:
+    """What is known before what is not; then by cost, then by name."""
+    if move.local:
+        return False, False, move.recall.expected * terrain.hour / _HOUR, move.source
+    way = move.way
+    if way is None:
+        return True, True, 0.0, move.source
+    before, waiting = loads.get(way.key, (0.0, 0))
+    seconds = way.seconds(before + move.bytes, waiting + move.files).expected + move.recall.expected
+    return False, way.price is None, seconds * terrain.hour / _HOUR + (way.price or 0.0) * move.bytes / GB, move.source
 
 
-def _total(moves: Sequence[_Move], exchange: Exchange) -> Locality:
-    links = {(move.link.source, move.link.target): move.link for move in moves if move.link}
-    spans, prices = [], []
-    for link in links.values():
-        load = [move.bytes for move in moves if move.link is link]
-        price = _price(link, exchange)
-        spans.append(_seconds(link, fsum(load), len(load)))
-        prices.append(None if price is None else price * fsum(load) / GB)
-    reached = all(move.link for move in moves)
-    known = [price for price in prices if price is not None]
-    priced = reached and len(known) == len(prices)
+def _total(tally: _Tally) -> Locality:
+    moved = [move for move in tally.moves if not move.local]
+    least = fsum(move.bytes for move in moved)
+    named = dict(held=tuple(sorted(tally.held)), cached=tally.cached)
+    if tally.unsized:
+        sources = _sources([*tally.unsized, *(move.source for move in moved)])
+        return Locality(None, sources, None, None, "unknown", least=least, **named)  # type: ignore[arg-type] # by name
+    if not tally.moves:
+        return Locality(sources=_sources(tally.local), **named)  # type: ignore[arg-type] # by name
+    staging, recall, samples = _time(tally.moves)
+    egress = _egress(moved)
+    known = staging is not None and egress is not None
+    certainty: Certainty = "estimated" if known else "unknown"
+    if known and not any(move.recall.high for move in tally.moves) and samples:
+        certainty = "measured"
     return Locality(
-        Span.of(fsum(move.bytes for move in moves)),
-        _sources(move.source for move in moves),
-        Span(max(span.low for span in spans), max(span.high for span in spans)) if reached else None,
-        Span.of(fsum(known)) if priced else None,
-        "estimated" if priced else "unknown",
+        Span.of(least),
+        _sources([move.source for move in moved] or [*tally.local, *(move.source for move in tally.moves)]),
+        staging,
+        egress,
+        certainty,
+        recall=recall,
+        samples=samples,
+        **named,  # type: ignore[arg-type] # by name
     )
+
+
+def _time(moves: Sequence[_Move]) -> tuple[Span | None, Span, int]:
+    """Staging, the recall in it, and the measured transfers behind the way that has fewest of them."""
+    recall = _longest([move.recall for move in moves])
+    ways = {move.way.key: move.way for move in moves if move.way is not None}
+    samples = min((way.samples for way in ways.values()), default=0)
+    if any(move.way is None and not move.local for move in moves):
+        return None, recall, samples
+    spans = [move.recall for move in moves if move.local]
+    for key, way in ways.items():
+        load = [move for move in moves if move.way is not None and move.way.key == key]
+        span = way.seconds(fsum(move.bytes for move in load), sum(move.files for move in load))
+        spans.append(span.plus(_longest([move.recall for move in load])))
+    return _longest(spans), recall, samples
+
+
+def _longest(spans: Sequence[Span]) -> Span:
+    return Span(max((span.low for span in spans), default=0.0), max((span.high for span in spans), default=0.0))
+
+
+def _egress(moves: Sequence[_Move]) -> Span | None:
+    """None: the price of one of the ways is not known."""
+    prices = [None if move.way is None else move.way.price for move in moves]
+    if None in prices:
+        return None
+    return Span.of(fsum((price or 0.0) * move.bytes / GB for price, move in zip(prices, moves, strict=True)))
 
 
 def _sources(names: Iterable[str]) -> tuple[str, ...]:
@@ -336,24 +266,14 @@ def wire(locality: Locality, currency: str) -> dict[str, object]:
         for name, span, unit in parts
         if span is not None
     }
+    if locality.recall.high:
+        found["recall"] = {"expected": locality.recall.expected, "pessimistic": locality.recall.high, "unit": "s"}
     if locality.sources:
         found["sources"] = list(locality.sources)
+    if locality.bytes is None and locality.least:
+        found["least"] = locality.least
+    if locality.held:
+        found |= {"held": list(locality.held), "cached": locality.cached}
+    if locality.samples:
+        found["samples"] = locality.samples
     return found | {"certainty": locality.certainty}
-
-
-def read(stated: LocalityNote, exchange: Exchange) -> Locality:
-    """What a broker below says of one of its sites. A part it leaves out, or marks as a stand-in, is not known."""
-    count, staging, egress = (_span(part) for part in (stated.bytes, stated.staging, stated.egress))
-    if egress is not None and stated.egress is not None:
-        egress = exchange.convert(egress, stated.egress.unit)
-    known = count is not None and staging is not None and egress is not None
-    certainty = stated.certainty or "estimated"
-    return Locality(count, stated.sources or (), staging, egress, certainty if known else "unknown")
-
-
-def _span(bounds: Bounds | None) -> Span | None:
-    """The range whose middle is the expected value."""
-    if bounds is None or bounds.stand_in or not 0 <= bounds.expected <= bounds.pessimistic:
-        return None
-    spread = bounds.pessimistic - bounds.expected
-    return Span(max(0.0, bounds.expected - spread), bounds.pessimistic)

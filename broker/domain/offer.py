@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from math import isfinite
+from typing import Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -96,7 +97,12 @@ class Stated(Struct, frozen=True):
     staging: Span | None
     egress: Span | None
     currency: str
-    certainty: str
+    certainty: Literal["stated", "measured", "estimated", "unknown"]
+    least: float = 0.0
+    recall: Span = Span(0.0, 0.0)
+    held: tuple[str, ...] = ()
+    cached: float = 0.0
+    samples: int = 0
 
 
 class Offer(Struct, frozen=True):
@@ -211,6 +217,7 @@ def _take(
 
 
 _NOTHING_OURS = forms.OurSession()
+_MOST_HELD = 1000  # data resources that one offer names
 _LONGEST_ORIGIN = 200  # characters
 
 
@@ -349,6 +356,11 @@ def _locality(stated: forms.Locality | None, currency: str) -> Stated | None:
         egress=_bounds(stated.egress),
         currency=(stated.egress.unit if stated.egress else None) or currency,
         certainty=stated.certainty,
+        least=max(0.0, stated.least),
+        recall=_bounds(stated.recall) or Span(0.0, 0.0),
+        held=tuple(stated.held or ())[:_MOST_HELD],
+        cached=max(0.0, stated.cached),
+        samples=max(0, stated.samples),
     )
 
 

@@ -18,7 +18,7 @@ from broker.domain.resources import SimpleComputeResource
 
 # Our published additions among the declared fields: class → names.
 ADDITIONS: dict[type[BaseModel], frozenset[str]] = {
-    ExecutionRequest: frozenset({"preferences"}),
+    ExecutionRequest: frozenset({"preferences", "located"}),
     SimpleComputeResource: frozenset({"extras"}),
     JupyterNotebook: frozenset({"mode"}),
     SimpleMinMaxFloatCost: frozenset({"unit"}),

@@ -13,6 +13,7 @@ from broker.domain.base import ONE_OF, Model
 from broker.domain.components import AbstractComponent, Costs, Metrics
 from broker.domain.data import AbstractDataResource
 from broker.domain.executables import AbstractExecutable
+from broker.domain.located_note import LocatedNote
 from broker.domain.preferences import Preferences
 from broker.domain.quantities import Duration, Interval
 from broker.domain.resources import (
@@ -39,7 +40,8 @@ class RequestedScheduleBlock(Model):
 
 
 class ExecutionRequest(Model):
-    """What a person asks of the federation. Has no `meta` in 1.0: its name is the executable's."""
+    """What a person asks of the federation. Has no `meta` in 1.0: its name is the executable's. From `preferences` on
+    *ours*; `located`: what a broker above has found out of the data."""
 
     executable: Annotated[AbstractExecutable, ONE_OF]
     compute: Annotated[AbstractComputeResource, ONE_OF] | None = None
@@ -49,6 +51,7 @@ class ExecutionRequest(Model):
     costs: Costs | None = None
     metrics: Metrics | None = None
     preferences: Preferences | None = None
+    located: tuple[LocatedNote, ...] | None = None
 
     @property
     def name(self) -> str:

@@ -195,7 +195,8 @@ def _carbon(offer: Candidate, wishes: Wishes, run: Span) -> Estimate:
 def _bytes(offer: Candidate, wishes: Wishes) -> Estimate:
     moved = _range(offer.locality.bytes, _MOST_BYTES)
     if moved is None:
-        return Estimate(wishes.stand_ins.bytes.expected, wishes.stand_ins.bytes.high, True)
+        least, guess = min(max(0.0, offer.locality.least), _MOST_BYTES), wishes.stand_ins.bytes
+        return Estimate(least + guess.expected, least + guess.high, True)
     return _estimate(moved)
 
 

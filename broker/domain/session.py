@@ -16,10 +16,11 @@ from enum import StrEnum
 from typing import Annotated, Literal
 
 from broker.domain import kinds
-from broker.domain.base import ONE_OF, Flag, Int, Model, Number, Text
+from broker.domain.base import ONE_OF, Flag, Int, Model, Natural, Number, Text
 from broker.domain.components import AbstractComponent
 from broker.domain.data import AbstractDataResource
 from broker.domain.executables import AbstractExecutable
+from broker.domain.located_note import LocatedNote
 from broker.domain.preferences import Preferences
 from broker.domain.quantities import Duration, Instant
 from broker.domain.resources import AbstractComputeResource, AbstractStorageResource
@@ -94,13 +95,33 @@ class Term(Model):
 
 
 class LocalityNote(Model):
-    """*Ours*: what must move to where the session would run. Bytes; `staging` in seconds."""
+    """*Ours*: what must move to where the session would run. Bytes; `staging` in seconds, the `recall` from tapes in
+    it. `least`: bytes that surely move, where not all sizes are known. `held`: the data resources, by path, that the
+    site says it has already; `cached`: their bytes. `samples`: measured transfers behind it."""
 
     bytes: Bounds | None = None
     sources: tuple[Text, ...] | None = None
     staging: Bounds | None = None
     egress: Bounds | None = None
-    certainty: Literal["stated", "estimated", "unknown"] | None = None
+    certainty: Literal["stated", "measured", "estimated", "unknown"] | None = None
+    least: Number | None = None
+    recall: Bounds | None = None
+    held: tuple[Text, ...] | None = None
+    cached: Number | None = None
+    samples: Natural | None = None
+
+
+class TransferNote(Model):
+    """*Ours*: bytes that a site has brought in for a session. `source`: the storage they came from, where the site
+    knows it by name; `url`: where they came from. `cached`: they were there already, and nothing moved."""
+
+    url: Text | None = None
+    source: Text | None = None
+    bytes: Number
+    seconds: Number
+    files: Natural | None = None
+    ended: Instant | None = None
+    cached: Flag | None = None
 
 
 class RankingNote(Model):
@@ -159,6 +180,7 @@ class SimpleExecutionSession(AbstractExecutionSession, kind=kinds.SIMPLE_SESSION
     locality: LocalityNote | None = None
     ranking: RankingNote | None = None
     promise: Promise | None = None
+    transfers: tuple[TransferNote, ...] | None = None
 
 
 class ScheduledExecutionSession(SimpleExecutionSession, kind=kinds.SCHEDULED_SESSION):
@@ -191,3 +213,4 @@ class OfferSetResponse(AbstractComponent, kind=kinds.OFFERSET):
     taken: Text | None = None
     asof: Instant | None = None
     preferences: Preferences | None = None
+    located: tuple[LocatedNote, ...] | None = None

@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 
 from broker.domain.locality import Locality
+from broker.domain.located import Item
 from broker.domain.offer import Offer
 from broker.domain.ranking import Candidate, Ranked, Wishes, rank
 
@@ -46,6 +47,7 @@ class SetBody(msgspec.Struct, frozen=True):
     wishes: Wishes
     now: float
     kept: tuple[Kept, ...] = ()
+    located: tuple[Item, ...] = ()  # what was known of the request's data when it was ranked
 
     def by_session(self) -> Mapping[UUID, Kept]:
         return {item.session: item for item in self.kept}

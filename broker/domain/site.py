@@ -22,6 +22,9 @@ Name = Annotated[Text, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}(?!\n)$")]
 Seconds = Annotated[Number, Field(gt=0, le=86400)]
 
 
+Waiting = Annotated[Number, Field(ge=0, le=30 * 86400)]
+
+
 class StorageElement(Model):
     """A storage at or near a site: its name (a Rucio RSE's, say) and the URL prefixes that lie on it."""
 
@@ -30,6 +33,10 @@ class StorageElement(Model):
     name: Text = Field(description="as data catalogues call it, such as a Rucio RSE")
     prefixes: tuple[Text, ...] = Field((), description="beginnings of the URLs that lie on it")
     country: Text | None = Field(None, description="ISO 3166-1 alpha-2; for the reader")
+    tape: Flag = Field(False, description="files have to be recalled before they can be read")
+    recall: tuple[Waiting, Waiting] | None = Field(
+        None, description="seconds until a file on it can be read, least and most; means tape"
+    )
 
 
 class Link(Model):
@@ -43,6 +50,7 @@ class Link(Model):
     bandwidth: Annotated[Number, Field(gt=0)] = Field(description="bytes a second")
     bandwidth_low: Annotated[Number, Field(gt=0)] | None = Field(None, description="bytes a second on a bad day")
     latency: Annotated[Number, Field(ge=0)] = Field(0.0, description="seconds a file")
+    concurrency: Annotated[Natural, Field(ge=1, le=10_000)] = Field(1, description="files at a time, which share it")
     price: Annotated[Number, Field(ge=0)] = Field(0.0, description="money for a GB (10^9 bytes) out of the source")
     currency: Text | None = Field(None, description="of the price; absent: the base currency")
 

@@ -18,14 +18,17 @@ from broker.domain import kinds, offerset, setbody
 from broker.domain import locality as place
 from broker.domain.deadline import Deadline
 from broker.domain.executables import AbstractExecutable, JupyterNotebook
+from broker.domain.experience import BLANK, Experience
 from broker.domain.identity import members
-from broker.domain.locality import Locality, Map
+from broker.domain.locality import Locality, Place, Terrain
+from broker.domain.located import Item, items
 from broker.domain.offer import Needs, Offer, Reading, Stated, read, unfit
 from broker.domain.offerset import Line, SessionRecord, SetRecord
 from broker.domain.outcome import Offered, Outcome, Quote, TimedOut
 from broker.domain.quantities import Span
 from broker.domain.ranking import Candidate, Ranked, good
 from broker.domain.setbody import Kept, SetBody
+from broker.domain.storages import Map
 from broker.domain.wishes import Wishes
 from broker.errors import SiteError
 from broker.ports import Ask, Clock, Order
@@ -38,7 +41,8 @@ _log = structlog.get_logger(__name__)
 
 class Gathering:
     """What one request has brought in so far: offers read once, each with its session's uuid. `taken`: uuids of the
-    set that are no longer free."""
+    set that are no longer free. `located`: what is known of the data now; all offers of a set are measured by the same
+    knowledge, the latest. `asking`: the request as it was sent, where that is not what brokers below are sent."""
 
     def __init__(
         self,
@@ -50,6 +54,9 @@ class Gathering:
         entries: Sequence[Entry],
         *,
         taken: Collection[UUID] = (),
+        located: Callable[[], tuple[Item, ...]] | None = None,
+        asking: bytes = b"",
+        experience: Experience = BLANK,
     ) -> None:
         request = ask.request
         self.request, self.wishes, self.set, self.now = request, wishes, ask.set, now
@@ -61,11 +68,16 @@ class Gathering:
         self._needs = Needs.of(request)
         self._run = Span.of(self._needs.duration)
         self._asked = tuple({component.kind for _, component in request.components()})
-        self._items = place.locate(place.items(request), map_)
-        self._asking = ask.extended
+        stated = items(request)
+        self._located = located or (lambda: stated)
+        self._items = self._located()
+        self._wanted = place.locate(self._items, map_)
+        self._terrain = Terrain(map_, experience, wishes.weights.value_of_time)
+        self._asking = asking or ask.extended
         self._taken = set(taken)
         self._read: dict[str, tuple[Line, list[SessionRecord], list[Kept]]] = {}
-        self._here: dict[str, Locality] = {}
+        self._here: dict[tuple[str, tuple[str, ...]], Locality] = {}
+        self._said: dict[UUID, tuple[Stated | None, Entry]] = {}  # of the data, with each offer
 
     def take(self, site: str, outcome: Outcome) -> tuple[Line, list[SessionRecord], list[Kept]]:
         """Read a site's answer, once; the first reading of a site stands, but for a silence."""
@@ -93,6 +105,7 @@ class Gathering:
                 continue
             reason, warnings = unfit(found, self._needs, entry.site.unreliable)
             candidate = self._candidate(uuid, found, entry, reason)
+            self._said[uuid] = found.locality, entry
             kept.append(setbody.keep(uuid, found, candidate, quote.body, (*found.repairs, *warnings)))
             sessions.append(
                 SessionRecord(
@@ -127,7 +140,7 @@ class Gathering:
             # Figures of plain sites are on no common scale (protocol.md 1.4); ours are relative to a reference core.
             performance=offer.metrics.get(kinds.COMPUTE_PERFORMANCE) if ours else None,
             carbon=offer.carbon,
-            locality=self._locality(offer, entry),
+            locality=self._locality(offer.locality, entry),
             costs=offer.costs,
             metrics=offer.metrics,
             countries=(entry.site.country,) if entry.site.country else offer.countries,
@@ -135,26 +148,45 @@ class Gathering:
             unfit=reason,
         )
 
-    def _locality(self, offer: Offer, entry: Entry) -> Locality:
-        """What we know of the site's storages leads; then what a broker below states; then what its profile says."""
-        if not self._items:
+    def _locality(self, stated: Stated | None, entry: Entry) -> Locality:
+        """What we know of the site's storages leads; then what a broker below states; then what its profile says. What
+        a site says that it has already, it has: no catalogue knows its cache."""
+        if not self._wanted:
             return Locality()
-        if not entry.site.storages and offer.locality is not None:
-            return self._stated(offer.locality)
-        if entry.name not in self._here:
+        if not entry.site.storages and stated is not None and not _only_held(stated):
+            return self._told(stated)
+        held = stated.held if stated is not None else ()
+        if (entry.name, held) not in self._here:
             profile = entry.profile.storages if entry.profile else ()
-            at = [storage.name for storage in (*entry.site.storages, *profile)]
-            self._here[entry.name] = place.measure(self._items, at, self._map)
-        return self._here[entry.name]
+            at = tuple(storage.name for storage in (*entry.site.storages, *profile))
+            where = Place(entry.name, at, frozenset(held))
+            self._here[entry.name, held] = place.measure(self._wanted, where, self._terrain)
+        return self._here[entry.name, held]
 
-    def _stated(self, stated: Stated) -> Locality:
+    def _told(self, stated: Stated) -> Locality:
         egress = self._map.exchange.convert(stated.egress, stated.currency) if stated.egress else None
-        certainty = stated.certainty if stated.certainty in ("stated", "estimated") else "unknown"
-        return Locality(stated.bytes, stated.sources, stated.staging, egress, certainty)  # type: ignore[arg-type]
+        return Locality(
+            stated.bytes, stated.sources, stated.staging, egress, stated.certainty, stated.least, stated.recall,
+            stated.cached, stated.held, stated.samples,
+        )  # fmt: skip
 
     def body(self) -> SetBody:
+        self._look_again()
         kept = tuple(item for _, _, items in self._read.values() for item in items)
-        return SetBody(self._asking, self.wishes, self.now, kept)
+        return SetBody(self._asking, self.wishes, self.now, kept, self._items)
+
+    def _look_again(self) -> None:
+        """Where more is known of the data than when the offers were read, measure them all anew."""
+        if (found := self._located()) == self._items:
+            return
+        self._items, self._wanted = found, place.locate(found, self._map)
+        self._here.clear()
+        for _, _, kept in self._read.values():
+            kept[:] = [self._measured(item) for item in kept]
+
+    def _measured(self, item: Kept) -> Kept:
+        candidate = msgspec.structs.replace(item.candidate, locality=self._locality(*self._said[item.session]))
+        return msgspec.structs.replace(item, candidate=candidate)
 
     def sessions(
         self,
@@ -204,6 +236,11 @@ def _interactive(executable: AbstractExecutable, *, ours: bool) -> bool:
     if not isinstance(executable, JupyterNotebook):
         return False
     return executable.mode == "interactive" if executable.mode else not ours
+
+
+def _only_held(stated: Stated) -> bool:
+    """A site that knows its own cache, and nothing of where the rest lies."""
+    return bool(stated.held) and stated.bytes is None and stated.staging is None
 
 
 def _marked(item: SessionRecord, excluded: Mapping[str, str]) -> SessionRecord:

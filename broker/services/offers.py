@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -16,21 +16,24 @@ import structlog
 
 from broker.domain import offerset, setbody
 from broker.domain.deadline import Deadline
+from broker.domain.experience import Experience
 from broker.domain.hops import share
 from broker.domain.identity import Caller, Hop, Owner, members, new_set
-from broker.domain.locality import Map
+from broker.domain.located import Item, learned, notes
 from broker.domain.offerset import Decision, SetRecord
 from broker.domain.outcome import Outcome, Reason, Skipped
 from broker.domain.plain import strict
 from broker.domain.ranking import Ranked
 from broker.domain.request import ExecutionRequest, check
 from broker.domain.setbody import SetBody
+from broker.domain.storages import Map
 from broker.domain.wishes import Defaults, resolve
 from broker.errors import BrokerError, NotAllowed, NotFound, Unavailable, Unconfirmed
 from broker.ports import Ask, Clock, Limits, Listing, Query, Store
 from broker.services.fanout import Fanout, Target
 from broker.services.gathering import Gathering, Joiner
 from broker.services.growing import Grower
+from broker.services.locating import Locating
 from broker.services.records import Records
 from broker.services.rights import Readers, must_read, owns
 from broker.services.sites import Entry, Sites
@@ -84,6 +87,7 @@ class Offers:
         records: Records,
         sites: Sites,
         fanout: Fanout,
+        locating: Locating,
         window: Window,
         store: Store,
         limits: Limits,
@@ -91,10 +95,12 @@ class Offers:
         readers: Readers,
         map_: Map,
         defaults: Defaults,
+        experience: Callable[[], Experience],
         timing: Timing,
         broker_id: str,
     ) -> None:
         self._records, self._sites, self._fanout, self._window = records, sites, fanout, window
+        self._locating, self._experience = locating, experience
         self._store, self._limits, self._clock, self._readers = store, limits, clock, readers
         self._map, self._defaults, self._timing, self._id = map_, defaults, timing, broker_id
         self._growing: set[asyncio.Task[None]] = set()
@@ -117,8 +123,14 @@ class Offers:
         set_ = how.set or new_set(os.urandom(16))
         deadline = self._deadline(hop, None if how.later else how.wait)
         entries, left = await self._whom(request, hop)
-        ask = self._question(request, set_, hop, caller.owner, deadline)
-        gathering = Gathering(ask, wishes, self._map, self._clock.now(), self._timing.margin, entries)
+        search = await self._locating.search(request, deadline)
+        wire = request.to_wire()
+        asking = msgspec.json.encode(wire)
+        ask = self._question(request, wire, asking, search.found(), set_, hop, caller.owner, deadline)
+        gathering = Gathering(
+            ask, wishes, self._map, self._clock.now(), self._timing.margin, entries,
+            asking=asking, located=search.found, experience=self._experience(),
+        )  # fmt: skip
         blank = self._blank(gathering, caller, hop, direct, left, entries)
         if how.later:
             return await self._ask_later(gathering, ask, blank, entries, left, how.wait or 0.0)
@@ -190,13 +202,23 @@ class Offers:
                 return [], {entry.name: Skipped(reason) for entry in self._sites.entries()}
         return self._sites.screen(request)
 
-    def _question(self, request: ExecutionRequest, set_: UUID, hop: Hop, user: Owner, deadline: Deadline) -> Ask:
-        """Serialised once, for all sites and for the set's body."""
-        wire = request.to_wire()
+    def _question(
+        self,
+        request: ExecutionRequest,
+        wire: dict[str, Any],
+        asking: bytes,
+        found: Sequence[Item],
+        set_: UUID,
+        hop: Hop,
+        user: Owner,
+        deadline: Deadline,
+    ) -> Ask:
+        """Serialised once, for all sites. Brokers of ours are told where the data was found to be."""
+        told = request.with_(located=notes(found)) if learned(found) else None
         return Ask(
             request=request,
             plain=msgspec.json.encode(strict(request, wire)),
-            extended=msgspec.json.encode(wire),
+            extended=asking if told is None else msgspec.json.encode(told.to_wire()),
             set=set_,
             deadline=deadline,
             user=user,

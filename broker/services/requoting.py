@@ -16,13 +16,13 @@ import structlog
 
 from broker.domain import offerset, setbody
 from broker.domain.deadline import Deadline
-from broker.domain.locality import Map
 from broker.domain.offerset import Note, SessionRecord, SetRecord
 from broker.domain.outcome import Declined, Offered, Outcome
 from broker.domain.plain import strict
 from broker.domain.ranking import Ranked
 from broker.domain.request import ExecutionRequest
 from broker.domain.setbody import SetBody
+from broker.domain.storages import Map
 from broker.errors import BrokerError, NotFound, SiteError
 from broker.ports import Ask, Clock
 from broker.services.gathering import Gathering
@@ -125,7 +125,10 @@ class Requoting:
         except NotFound:
             return Declined(()), Gathering(ask, body.wishes, self._map, self._clock.now(), self._margin, ())
         taken = {item.uuid for item in record.sessions}
-        gathering = Gathering(ask, body.wishes, self._map, self._clock.now(), self._margin, (entry,), taken=taken)
+        gathering = Gathering(
+            ask, body.wishes, self._map, self._clock.now(), self._margin, (entry,),
+            taken=taken, located=lambda: body.located,
+        )  # fmt: skip
         return await self._outcome(entry, ask), gathering
 
     async def _outcome(self, entry: Entry, ask: Ask) -> Outcome:

@@ -11,12 +11,13 @@ from typing import Any
 from uuid import UUID
 
 from broker.domain import kinds, session
+from broker.domain.experience import BLANK
 from broker.domain.identity import Caller, Hop, Owner
-from broker.domain.locality import Map
 from broker.domain.money import Exchange
 from broker.domain.offerset import SetRecord
 from broker.domain.request import ExecutionRequest
 from broker.domain.site import Registration
+from broker.domain.storages import Map
 from broker.domain.updates import AbstractUpdate, EnumValueUpdate
 from broker.domain.wishes import Defaults
 from broker.errors import BrokerError
@@ -28,6 +29,7 @@ from broker.services.fleet import Fleet
 from broker.services.forwarding import Forwarding
 from broker.services.guard import GuardedPlanner
 from broker.services.hub import Hub
+from broker.services.locating import Bounds, Locating
 from broker.services.offers import Offers, SetState, Timing
 from broker.services.records import Records
 from broker.services.releasing import Releasing
@@ -90,9 +92,10 @@ class Bench:
         )
         self.fanout = Fanout(clock, grace=grace)
         self.offers = Offers(
-            records=self.records, sites=self.sites, fanout=self.fanout, window=self.window, store=store,
-            limits=limits or MemoryLimits(clock), clock=clock, readers=readers, map_=Map((), (), Exchange("EUR", {})),
-            defaults=Defaults(), timing=Timing(grace=grace), broker_id="us",
+            records=self.records, sites=self.sites, fanout=self.fanout, locating=Locating((), clock, Bounds()),
+            window=self.window, store=store, limits=limits or MemoryLimits(clock), clock=clock, readers=readers,
+            map_=Map((), (), Exchange("EUR", {})), defaults=Defaults(), experience=lambda: BLANK,
+            timing=Timing(grace=grace), broker_id="us",
         )  # fmt: skip
         self.sessions = Sessions(
             records=self.records, offers=self.offers, sites=self.sites, store=store, clock=clock, readers=readers

@@ -107,7 +107,7 @@ def test_also_in_a_list_of_a_registration() -> None:
     with pytest.raises(BadInput) as fault:
         parse(Registration, {"storages": [{"name": "disk", "prefix": []}]})
     assert str(fault.value) == (
-        "storages[0].prefix: no such property. Nearest: prefixes. There are: name, prefixes, country."
+        "storages[0].prefix: no such property. Nearest: prefixes. There are: name, prefixes, country, tape, recall."
     )
 
 

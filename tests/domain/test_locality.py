@@ -1,5 +1,6 @@
 """Where bytes are and what moving them takes: what a request states, longest prefixes, links, best replicas."""
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -7,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.domain import kinds
-from broker.domain.locality import GB, Item, Locality, Map, Replica, items, locate, measure, note, read, wire
+from broker.domain.locality import Locality, Place, Terrain, locate, note, wire
+from broker.domain.locality import measure as measure_by
+from broker.domain.located import REQUEST, Item, Portion, Replica, items
 from broker.domain.money import Exchange
 from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
-from broker.domain.session import LocalityNote
 from broker.domain.site import Link, StorageElement
+from broker.domain.storages import Map
 
 EXCHANGE = Exchange("EUR", {"USD": 0.5})
 
@@ -22,7 +25,20 @@ def asked(*data: dict[str, Any]) -> tuple[Item, ...]:
 
 
 def item(size: float | None, *storages: str, path: str = "data[0]") -> Item:
-    return Item(path, "", size, tuple(Replica(name) for name in storages))
+    return Item(path, portions=(Portion(size, tuple(Replica(name) for name in storages)),))
+
+
+def replicas(found: Item) -> tuple[Replica, ...]:
+    (portion,) = found.portions
+    return portion.replicas
+
+
+def one(size: float | None, *replicas: Replica) -> Item:
+    return Item("data[0]", portions=(Portion(size, replicas),))
+
+
+def measure(wanted: Sequence[Item], at: Collection[str], map_: Map, held: Collection[str] = ()) -> Locality:
+    return measure_by(wanted, Place("here", tuple(at), frozenset(held)), Terrain(map_))
 
 
 def link(source: str, target: str, bandwidth: float = 100e6, **rest: Any) -> Link:
@@ -38,12 +54,13 @@ def a_map(*links: Link, **prefixes: list[str]) -> Map:
 
 def test_a_plain_location_has_a_place_and_no_size() -> None:
     (found,) = asked({"kind": kinds.SIMPLE_DATA, "meta": {"name": "cube"}, "location": "https://x/cube.fits"})
-    assert found == Item("data[0]", "cube", None, (Replica(None, "https://x/cube.fits"),))
+    assert (found.path, found.name, found.bytes, found.sized, found.placed) == ("data[0]", "cube", None, "", REQUEST)
+    assert replicas(found) == (Replica(None, "https://x/cube.fits"),)
 
 
 def test_data_within_the_request_has_nothing_left_to_move() -> None:
     (found,) = asked({"kind": kinds.SIMPLE_DATA, "location": "data:text/plain,hello"})
-    assert (found.bytes, found.replicas) == (0.0, ())
+    assert (found.bytes, found.urls) == (0.0, ())
     assert measure([found], ["a"], a_map()) == Locality()
 
 
@@ -55,7 +72,7 @@ def test_an_skao_object_states_size_and_replicas() -> None:
                  "replicas": [{"rsename": "ALBA", "dataurl": "davs://alba/x"}, {"dataurl": "https://y/x"}, {}]},
     })  # fmt: skip
     assert found.bytes == 84.2e9
-    assert found.replicas == (
+    assert replicas(found) == (
         Replica("ALBA", "davs://alba/x"),
         Replica(None, "https://y/x"),
     )
@@ -73,7 +90,7 @@ def test_datalink_states_a_length_beyond_32_bits() -> None:
     }
     (found,) = asked({"kind": kinds.IVOA_DATA, "ivoa": block})
     assert found.bytes == 2**40
-    assert [replica.url for replica in found.replicas] == ["https://x/a", "https://x/b"]
+    assert list(found.urls) == ["https://x/a", "https://x/b"]
 
 
 @pytest.mark.parametrize(
@@ -85,12 +102,12 @@ def test_datalink_states_a_length_beyond_32_bits() -> None:
     ],
 )
 def test_s3_objects_are_named_by_url(block: dict[str, str], url: str) -> None:
-    assert asked({"kind": kinds.S3_DATA, **block})[0].replicas == (Replica(None, url),)
+    assert replicas(asked({"kind": kinds.S3_DATA, **block})[0]) == (Replica(None, url),)
 
 
 def test_rucio_names_are_urls_that_a_storage_can_declare() -> None:
     (found,) = asked({"kind": kinds.RUCIO_DATA, "rucio": {"scope": "survey", "object": "cube"}})
-    assert found.replicas == (Replica(None, "rucio:survey/cube"),)
+    assert replicas(found) == (Replica(None, "rucio:survey/cube"),)
     assert a_map(alba=["rucio:survey"]).storage_of("rucio:survey/cube") == "alba"
 
 
@@ -106,7 +123,7 @@ def test_rucio_names_are_urls_that_a_storage_can_declare() -> None:
     ],
 )
 def test_what_is_not_stated_is_not_known(data: dict[str, Any]) -> None:
-    assert asked(data) == (Item("data[0]", "", None, ()),)
+    assert asked(data) == (Item("data[0]"),)
 
 
 # ── storages and links ───────────────────────────────────────────────────────────────────────────────────────
@@ -212,7 +229,8 @@ def test_one_wildcard_link_is_one_link_for_all_that_it_serves() -> None:
 @pytest.mark.parametrize(
     ("links", "source"),
     [
-        ([link("a", "s", 1e6), link("b", "s", 2e6, price=9)], "b"),  # sooner before cheaper
+        ([link("a", "s", 1e6), link("b", "s", 2e6, price=0.1)], "b"),  # 500 s sooner, worth 0.28
+        ([link("a", "s", 1e6), link("b", "s", 2e6, price=0.5)], "a"),
         ([link("a", "s", 1e6, price=2), link("b", "s", 1e6, price=1)], "b"),
         ([link("a", "s", 1e6, price=1, currency="XXX"), link("b", "s", 1e6, price=5)], "b"),
         ([link("a", "s", 1e6), link("b", "s", 1e6)], "a"),
@@ -232,7 +250,7 @@ def test_of_a_sites_storages_the_quickest_to_reach_is_used() -> None:
 
 def test_a_missing_size_makes_the_whole_unknown() -> None:
     found = measure([item(5e9, "b"), item(None, "c")], ["a"], a_map(link("*", "*")))
-    assert found == Locality(None, ("b", "c"), None, None, "unknown")
+    assert found == Locality(None, ("b", "c"), None, None, "unknown", least=5e9)
 
 
 def test_a_missing_link_is_unknown_not_free() -> None:
@@ -246,22 +264,22 @@ def test_a_price_in_unknown_money_is_unknown() -> None:
 
 
 def test_a_place_that_no_storage_declares_and_a_site_without_storages_are_reached_by_wildcards_alone() -> None:
-    nowhere = Item("data[0]", "", 1e9, (Replica(None, "https://else.where/x"),))
+    nowhere = one(1e9, Replica(None, "https://else.where/x"))
     assert measure([nowhere], ["a"], a_map(link("*", "a", 1e9))).staging == Span.of(1)
     assert measure([nowhere], ["a"], a_map(link("b", "a", 1e9))).staging is None
     assert measure([item(1e9, "b")], [], a_map(link("b", "*", 1e9))).staging == Span.of(1)
     assert measure([item(1e9, "b")], [], a_map(link("b", "a", 1e9))).staging is None
-    assert measure([Item("data[0]", "", 1e9)], [], a_map(link("*", "*", 1e9))).staging == Span.of(1)
+    assert measure([one(1e9)], [], a_map(link("*", "*", 1e9))).staging == Span.of(1)
 
 
 def test_a_named_storage_goes_before_a_place_nobody_declares() -> None:
-    both = Item("data[0]", "", 1e9, (Replica(None, "https://else.where/x"), Replica("b")))
+    both = one(1e9, Replica(None, "https://else.where/x"), Replica("b"))
     assert measure([both], ["a"], a_map(link("*", "a", 1e9), link("b", "a", 1e6))).staging == Span.of(1000)
 
 
 def test_a_replica_is_at_the_site_by_name_or_by_url() -> None:
     map_ = a_map(alba=["https://alba.example"])
-    by_url = Item("data[0]", "", 1e9, (Replica("ALBA_RSE", "https://alba.example/x"),))
+    by_url = one(1e9, Replica("ALBA_RSE", "https://alba.example/x"))
     assert measure([by_url], ["alba"], map_).here
     assert measure([by_url], ["ALBA_RSE"], map_).here
 
@@ -297,7 +315,7 @@ def test_no_order_of_items_links_or_storages_changes_anything(
 @given(wanted, links, st.sets(st.sampled_from("abcd")))
 def test_bytes_are_counted_once_and_only_where_they_are_not(data: list[Item], ways: list[Link], at: set[str]) -> None:
     found = measure(data, sorted(at), a_map(*ways))
-    away = [one.bytes for one in data if not {replica.storage for replica in one.replicas} & at and one.bytes != 0]
+    away = [one.bytes for one in data if not {r.storage for r in replicas(one)} & at and one.bytes != 0]
     if None in away:
         assert (found.bytes, found.certainty) == (None, "unknown")
     else:
@@ -308,37 +326,13 @@ def test_bytes_are_counted_once_and_only_where_they_are_not(data: list[Item], wa
 # ── on the wire ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_parent_reads_what_its_child_wrote() -> None:
-    found = Locality(Span.of(5 * GB), ("a",), Span(10, 30), Span(0.5, 1.0), "estimated")
-    again = read(LocalityNote.model_validate(note(found, "EUR").to_wire()), EXCHANGE)
-    assert again == found
-
-
 @pytest.mark.parametrize(
-    "found", [Locality(), Locality(None, ("a",), None, None, "unknown"), Locality(Span(1, 2), ("a", "b"))]
+    "found",
+    [
+        Locality(),
+        Locality(None, ("a",), None, None, "unknown", least=3.0),
+        Locality(Span(1, 2), ("a", "b"), recall=Span(1, 3), cached=4.0, held=("data[0]",), samples=3),
+    ],
 )
 def test_the_short_way_to_the_wire_ends_at_the_same_place(found: Locality) -> None:
     assert note(found, "EUR").to_wire() == wire(found, "EUR")
-
-
-def test_a_childs_money_is_converted_and_unknown_money_is_unknown() -> None:
-    wire = note(Locality(egress=Span.of(2.0)), "USD").to_wire()
-    assert read(LocalityNote.model_validate(wire), EXCHANGE).egress == Span.of(1.0)
-    wire["egress"]["unit"] = "XXX"
-    found = read(LocalityNote.model_validate(wire), EXCHANGE)
-    assert (found.egress, found.certainty) == (None, "unknown")
-
-
-@pytest.mark.parametrize(
-    "bounds",
-    [
-        None,
-        {"expected": 1, "pessimistic": 1, "stand_in": True},
-        {"expected": -1, "pessimistic": 1},
-        {"expected": 2, "pessimistic": 1},
-    ],
-)
-def test_what_a_child_leaves_out_or_guesses_is_not_known(bounds: dict[str, Any] | None) -> None:
-    wire = {**note(Locality(), "EUR").to_wire(), "bytes": bounds}
-    found = read(LocalityNote.model_validate(wire), EXCHANGE)
-    assert (found.bytes, found.certainty) == (None, "unknown")

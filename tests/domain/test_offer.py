@@ -546,6 +546,7 @@ def test_the_sessions_form_knows_every_standard_property_of_a_session() -> None:
         "locality",
         "ranking",
         "promise",
+        "transfers",
     }
     standard = set(session.ScheduledExecutionSession.model_fields) - ours
     assert standard == {*forms.Session.__struct_fields__, "kind"}

@@ -1,0 +1,329 @@
+"""What is known of a request's data: how large, in which places, and who says so. Pure; imports the domain's models.
+
+What the request itself states leads: `skao.datasize` and `skao.replicas`, DataLink's `content_length` and `access_url`,
+plain locations, what a broker above has found out (`located`). Catalogues fill in what it leaves open, the most
+trusted first. What nobody says is not known, and never zero.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from math import fsum
+
+import msgspec
+from msgspec.structs import replace
+
+from broker.domain.components import AbstractComponent
+from broker.domain.data import (
+    IvoaDataResource,
+    IvoaDataResourceBlock,
+    RucioDataResource,
+    S3DataResource,
+    SimpleDataResource,
+    SkaoDataResource,
+)
+from broker.domain.located_note import LocatedNote, PortionNote, ReplicaNote
+from broker.domain.request import ExecutionRequest
+
+REQUEST = "the request"  # as who says something
+MOST_PORTIONS, MOST_REPLICAS = 64, 32  # of one data resource, of one portion; more change no decision
+_LINKS = "content=datalink"  # in ObsCore's access_format: the address leads to links, not to bytes (DataLink 1.1, 3.3)
+
+
+class Replica(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One copy. `storage` as the catalogue names it (a Rucio RSE, say), or None: then the URL tells. `tape`: it has to
+    be recalled before it can be read."""
+
+    storage: str | None = None
+    url: str | None = None
+    tape: bool = False
+
+
+class Portion(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Files of one data resource that lie in the same places. `bytes`: of all of them; None: not known."""
+
+    bytes: float | None = None
+    replicas: tuple[Replica, ...] = ()
+    files: int = 1
+
+
+class Located(msgspec.Struct, frozen=True):
+    """What one catalogue says of one data resource; no portions: it says nothing. A portion without replicas: it knows
+    no place. `checksum`: type and value, of a single file. `estimated`: the sizes are. `sized`: who measured them,
+    where that is not the catalogue itself, such as "ObsCore access_estsize"."""
+
+    portions: tuple[Portion, ...] = ()
+    checksum: tuple[str, str] | None = None
+    estimated: bool = False
+    sized: str = ""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return _urls(self.portions)
+
+
+class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One data resource. `path` is its dotted path in the request. `sized`, `placed`: who says how large it is and
+    where it lies; empty: nobody. `asof`: when a catalogue said so, epoch seconds; None: the request does. `unknown`:
+    why something is not known, a sentence for each catalogue that was asked. `notes`: what contradicts."""
+
+    path: str
+    name: str = ""
+    portions: tuple[Portion, ...] = (Portion(),)
+    sized: str = ""
+    placed: str = ""
+    asof: float | None = None
+    estimated: bool = False
+    checksum: tuple[str, str] | None = None
+    unknown: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bytes(self) -> float | None:
+        """Of all files; None: not known of one of them."""
+        return total(self.portions)
+
+    @property
+    def files(self) -> int:
+        return sum(portion.files for portion in self.portions)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return _urls(self.portions)
+
+
+def total(portions: Iterable[Portion]) -> float | None:
+    sizes = [portion.bytes for portion in portions]
+    return None if None in sizes else fsum(size for size in sizes if size is not None)
+
+
+def _urls(portions: Iterable[Portion]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(r.url for portion in portions for r in portion.replicas if r.url))
+
+
+# ── what the request says ────────────────────────────────────────────────────────────────────────────────────
+
+
+def items(request: ExecutionRequest) -> tuple[Item, ...]:
+    """Every data resource, in the request's order, as far as the request states it."""
+    told = {note.element: note for note in request.located or ()}
+    return tuple(
+        _told(_item(f"data[{i}]", resource), told.get(f"data[{i}]")) for i, resource in enumerate(request.data or ())
+    )
+
+
+def _item(path: str, resource: AbstractComponent) -> Item:
+    size, stated = _stated(resource)
+    replicas = tuple(dict.fromkeys(replica for replica in stated if replica.storage or replica.url))
+    named = isinstance(resource, RucioDataResource)  # a name that a prefix may declare; nobody states a place
+    return Item(
+        path,
+        resource.name,
+        (Portion(size, replicas[:MOST_REPLICAS]),),
+        sized="" if size is None else REQUEST,
+        placed=REQUEST if (replicas and not named) or size == 0 else "",
+        checksum=_checksum(resource),
+    )
+
+
+def _stated(resource: AbstractComponent) -> tuple[float | None, Sequence[Replica]]:
+    """Size and replicas of one resource; of a kind that nobody knows, nothing is known."""
+    match resource:
+        case SimpleDataResource():
+            return _simple(resource.location)
+        case S3DataResource():
+            return None, (Replica(None, s3_url(resource)),)
+        case RucioDataResource():
+            return None, (Replica(None, _rucio(resource)),)
+        case IvoaDataResource():
+            return _ivoa(resource.ivoa)
+        case SkaoDataResource():
+            return _skao(resource)
+    return None, ()
+
+
+def _simple(location: str | None) -> tuple[float | None, Sequence[Replica]]:
+    """A `data:` URL travels in the request itself: nothing is left to be moved."""
+    if location and location[:5].lower() == "data:":
+        return 0.0, ()
+    return None, (Replica(None, location),)
+
+
+def s3_url(resource: S3DataResource) -> str | None:
+    """`endpoint/bucket/object`, or `s3://bucket/object` where no endpoint is named. No object: the whole bucket."""
+    if not resource.bucket:
+        return None
+    base = resource.endpoint.rstrip("/") if resource.endpoint else "s3:/"
+    return "/".join(part for part in (base, resource.bucket, resource.object) if part)
+
+
+def _rucio(resource: RucioDataResource) -> str | None:
+    """`rucio:scope/object`: a storage that declares the prefix `rucio:scope` holds the whole scope."""
+    block = resource.rucio
+    if block is None or not block.scope:
+        return None
+    return f"rucio:{block.scope}/{block.object or ''}".rstrip("/")
+
+
+def _ivoa(block: IvoaDataResourceBlock | None) -> tuple[float | None, list[Replica]]:
+    if block is None:
+        return None, []
+    urls = [block.datalink.access_url] if block.datalink else []
+    if block.obscore and _LINKS not in (block.obscore.access_format or ""):
+        urls.append(block.obscore.access_url)
+    size = block.datalink.content_length if block.datalink else None
+    return _number(size), [Replica(None, url) for url in urls]
+
+
+def _skao(resource: SkaoDataResource) -> tuple[float | None, list[Replica]]:
+    size, replicas = _ivoa(resource.ivoa)
+    block = resource.skao
+    if block is None:
+        return size, replicas
+    stated = [Replica(item.rsename, item.dataurl) for item in block.replicas or ()]
+    return (size if block.datasize is None else float(block.datasize)), stated or replicas
+
+
+def _checksum(resource: AbstractComponent) -> tuple[str, str] | None:
+    block = resource.skao if isinstance(resource, SkaoDataResource) else None
+    stated = block.checksum if block else None
+    return (stated.type, stated.value) if stated and stated.type and stated.value else None
+
+
+def _number(size: int | None) -> float | None:
+    return None if size is None else float(size)
+
+
+# ── what others say ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def fill(item: Item, said: Iterable[tuple[str, Located, float]], failed: Iterable[str] = ()) -> Item:
+    """The item with what it leaves open taken from those who know, the most trusted first: (who, what, when). The
+    request's own size and places stand; who says otherwise is noted. `failed`: why others say nothing, kept where
+    something stays unknown."""
+    for who, found, asof in said:
+        item = _filled(item, who, found, asof)
+    why = tuple(failed) if item.bytes is None or not item.placed else ()
+    return replace(item, unknown=(*item.unknown, *why))
+
+
+def _filled(item: Item, who: str, found: Located, asof: float) -> Item:
+    size, theirs = item.bytes, total(found.portions) if found.portions else None
+    placed = any(portion.replicas for portion in found.portions)
+    notes = item.notes
+    if size is not None and theirs is not None and size != theirs and not found.estimated:
+        notes = (*notes, f"{item.sized} says {size:.0f} bytes, {who} {theirs:.0f}")
+    if not item.placed and placed:
+        portions = condense(found.portions)
+        if size is not None:
+            portions = _scaled(portions, size)
+        sized = item.sized or (_by(found, who) if theirs is not None else "")
+        estimated = item.estimated or (not item.sized and found.estimated)
+        return replace(
+            item, portions=portions, placed=who, sized=sized, asof=asof, estimated=estimated, notes=notes,
+            checksum=item.checksum or found.checksum,
+        )  # fmt: skip
+    if size is None and theirs is not None:
+        return replace(
+            item, portions=_scaled(item.portions, theirs), sized=_by(found, who), asof=asof, notes=notes,
+            estimated=found.estimated, checksum=item.checksum or found.checksum,
+        )  # fmt: skip
+    return replace(item, notes=notes)
+
+
+def _by(found: Located, who: str) -> str:
+    return found.sized or who
+
+
+def _scaled(portions: Sequence[Portion], size: float) -> tuple[Portion, ...]:
+    """So that they add up to `size`: by their own sizes, or by their files where one of those is not known."""
+    own = total(portions)
+    if own is None or own == 0:
+        files = sum(portion.files for portion in portions)
+        return tuple(replace(p, bytes=size * p.files / files if files else size) for p in portions)
+    return tuple(replace(p, bytes=(p.bytes or 0.0) * size / own) for p in portions)
+
+
+def condense(portions: Iterable[Portion]) -> tuple[Portion, ...]:
+    """Those in the same places as one, the largest first; of a great many, the rest as one portion in the places that
+    all of it has. No size is lost: an unknown one makes its portion's unknown."""
+    by_places: dict[tuple[Replica, ...], list[Portion]] = defaultdict(list)
+    for portion in portions:
+        by_places[_places(portion.replicas)].append(portion)
+    joined = [_joined(replicas, group) for replicas, group in by_places.items()]
+    joined.sort(key=lambda p: (p.bytes is not None, -(p.bytes or 0.0), _order(p.replicas)))
+    if len(joined) <= MOST_PORTIONS:
+        return tuple(joined)
+    rest = joined[MOST_PORTIONS - 1 :]
+    common = frozenset.intersection(*(frozenset(portion.replicas) for portion in rest))
+    return (*joined[: MOST_PORTIONS - 1], _joined(_places(common), rest))
+
+
+def _places(replicas: Iterable[Replica]) -> tuple[Replica, ...]:
+    """Each storage once, since files of one portion differ in their URLs; a disk's copy before a tape's."""
+    found: dict[tuple[str | None, str | None], Replica] = {}
+    for replica in sorted(replicas, key=lambda r: (r.tape, r.storage or "", r.url or "")):
+        key = (replica.storage, None if replica.storage else replica.url)
+        found.setdefault(key, Replica(replica.storage, None, replica.tape) if replica.storage else replica)
+    return tuple(list(found.values())[:MOST_REPLICAS])
+
+
+def _order(replicas: tuple[Replica, ...]) -> tuple[tuple[str, str], ...]:
+    return tuple((replica.storage or "", replica.url or "") for replica in replicas)
+
+
+def _joined(replicas: tuple[Replica, ...], group: Sequence[Portion]) -> Portion:
+    if len(group) == 1 and len(group[0].replicas) == len(replicas):
+        return replace(group[0], replicas=group[0].replicas[:MOST_REPLICAS])  # with its URLs
+    return Portion(total(group), replicas, sum(portion.files for portion in group))
+
+
+# ── on the wire ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def learned(found: Sequence[Item]) -> bool:
+    """Whether catalogues said more than the request does."""
+    return any(item.asof is not None for item in found)
+
+
+def notes(found: Sequence[Item]) -> tuple[LocatedNote, ...]:
+    """For answers, and for brokers below, which then need not ask the same catalogues again."""
+    return tuple(_note(item) for item in found)
+
+
+def _note(item: Item) -> LocatedNote:
+    return LocatedNote(
+        element=item.path,
+        name=item.name or None,
+        bytes=item.bytes,
+        files=item.files,
+        portions=tuple(
+            PortionNote(
+                bytes=p.bytes,
+                files=p.files,
+                replicas=tuple(ReplicaNote(storage=r.storage, url=r.url, tape=r.tape or None) for r in p.replicas),
+            )
+            for p in item.portions
+        ),
+        sized=item.sized or None,
+        placed=item.placed or None,
+        asof=None if item.asof is None else LocatedNote.instant(item.asof),
+        estimated=item.estimated or None,
+        unknown=item.unknown or None,
+        notes=item.notes or None,
+    )
+
+
+def _told(item: Item, note: LocatedNote | None) -> Item:
+    """With what a broker above has found out, as far as it did."""
+    if note is None or not note.portions:
+        return item
+    portions = tuple(
+        Portion(p.bytes, tuple(Replica(r.storage, r.url, bool(r.tape)) for r in p.replicas or ()), p.files or 1)
+        for p in note.portions[:MOST_PORTIONS]
+    )
+    found = Located(portions, estimated=bool(note.estimated), sized=note.sized or "")
+    asof = note.asof.timestamp() if note.asof else None
+    told = _filled(item, note.placed or note.sized or REQUEST, found, 0.0)
+    return replace(told, asof=asof) if told != item else item

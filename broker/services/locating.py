@@ -1,0 +1,249 @@
+"""Asking the replica catalogues where a request's data lies. Imports ports, the domain, and the breaker.
+
+All catalogues that may know are asked side by side; their answers are kept for a while and shared. Whatever a
+catalogue does (fail, hang, lie), the request goes on: what is not known says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+
+import msgspec
+import structlog
+
+from broker.domain.data import AbstractDataResource
+from broker.domain.deadline import Deadline
+from broker.domain.located import Item, Located, fill, items
+from broker.domain.request import ExecutionRequest
+from broker.errors import NotAsked, SiteError, SiteForgot, SiteMisbehaved, SiteTimeout
+from broker.ports import Clock, ReplicaCatalogue
+from broker.services.breaker import Breaker, BreakerSettings
+
+_log = structlog.get_logger(__name__)
+
+ROUNDS = 3  # a name leads to an address, the address to a size
+
+
+class Known(msgspec.Struct, frozen=True):
+    """A catalogue and how it is asked. `trust`: the lower first; `places`, `sizes`: what it can tell; seconds:
+    `timeout` of one call, `keep` of an answer."""
+
+    name: str
+    catalogue: ReplicaCatalogue
+    trust: int
+    places: bool
+    sizes: bool
+    timeout: float = 5.0
+    concurrency: int = 8
+    keep: float = 3600.0
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """`patience`: seconds that the sites wait for the catalogues; `failures`: seconds for which what a catalogue could
+    not say is not asked again; the most `answers` kept; the `most` data resources of a request that are looked up."""
+
+    patience: float = 2.0
+    failures: float = 30.0
+    answers: int = 10_000
+    most: int = 200
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """`asof`, `until`: epoch seconds. `trouble`: why it is none."""
+
+    found: Located | None
+    asof: float
+    until: float
+    trouble: str = ""
+
+
+class Desk:
+    """One catalogue: its room, its breaker, its answers, and the calls that are under way to it."""
+
+    def __init__(self, known: Known, clock: Clock, bounds: Bounds) -> None:
+        self.known, self._clock, self._bounds = known, clock, bounds
+        self._room = asyncio.Semaphore(known.concurrency)
+        self._breaker = Breaker(known.name, clock, BreakerSettings())
+        self._answers: OrderedDict[str, Answer] = OrderedDict()  # the least lately used first
+        self._calls: dict[str, asyncio.Task[Answer]] = {}
+
+    def kept(self, name: str) -> Answer | None:
+        answer = self._answers.get(name)
+        if answer is None or not answer.asof <= self._clock.now() < answer.until:
+            return None
+        self._answers.move_to_end(name)
+        return answer
+
+    def ask(self, name: str) -> asyncio.Task[Answer]:
+        """One call for all who want to know the same. It is not bound to any of them: what comes late is kept."""
+        task = self._calls.get(name)
+        if task is None:
+            task = self._calls[name] = asyncio.create_task(self._ask(name))
+            task.add_done_callback(lambda _: self._calls.pop(name, None))
+        return task
+
+    async def close(self) -> None:
+        for task in (calls := list(self._calls.values())):
+            task.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self.known.catalogue.close()
+
+    async def _ask(self, name: str) -> Answer:
+        async with self._room:
+            try:
+                found, trouble = await self._judged(name), ""
+            except SiteForgot as error:
+                found, trouble = None, error.detail
+            except SiteError as error:
+                found, trouble = None, error.detail
+                _log.info("a catalogue did not say", catalogue=self.known.name, asked=name, why=error.detail)
+        now = self._clock.now()
+        keep = self.known.keep if not trouble else self._bounds.failures
+        answer = Answer(found, now, now + keep, trouble)
+        self._answers[name] = answer
+        while len(self._answers) > self._bounds.answers:
+            self._answers.popitem(last=False)
+        return answer
+
+    async def _judged(self, name: str) -> Located:
+        wait = self._breaker.blocked()
+        if wait is not None:
+            raise NotAsked(f"it failed too often, and is asked again in {wait:.0f} s: {self._breaker.reason}")
+        probe = self._breaker.enter()
+        try:
+            found = await self._located(name)
+        except (SiteForgot, NotAsked):
+            self._breaker.succeeded(probe)
+            raise
+        except SiteError as error:
+            self._breaker.failed(probe, error.detail)
+            raise
+        except BaseException:
+            self._breaker.abandoned(probe)
+            raise
+        self._breaker.succeeded(probe)
+        return found
+
+    async def _located(self, name: str) -> Located:
+        """Raises nothing but SiteErrors, and the cancellation of this very task."""
+        deadline = Deadline.after(self.known.timeout, self._clock.monotonic())
+        try:
+            async with asyncio.timeout_at(deadline.at):
+                return await self.known.catalogue.locate(name, deadline)
+        except SiteError:
+            raise
+        except TimeoutError:
+            raise SiteTimeout(f"no answer in {self.known.timeout:g} s.") from None
+        except Exception as error:
+            _log.error("a catalogue's adapter failed", catalogue=self.known.name, asked=name, exc_info=error)
+            raise SiteMisbehaved(f"its adapter failed ({type(error).__name__}).") from error
+
+
+class Search:
+    """The data of one request. `found` may be read at any time: what has come in by then counts."""
+
+    def __init__(self, request: ExecutionRequest, desks: Sequence[Desk], most: int) -> None:
+        self._resources: tuple[AbstractDataResource, ...] = request.data or ()
+        self._stated = items(request)
+        self._desks, self._most = desks, most
+        self._asked: dict[tuple[str, str], asyncio.Task[Answer]] = {}
+        self._kept: dict[tuple[str, str], Answer] = {}
+        self._names: list[dict[str, str]] = [{} for _ in self._stated]  # of each item: catalogue → its name there
+
+    def found(self) -> tuple[Item, ...]:
+        return tuple(self._item(i) for i in range(len(self._stated)))
+
+    async def run(self) -> None:
+        """Until all that can be known is. Nothing that is asked ends with this call's cancellation."""
+        for _ in range(ROUNDS):
+            if not (new := self._ask()):
+                return
+            await asyncio.wait(new)
+
+    def _ask(self) -> list[asyncio.Task[Answer]]:
+        """Whatever is open of each item, of whoever may know it and was not asked for it yet."""
+        new = []
+        for i, resource in enumerate(self._resources[: self._most]):
+            item = self._item(i)
+            for desk in self._desks:
+                if not _wanted(item, desk.known) or (name := desk.known.catalogue.name(resource, item.urls)) is None:
+                    continue
+                if self._names[i].get(desk.known.name) == name:
+                    continue
+                self._names[i][desk.known.name] = name
+                key = (desk.known.name, name)
+                if key in self._kept or key in self._asked:
+                    continue
+                if (answer := desk.kept(name)) is not None:
+                    self._kept[key] = answer
+                else:
+                    self._asked[key] = desk.ask(name)
+                    new.append(self._asked[key])
+        return new or self._more()
+
+    def _more(self) -> list[asyncio.Task[Answer]]:
+        """What is still under way from the rounds before."""
+        return [task for task in self._asked.values() if not task.done()]
+
+    def _item(self, i: int) -> Item:
+        said: list[tuple[str, Located, float]] = []
+        failed: list[str] = []
+        for desk in self._desks:
+            name = self._names[i].get(desk.known.name)
+            if name is None:
+                continue
+            answer = self._answer(desk.known.name, name)
+            if answer is None:
+                failed.append(f"{desk.known.name} has not answered yet")
+            elif answer.found is not None:
+                said.append((desk.known.name, answer.found, answer.asof))
+            else:
+                failed.append(f"{desk.known.name}: {answer.trouble}")
+        if not failed and not said:
+            failed = [self._why_nobody(i)]
+        return fill(self._stated[i], said, failed)
+
+    def _answer(self, catalogue: str, name: str) -> Answer | None:
+        task = self._asked.get((catalogue, name))
+        if task is None:
+            return self._kept.get((catalogue, name))
+        return task.result() if task.done() and not task.cancelled() else None
+
+    def _why_nobody(self, i: int) -> str:
+        if i >= self._most:
+            return f"only the first {self._most} data resources of a request are looked up"
+        return "the request does not say, and no catalogue here is asked about it"
+
+
+class Locating:
+    """The catalogues of this broker, the most trusted first."""
+
+    def __init__(self, catalogues: Iterable[Known], clock: Clock, bounds: Bounds) -> None:
+        self._desks = [Desk(known, clock, bounds) for known in sorted(catalogues, key=lambda k: (k.trust, k.name))]
+        self._bounds, self._clock = bounds, clock
+        self._searches: set[asyncio.Task[None]] = set()
+
+    async def search(self, request: ExecutionRequest, deadline: Deadline) -> Search:
+        """Returns when all is known, or after our patience, a third of the deadline's time at most; what is still
+        under way then goes on, and counts in what is read of the search later."""
+        search = Search(request, self._desks, self._bounds.most)
+        if not request.data or not self._desks:
+            return search
+        task = asyncio.create_task(search.run())
+        self._searches.add(task)
+        task.add_done_callback(self._searches.discard)
+        left = deadline.left(self._clock.monotonic())
+        await asyncio.wait([task], timeout=min(self._bounds.patience, left / 3))
+        return search
+
+    async def close(self) -> None:
+        for task in (searches := list(self._searches)):
+            task.cancel()
+        await asyncio.gather(*searches, return_exceptions=True)
+        await asyncio.gather(*(desk.close() for desk in self._desks))
+
+
+def _wanted(item: Item, known: Known) -> bool:
+    return (known.sizes and item.bytes is None) or (known.places and not item.placed)
