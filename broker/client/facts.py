@@ -18,7 +18,8 @@ from broker.domain.session import Bounds, RankingNote, SimpleExecutionSession
 
 @dataclass(frozen=True)
 class Facts:
-    """Money in `pay.unit`, CO2e in kg, moves in bytes, memory in GiB. None: not known, never zero."""
+    """Money in `pay.unit`, CO2e in kg, moves in bytes, memory in GiB. None: not known, never zero. `least`: bytes that
+    surely move; `cached`: that the site has already; `unsure`: something of its data is not known."""
 
     session: str
     rank: int | None
@@ -36,6 +37,9 @@ class Facts:
     memory: int | None
     moves: Bounds | None
     sources: tuple[str, ...]
+    least: float
+    cached: float
+    unsure: bool
     platform: str
     reserved: bool
     simulated: bool
@@ -79,6 +83,9 @@ def facts(session: SimpleExecutionSession, rank: int | None) -> Facts:
         memory=compute.memory.min if compute and compute.memory else None,
         moves=locality.bytes if locality else None,
         sources=(locality.sources or ()) if locality else (),
+        least=(locality.least or 0.0) if locality else 0.0,
+        cached=(locality.cached or 0.0) if locality else 0.0,
+        unsure=locality is not None and locality.certainty == "unknown",
         platform=session.platform or "",
         reserved=session.reserved is True,
         simulated=session.simulated is True,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 
+from broker.client import datatable
 from broker.client.facts import Facts, available, facts, in_doubt
 from broker.client.words import clock, columns, count, cut, money, pad, plain, short, size, span, wrap, zone_name
 from broker.domain.components import AbstractComponent
@@ -67,6 +68,7 @@ def offers(response: OfferSetResponse, look: Look, request: ExecutionRequest | N
     if rows:
         lines += _body(rows, look, site_room)
     lines += _refusals(response, everything, look, min(site_room, 24))
+    lines += datatable.unknowns(response, look.width)
     lines += _legend(response, rows, look)
     return "\n".join(line.rstrip() for line in lines)
 
@@ -114,10 +116,21 @@ def _asked(response: OfferSetResponse, rows: list[Facts], request: ExecutionRequ
         slot = next((available(o) for o in response.offers or () if isinstance(o, SimpleExecutionSession)), None)
         parts += [count(rows[0].cores, "core"), f"{rows[0].memory} GiB" if rows[0].memory is not None else ""]
         parts += [span(slot.duration) if slot and slot.duration is not None else ""]
-    data = max((row.moves.expected for row in rows if row.moves and not row.moves.stand_in), default=0)
     preset = response.preferences.preset if response.preferences else None
-    parts += [f"{size(data)} of data" if data else "", preset if preset and preset != "balanced" else ""]
+    parts += [_volume(response, rows), preset if preset and preset != "balanced" else ""]
     return [part for part in parts if part]
+
+
+def _volume(response: OfferSetResponse, rows: list[Facts]) -> str:
+    """How much data the request names, as far as that is known."""
+    volume = datatable.volume(response)
+    if volume is None:
+        moved = max((row.moves.expected for row in rows if row.moves and not row.moves.stand_in), default=0.0)
+        return f"{size(moved)} of data" if moved else ""
+    known, all_known = volume
+    if not all_known:
+        return f"more than {size(known)} of data" if known else "data of unknown size"
+    return f"{size(known)} of data" if known else ""
 
 
 def _range(pair: tuple[int, int | None]) -> str:
@@ -235,13 +248,16 @@ def _time(
 
 
 def _moves(rows: list[Facts]) -> Column:
-    return Column("MOVES", [_moved(row.moves) for row in rows])
+    return Column("MOVES", [_moved(row) for row in rows])
 
 
-def _moved(moves: Bounds | None) -> tuple[str, str]:
+def _moved(row: Facts) -> tuple[str, str]:
+    """Bytes that move; of what is known only in part, those that surely do; `0 cached`: the site has them already."""
+    moves = row.moves
     if moves is None:
-        return "-", ""
-    return (size(moves.expected), "?" if moves.stand_in else "")
+        return (f">{size(row.least)}" if row.least else "?", "") if row.unsure else ("-", "")
+    cached = " cached" if row.cached and not moves.expected else ""
+    return (size(moves.expected) + cached, "?" if moves.stand_in else "")
 
 
 def _all_in(rows: list[Facts]) -> Column:
@@ -347,6 +363,8 @@ def _marks(rows: list[Facts], look: Look) -> list[str]:
         parts.append("~ estimate, else reserved" if not all(estimates) else "~ estimate, nothing is reserved")
     if any(row.guessed or (row.pay and row.pay.stand_in) or (row.moves and row.moves.stand_in) for row in rows):
         parts.append("? holds a stand-in")
+    if any(row.cached for row in rows):
+        parts.append("cached: it has the data already")
     if any(row.trade_off for row in rows):
         parts.append("* best trade-off")
     return [*parts, f"times {zone_name(look.now, look.zone)}"]
@@ -391,7 +409,7 @@ def explain(response: OfferSetResponse, look: Look) -> str:
     """Every term of every score: what it comes to, at worst, and what it was worked out from."""
     sessions = {str(o.uuid): o for o in response.offers or () if isinstance(o, SimpleExecutionSession)}
     unit = plain((response.preferences and response.preferences.currency) or "")
-    lines = []
+    lines = datatable.explained(response, look.width, look.now)
     for row in ranked(response):
         note = sessions[row.session].ranking
         total = f"{money(row.all_in.expected)} {unit} (worst {money(row.all_in.pessimistic)})" if row.all_in else "-"

@@ -23,7 +23,8 @@ from broker.services.breaker import Breaker, BreakerSettings
 
 _log = structlog.get_logger(__name__)
 
-ROUNDS = 3  # a name leads to an address, the address to a size
+TRIES = 3  # of one data resource at one catalogue: another address, where the first told nothing
+QUEUE = 1000  # questions that may wait at one catalogue
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -69,6 +70,13 @@ class Desk:
         self._answers: OrderedDict[str, Answer] = OrderedDict()  # the least lately used first
         self._calls: dict[str, asyncio.Task[Answer]] = {}
 
+    def name(self, resource: AbstractDataResource, urls: Sequence[str]) -> str | None:
+        try:
+            return self.known.catalogue.name(resource, urls)
+        except Exception as error:
+            _log.error("a catalogue's adapter failed", catalogue=self.known.name, exc_info=error)
+            return None
+
     def kept(self, name: str) -> Answer | None:
         answer = self._answers.get(name)
         if answer is None or not answer.asof <= self._clock.now() < answer.until:
@@ -91,14 +99,16 @@ class Desk:
         await self.known.catalogue.close()
 
     async def _ask(self, name: str) -> Answer:
-        async with self._room:
-            try:
-                found, trouble = await self._judged(name), ""
-            except SiteForgot as error:
-                found, trouble = None, error.detail
-            except SiteError as error:
-                found, trouble = None, error.detail
-                _log.info("a catalogue did not say", catalogue=self.known.name, asked=name, why=error.detail)
+        found, trouble = None, ""
+        try:
+            if len(self._calls) > QUEUE:
+                raise NotAsked("too many questions wait for it already.")
+            async with self._room:
+                found = await self._judged(name)
+        except SiteError as error:
+            trouble = error.detail
+            if not isinstance(error, SiteForgot):
+                _log.info("a catalogue did not say", catalogue=self.known.name, asked=name, why=trouble)
         now = self._clock.now()
         keep = self.known.keep if not trouble else self._bounds.failures
         answer = Answer(found, now, now + keep, trouble)
@@ -150,57 +160,56 @@ class Search:
         self._desks, self._most = desks, most
         self._asked: dict[tuple[str, str], asyncio.Task[Answer]] = {}
         self._kept: dict[tuple[str, str], Answer] = {}
-        self._names: list[dict[str, str]] = [{} for _ in self._stated]  # of each item: catalogue → its name there
+        # Of each data resource: catalogue → what it was asked for there, one after the other.
+        self._names: list[dict[str, list[str]]] = [{} for _ in self._stated]
 
     def found(self) -> tuple[Item, ...]:
         return tuple(self._item(i) for i in range(len(self._stated)))
 
     async def run(self) -> None:
-        """Until all that can be known is. Nothing that is asked ends with this call's cancellation."""
-        for _ in range(ROUNDS):
-            if not (new := self._ask()):
-                return
-            await asyncio.wait(new)
+        """Until all that can be known is: each answer may lead to the next question. Nothing that is asked ends with
+        this call's cancellation."""
+        while waiting := self._ask():
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
 
     def _ask(self) -> list[asyncio.Task[Answer]]:
-        """Whatever is open of each item, of whoever may know it and was not asked for it yet."""
-        new = []
+        """Ask whoever may know what is still open; returns the calls that are under way."""
         for i, resource in enumerate(self._resources[: self._most]):
             item = self._item(i)
             for desk in self._desks:
-                if not _wanted(item, desk.known) or (name := desk.known.catalogue.name(resource, item.urls)) is None:
-                    continue
-                if self._names[i].get(desk.known.name) == name:
-                    continue
-                self._names[i][desk.known.name] = name
-                key = (desk.known.name, name)
-                if key in self._kept or key in self._asked:
-                    continue
-                if (answer := desk.kept(name)) is not None:
-                    self._kept[key] = answer
-                else:
-                    self._asked[key] = desk.ask(name)
-                    new.append(self._asked[key])
-        return new or self._more()
-
-    def _more(self) -> list[asyncio.Task[Answer]]:
-        """What is still under way from the rounds before."""
+                if _wanted(item, desk.known):
+                    self._ask_one(i, resource, item, desk)
+                    item = self._item(i)
         return [task for task in self._asked.values() if not task.done()]
+
+    def _ask_one(self, i: int, resource: AbstractDataResource, item: Item, desk: Desk) -> None:
+        asked = self._names[i].setdefault(desk.known.name, [])
+        if len(asked) >= TRIES or any(self._answer(desk.known.name, name) is None for name in asked):
+            return
+        name = desk.name(resource, [url for url in item.urls if url not in asked])
+        if name is None or name in asked:
+            return
+        asked.append(name)
+        key = (desk.known.name, name)
+        if key in self._kept or key in self._asked:
+            return
+        if (answer := desk.kept(name)) is not None:
+            self._kept[key] = answer
+        else:
+            self._asked[key] = desk.ask(name)
 
     def _item(self, i: int) -> Item:
         said: list[tuple[str, Located, float]] = []
         failed: list[str] = []
         for desk in self._desks:
-            name = self._names[i].get(desk.known.name)
-            if name is None:
-                continue
-            answer = self._answer(desk.known.name, name)
-            if answer is None:
-                failed.append(f"{desk.known.name} has not answered yet")
-            elif answer.found is not None:
-                said.append((desk.known.name, answer.found, answer.asof))
-            else:
-                failed.append(f"{desk.known.name}: {answer.trouble}")
+            for name in self._names[i].get(desk.known.name, ()):
+                answer = self._answer(desk.known.name, name)
+                if answer is None:
+                    failed.append(f"{desk.known.name} has not answered yet")
+                elif answer.found is None or not answer.found.portions:
+                    failed.append(f"{desk.known.name}: {answer.trouble or 'it does not say'}")
+                else:
+                    said.append((desk.known.name, answer.found, answer.asof))
         if not failed and not said:
             failed = [self._why_nobody(i)]
         return fill(self._stated[i], said, failed)

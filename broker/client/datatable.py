@@ -1,0 +1,89 @@
+"""What is known of a request's data, for a person: sizes, places, who says so, and what nobody knows. Pure.
+
+Imports the domain alone. Texts of catalogues are defused (`words.plain`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from broker.client.words import count, plain, size, span, wrap
+from broker.domain.located_note import LocatedNote, PortionNote
+from broker.domain.session import OfferSetResponse
+
+_MOST_PLACES = 6
+
+
+def unknowns(response: OfferSetResponse, width: int) -> list[str]:
+    """A line for each data resource of which something is not known, or contradicts: what, and why."""
+    lines = []
+    for note in response.located or ():
+        said = [*_missing(note), *(note.notes or ())]
+        if said:
+            lines += wrap(f"?? {_called(note)}: {plain('; '.join(said))}", width)
+    return lines
+
+
+def volume(response: OfferSetResponse) -> tuple[float, bool] | None:
+    """Bytes of all data that is known, and whether that is all of it; None: the answer does not say."""
+    if not response.located:
+        return None
+    return sum(map(least, response.located)), all(note.bytes is not None for note in response.located)
+
+
+def least(note: LocatedNote) -> float:
+    """Bytes of it that are known of."""
+    return note.bytes if note.bytes is not None else sum(part.bytes or 0.0 for part in note.portions or ())
+
+
+def explained(response: OfferSetResponse, width: int, now: datetime) -> list[str]:
+    """Each data resource: how large, where, by whose word, and how long ago that was asked."""
+    lines = []
+    for note in response.located or ():
+        lines += wrap(f"{_called(note)}: {', '.join(_facts(note, now))}", width)
+        for part in _places(note):
+            lines += [f"    {line}" for line in wrap(part, width - 4)]
+        for text in (*_missing(note), *(note.notes or ())):
+            lines += [f"    {line}" for line in wrap(f"?? {plain(text)}", width - 4)]
+    return lines
+
+
+def _called(note: LocatedNote) -> str:
+    return f"{plain(note.element)} {plain(note.name or '')}".strip()
+
+
+def _facts(note: LocatedNote, now: datetime) -> Iterator[str]:
+    about = "about " if note.estimated else ""
+    yield f"{about}{size(note.bytes)}" if note.bytes is not None else "size not known"
+    if note.files is not None and note.files != 1:
+        yield count(note.files, "file")
+    if note.sized:
+        yield f"sized by {plain(note.sized)}"
+    if note.placed and note.placed != note.sized:
+        yield f"placed by {plain(note.placed)}"
+    if note.asof is not None:
+        yield f"asked {span(max(0.0, (now - note.asof).total_seconds()))} ago"
+
+
+def _places(note: LocatedNote) -> Iterator[str]:
+    parts = [part for part in note.portions or () if part.replicas]
+    for part in parts[:_MOST_PLACES]:
+        share = f"{size(part.bytes)} " if part.bytes is not None and len(parts) > 1 else ""
+        yield f"{share}at {', '.join(_names(part))}"
+    if len(parts) > _MOST_PLACES:
+        yield f"and in {count(len(parts) - _MOST_PLACES, 'other place')}"
+
+
+def _names(part: PortionNote) -> Iterator[str]:
+    for replica in (part.replicas or ())[:_MOST_PLACES]:
+        yield plain(replica.storage or replica.url or "?") + (" (tape)" if replica.tape else "")
+    if len(part.replicas or ()) > _MOST_PLACES:
+        yield f"{len(part.replicas or ()) - _MOST_PLACES} more"
+
+
+def _missing(note: LocatedNote) -> Iterator[str]:
+    what = [name for name, known in (("size", note.bytes is not None), ("place", bool(note.placed))) if not known]
+    if what:
+        why = "; ".join(note.unknown or ()) or "nobody says"
+        yield f"{' and '.join(what)} not known: {why}"
