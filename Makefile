@@ -19,7 +19,7 @@ help:
 	@echo "make test-faults  all tests of faults, the long ones too, within 20 minutes (HISTORIES=n simulated histories)"
 	@echo "make bench      the broker beside bare calls to the same sites"
 	@echo "make docs       the documents as a site, in build/site"
-	@echo "make servers    the system's packages that tests use"
+	@echo "make servers    the servers that tests use: the system's packages, and $(VENV)/servers"
 	@echo "make schema     write config/settings.schema.json and the tables of docs/ anew"
 	@echo "make install    the environment in $(VENV) alone"
 	@echo "make clean      remove what was generated, the environment too"
@@ -83,7 +83,7 @@ docs: $(VENV)/.develops
 	@echo "build/site/index.html"
 
 servers:
-	@deploy/servers
+	@VENV=$(VENV) PYTHON=$(PYTHON) deploy/servers
 
 schema: $(VENV)/.develops
 	$(BIN)/python config/schema.py

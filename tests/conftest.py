@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,16 @@ def want(command: str, package: str) -> None:
     if shutil.which(command) is None:
         left_out = f"no {command} here: apt-get install {package}"
         pytest.fail(left_out) if os.environ.get("CI") == "true" else pytest.skip(left_out)
+
+
+def want_server(name: str) -> Path:
+    """The programs of a server that is a Python package, in an environment of its own beside ours (deploy/servers).
+    Without it the test is skipped; in CI, which makes it, it fails."""
+    home = Path(sys.prefix) / "servers" / name
+    if not (home / ".made").is_file():
+        left_out = f"no {home} here: make servers"
+        pytest.fail(left_out) if os.environ.get("CI") == "true" else pytest.skip(left_out)
+    return home / "bin"
 
 
 @pytest.fixture(scope="session")
