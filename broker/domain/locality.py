@@ -81,6 +81,9 @@ class _Copy(msgspec.Struct, frozen=True):
     tape: bool = False
 
 
+_NOWHERE = _Copy("")
+
+
 class _Move(msgspec.Struct, frozen=True):
     """One portion by one way; `way` None: no way is known. `local`: it lies at the site, on a tape."""
 
@@ -107,6 +110,25 @@ def locate(wanted: Sequence[Item], map_: Map) -> tuple[Item, ...]:
     return tuple(
         replace(item, portions=tuple(replace(p, replicas=_replicas(p, map_)) for p in item.portions)) for item in wanted
     )
+
+
+def outside(wanted: Sequence[Item], map_: Map) -> tuple[Item, ...]:
+    """The same items, with a note on each that lies where no storage is declared: only a link from anywhere (`*`) says
+    what it takes to move it."""
+    return tuple(_outside(item, map_) for item in wanted)
+
+
+def _outside(item: Item, map_: Map) -> Item:
+    urls = [
+        replica.url
+        for portion in item.portions
+        if _copies(portion, map_) == (_NOWHERE,)
+        for replica in portion.replicas
+        if replica.url
+    ]
+    if not item.placed or not urls:
+        return item
+    return replace(item, notes=(*item.notes, f"{urls[0]} is on no storage that is declared here"))
 
 
 def _replicas(portion: Portion, map_: Map) -> tuple[Replica, ...]:
@@ -150,7 +172,7 @@ def _copies(portion: Portion, map_: Map) -> tuple[_Copy, ...]:
             if name:
                 tape = replica.tape or map_.tape(name)
                 found[name] = tape and found.get(name, True)
-    return tuple(_Copy(name, tape) for name, tape in sorted(found.items())) or (_Copy(""),)
+    return tuple(_Copy(name, tape) for name, tape in sorted(found.items())) or (_NOWHERE,)
 
 
 def _assign(pending: list[tuple[float, tuple[_Copy, ...], int]], place: Place, terrain: Terrain, tally: _Tally) -> None:

@@ -320,10 +320,14 @@ def _told(item: Item, note: LocatedNote | None) -> Item:
     if note is None or not note.portions:
         return item
     portions = tuple(
-        Portion(p.bytes, tuple(Replica(r.storage, r.url, bool(r.tape)) for r in p.replicas or ()), p.files or 1)
+        Portion(p.bytes if note.sized else None, _replicas_of(p) if note.placed else (), p.files or 1)
         for p in note.portions[:MOST_PORTIONS]
     )
     found = Located(portions, estimated=bool(note.estimated), sized=note.sized or "")
     asof = note.asof.timestamp() if note.asof else None
     told = _filled(item, note.placed or note.sized or REQUEST, found, 0.0)
     return replace(told, asof=asof) if told != item else item
+
+
+def _replicas_of(note: PortionNote) -> tuple[Replica, ...]:
+    return tuple(Replica(r.storage, r.url, bool(r.tape)) for r in (note.replicas or ())[:MOST_REPLICAS])

@@ -173,7 +173,7 @@ class Gathering:
     def body(self) -> SetBody:
         self._look_again()
         kept = tuple(item for _, _, items in self._read.values() for item in items)
-        return SetBody(self._asking, self.wishes, self.now, kept, self._items)
+        return SetBody(self._asking, self.wishes, self.now, kept, place.outside(self._items, self._map))
 
     def _look_again(self) -> None:
         """Where more is known of the data than when the offers were read, measure them all anew."""

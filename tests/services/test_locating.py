@@ -1,0 +1,193 @@
+"""Asking the catalogues: side by side, bounded, kept for a while; what fails is unknown and says why."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+
+from broker.domain import kinds
+from broker.domain.data import AbstractDataResource, RucioDataResource
+from broker.domain.deadline import Deadline
+from broker.domain.located import Located, Portion, Replica
+from broker.domain.request import ExecutionRequest
+from broker.errors import SiteForgot, SiteMisbehaved, SiteUnreachable
+from broker.services.locating import Bounds, Known, Locating, Search
+from broker.testing.clock import FakeClock
+
+HERE = (Replica("ALBA"),)
+
+
+class Catalogue:
+    """Says what it is told to say: a Located, an error to raise, or an event to wait for."""
+
+    def __init__(self, *, urls: bool = False, **answers: Any) -> None:
+        self.answers, self.urls, self.asked = answers, urls, list[str]()
+
+    def name(self, resource: AbstractDataResource, urls: Sequence[str]) -> str | None:
+        if self.urls:
+            return next((url for url in urls if url.startswith("https:")), None)
+        block = resource.rucio if isinstance(resource, RucioDataResource) else None
+        return block.object if block else None
+
+    async def locate(self, name: str, deadline: Deadline) -> Located:
+        self.asked.append(name)
+        answer = self.answers.get(name.removeprefix("https://x/"), SiteForgot(f"no {name} here."))
+        if isinstance(answer, asyncio.Event):
+            await answer.wait()
+            answer = Located((Portion(5.0, HERE),))
+        if isinstance(answer, Exception):
+            raise answer
+        assert isinstance(answer, Located)
+        return answer
+
+    async def close(self) -> None: ...
+
+
+def known(name: str, catalogue: Catalogue, trust: int = 1, **rest: Any) -> Known:
+    return Known(name, catalogue, trust, places=not catalogue.urls, sizes=True, **rest)
+
+
+@pytest.fixture
+async def opened(clock: FakeClock) -> AsyncIterator[list[Locating]]:
+    made: list[Locating] = []
+    yield made
+    for locating in made:
+        await locating.close()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+def request(*objects: str) -> ExecutionRequest:
+    data = [{"kind": kinds.RUCIO_DATA, "rucio": {"scope": "s", "object": name}} for name in objects]
+    return ExecutionRequest.model_validate({"executable": {"kind": "uri:python-program-1.0"}, "data": data})
+
+
+async def search(locating: Locating, asked: ExecutionRequest, clock: FakeClock, seconds: float = 60.0) -> Search:
+    return await locating.search(asked, Deadline.after(seconds, clock.monotonic()))
+
+
+async def test_all_are_asked_and_the_most_trusted_leads(clock: FakeClock, opened: list[Locating]) -> None:
+    first = Catalogue(cube=Located((Portion(7.0, HERE),)))
+    second = Catalogue(cube=Located((Portion(9.0, (Replica("B"),)),)))
+    opened.append(Locating([known("b", second, 2), known("a", first, 1)], clock, Bounds()))
+    (found,) = (await search(opened[0], request("cube"), clock)).found()
+    assert (found.bytes, found.sized, found.placed, found.asof) == (7.0, "a", "a", clock.now())
+    assert second.asked == ["cube"]
+    assert found.notes == ("a says 7 bytes, b 9",)
+
+
+async def test_an_answer_is_kept_for_a_while_and_then_asked_anew(clock: FakeClock, opened: list[Locating]) -> None:
+    catalogue = Catalogue(cube=Located((Portion(7.0, HERE),)))
+    opened.append(Locating([known("a", catalogue, keep=100.0)], clock, Bounds()))
+    began = clock.now()
+    await search(opened[0], request("cube"), clock)
+    clock.advance(99.0)
+    (found,) = (await search(opened[0], request("cube"), clock)).found()
+    assert (len(catalogue.asked), found.asof) == (1, began)
+    clock.advance(2.0)
+    (found,) = (await search(opened[0], request("cube"), clock)).found()
+    assert (len(catalogue.asked), found.asof) == (2, clock.now())
+
+
+async def test_two_that_want_to_know_the_same_ask_once(clock: FakeClock, opened: list[Locating]) -> None:
+    gate = asyncio.Event()
+    catalogue = Catalogue(cube=gate)
+    opened.append(Locating([known("a", catalogue)], clock, Bounds()))
+    both = [asyncio.create_task(search(opened[0], request("cube", "cube"), clock)) for _ in range(2)]
+    async with asyncio.timeout(5):
+        while not catalogue.asked:
+            await asyncio.sleep(0)
+    gate.set()
+    assert [item.bytes for task in both for item in (await task).found()] == [5.0] * 4
+    assert catalogue.asked == ["cube"]
+
+
+async def test_who_hangs_is_not_waited_for_and_still_counts_later(clock: FakeClock, opened: list[Locating]) -> None:
+    gate = asyncio.Event()
+    opened.append(Locating([known("a", Catalogue(cube=gate))], clock, Bounds(patience=0.02)))
+    begun = await search(opened[0], request("cube"), clock)
+    (found,) = begun.found()
+    assert (found.bytes, found.unknown) == (None, ("a has not answered yet",))
+    gate.set()
+    async with asyncio.timeout(5):
+        while begun.found()[0].bytes is None:
+            await asyncio.sleep(0)
+    assert begun.found()[0].placed == "a"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (SiteForgot("no such DID."), "a: no such DID."),
+        (SiteUnreachable("no connection."), "a: no connection."),
+        (ValueError("bug"), "a: its adapter failed (ValueError)."),
+    ],
+)
+async def test_a_failure_is_a_stated_unknown_and_never_a_zero(
+    error: Exception, words: str, clock: FakeClock, opened: list[Locating]
+) -> None:
+    opened.append(Locating([known("a", Catalogue(cube=error))], clock, Bounds()))
+    (found,) = (await search(opened[0], request("cube"), clock)).found()
+    assert (found.bytes, found.placed, found.unknown) == (None, "", (words,))
+
+
+async def test_a_failure_is_not_asked_again_at_once(clock: FakeClock, opened: list[Locating]) -> None:
+    catalogue = Catalogue(cube=SiteUnreachable("no connection."))
+    opened.append(Locating([known("a", catalogue)], clock, Bounds(failures=30.0)))
+    await search(opened[0], request("cube"), clock)
+    await search(opened[0], request("cube"), clock)
+    assert len(catalogue.asked) == 1
+    clock.advance(31.0)
+    await search(opened[0], request("cube"), clock)
+    assert len(catalogue.asked) == 2
+
+
+async def test_who_fails_over_and_over_is_left_alone(clock: FakeClock, opened: list[Locating]) -> None:
+    names = [f"c{i}" for i in range(20)]
+    catalogue = Catalogue(**{name: SiteMisbehaved("nonsense.") for name in names})
+    opened.append(Locating([known("a", catalogue, concurrency=1)], clock, Bounds()))
+    found = (await search(opened[0], request(*names), clock)).found()
+    assert len(catalogue.asked) == 5
+    assert "it failed too often" in found[-1].unknown[0]
+
+
+async def test_an_address_that_one_finds_is_asked_for_its_size_by_the_next(
+    clock: FakeClock, opened: list[Locating]
+) -> None:
+    places = Catalogue(cube=Located((Portion(None, (Replica(None, "https://x/1"), Replica(None, "https://x/2"))),)))
+    sizes = Catalogue(urls=True, **{"2": Located((Portion(8.0),))})
+    opened.append(Locating([known("links", places), known("http", sizes, 2)], clock, Bounds()))
+    (found,) = (await search(opened[0], request("cube"), clock)).found()
+    assert (found.bytes, found.placed, found.sized) == (8.0, "links", "http")
+    assert sizes.asked == ["https://x/1", "https://x/2"]  # the first knew nothing
+
+
+async def test_only_so_many_of_a_request_are_looked_up(clock: FakeClock, opened: list[Locating]) -> None:
+    catalogue = Catalogue(**{name: Located((Portion(1.0, HERE),)) for name in "abc"})
+    opened.append(Locating([known("a", catalogue)], clock, Bounds(most=2)))
+    found = (await search(opened[0], request("a", "b", "c"), clock)).found()
+    assert [item.bytes for item in found] == [1.0, 1.0, None]
+    assert found[2].unknown == ("only the first 2 data resources of a request are looked up",)
+
+
+async def test_what_the_request_states_is_asked_of_nobody(clock: FakeClock, opened: list[Locating]) -> None:
+    catalogue = Catalogue()
+    opened.append(Locating([known("a", catalogue)], clock, Bounds()))
+    stated = {"kind": kinds.SKAO_DATA, "skao": {"datasize": 3, "replicas": [{"rsename": "ALBA"}]}}
+    asked = ExecutionRequest.model_validate({"executable": {"kind": "uri:python-program-1.0"}, "data": [stated]})
+    (found,) = (await search(opened[0], asked, clock)).found()
+    assert (found.bytes, catalogue.asked) == (3.0, [])
+
+
+async def test_no_more_answers_are_kept_than_allowed(clock: FakeClock, opened: list[Locating]) -> None:
+    catalogue = Catalogue(**{name: Located((Portion(1.0, HERE),)) for name in "abc"})
+    opened.append(Locating([known("a", catalogue)], clock, Bounds(answers=2)))
+    for name in ("a", "b", "a", "c", "a", "b"):  # the least lately used goes first
+        await search(opened[0], request(name), clock)
+    assert catalogue.asked == ["a", "b", "c", "b"]
