@@ -29,7 +29,7 @@ from broker.services.fleet import Fleet
 from broker.services.forwarding import Forwarding
 from broker.services.guard import GuardedPlanner
 from broker.services.hub import Hub
-from broker.services.locating import Bounds, Locating
+from broker.services.locating import Bounds, Known, Locating
 from broker.services.offers import Offers, SetState, Timing
 from broker.services.records import Records
 from broker.services.releasing import Releasing
@@ -61,7 +61,8 @@ def phase(value: str) -> AbstractUpdate:
 
 
 class Bench:
-    """`planners`: site → what speaks to it, in the order of asking; `registrations` replaces a site's plain one."""
+    """`planners`: site → what speaks to it, in the order of asking; `registrations` replaces a site's plain one.
+    `catalogues` and `map_`: who says where data lies, and what lies between."""
 
     def __init__(
         self,
@@ -76,6 +77,8 @@ class Bench:
         grace: float = 10.0,
         forward: float = 20.0,
         fleet: Fleet | None = None,
+        catalogues: Sequence[Known] = (),
+        map_: Map = Map((), (), Exchange("EUR", {})),  # noqa: B008 - it does not change
     ) -> None:
         self.store, self.clock, self.nudges = store, clock, 0
         self.hub = Hub()
@@ -92,16 +95,17 @@ class Bench:
         )
         self.fanout = Fanout(clock, grace=grace)
         self.offers = Offers(
-            records=self.records, sites=self.sites, fanout=self.fanout, locating=Locating((), clock, Bounds()),
-            window=self.window, store=store, limits=limits or MemoryLimits(clock), clock=clock, readers=readers,
-            map_=Map((), (), Exchange("EUR", {})), defaults=Defaults(), experience=lambda: BLANK,
+            records=self.records, sites=self.sites, fanout=self.fanout,
+            locating=Locating(catalogues, clock, Bounds(patience=0.05)), window=self.window, store=store,
+            limits=limits or MemoryLimits(clock), clock=clock, readers=readers,
+            map_=map_, defaults=Defaults(), experience=lambda: BLANK,
             timing=Timing(grace=grace), broker_id="us",
         )  # fmt: skip
         self.sessions = Sessions(
             records=self.records, offers=self.offers, sites=self.sites, store=store, clock=clock, readers=readers
         )
         requoting = Requoting(
-            records=self.records, sites=self.sites, clock=clock, map_=Map((), (), Exchange("EUR", {})), deadline=10.0,
+            records=self.records, sites=self.sites, clock=clock, map_=map_, deadline=10.0,
             margin=5.0, broker_id="us",
         )  # fmt: skip
         self.forwarding = Forwarding(

@@ -25,6 +25,7 @@ class Catalogue:
 
     def __init__(self, *, urls: bool = False, **answers: Any) -> None:
         self.answers, self.urls, self.asked = answers, urls, list[str]()
+        self.reached = asyncio.Event()
 
     def name(self, resource: AbstractDataResource, urls: Sequence[str]) -> str | None:
         if self.urls:
@@ -34,6 +35,7 @@ class Catalogue:
 
     async def locate(self, name: str, deadline: Deadline) -> Located:
         self.asked.append(name)
+        self.reached.set()
         answer = self.answers.get(name.removeprefix("https://x/"), SiteForgot(f"no {name} here."))
         if isinstance(answer, asyncio.Event):
             await answer.wait()
@@ -101,8 +103,7 @@ async def test_two_that_want_to_know_the_same_ask_once(clock: FakeClock, opened:
     opened.append(Locating([known("a", catalogue)], clock, Bounds()))
     both = [asyncio.create_task(search(opened[0], request("cube", "cube"), clock)) for _ in range(2)]
     async with asyncio.timeout(5):
-        while not catalogue.asked:
-            await asyncio.sleep(0)
+        await catalogue.reached.wait()
     gate.set()
     assert [item.bytes for task in both for item in (await task).found()] == [5.0] * 4
     assert catalogue.asked == ["cube"]
@@ -115,9 +116,7 @@ async def test_who_hangs_is_not_waited_for_and_still_counts_later(clock: FakeClo
     (found,) = begun.found()
     assert (found.bytes, found.unknown) == (None, ("a has not answered yet",))
     gate.set()
-    async with asyncio.timeout(5):
-        while begun.found()[0].bytes is None:
-            await asyncio.sleep(0)
+    await asyncio.wait(opened[0]._searches, timeout=5)
     assert begun.found()[0].placed == "a"
 
 

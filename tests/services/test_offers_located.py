@@ -1,0 +1,131 @@
+"""A question about data that catalogues know: who is told what was found, and what it does to the order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from broker.domain import kinds, ranking
+from broker.domain.data import AbstractDataResource, RucioDataResource
+from broker.domain.deadline import Deadline
+from broker.domain.located import Located, Portion, Replica
+from broker.domain.money import Exchange
+from broker.domain.request import ExecutionRequest
+from broker.domain.site import Link, Registration, StorageElement
+from broker.domain.storages import Map
+from broker.ports import Ask, Quotes, Store
+from broker.services.locating import Known
+from broker.services.offers import SetState
+from broker.testing.bench import ADA, Bench
+from broker.testing.clock import FakeClock
+from broker.testing.scripted import ScriptedSite
+
+ALBA, BOREALIS = StorageElement(name="ALBA"), StorageElement(name="BOREALIS")
+MAP = Map([ALBA, BOREALIS], [Link(source="*", target="*", bandwidth=1e7, price=0.05)], Exchange("EUR", {}))
+SITES = {
+    "alba": Registration(name="alba", url="http://x/", storages=(ALBA,)),
+    "borealis": Registration(name="borealis", url="http://x/", storages=(BOREALIS,)),
+}
+DATA = [{"kind": kinds.RUCIO_DATA, "rucio": {"scope": "survey", "object": "cube"}}]
+
+
+class Rucio:
+    """Knows where the cube is, as soon as it is let."""
+
+    def __init__(self, at: str, *, let: bool = True) -> None:
+        self.at, self.go = at, asyncio.Event()
+        if let:
+            self.go.set()
+
+    def name(self, resource: AbstractDataResource, urls: Sequence[str]) -> str | None:
+        return "survey:cube" if isinstance(resource, RucioDataResource) else None
+
+    async def locate(self, name: str, deadline: Deadline) -> Located:
+        await self.go.wait()
+        return Located((Portion(36e9, (Replica(self.at),)),))
+
+    async def close(self) -> None: ...
+
+
+async def opened(store: Store, clock: FakeClock, rucio: Rucio, *sites: ScriptedSite) -> Bench:
+    catalogues = [Known("ska", rucio, 1, places=True, sizes=True)]
+    planners = {site.name: site for site in sites}
+    return await Bench(store, clock, planners, registrations=SITES, catalogues=catalogues, map_=MAP).start()
+
+
+def order(state: SetState) -> list[str]:
+    sites = {str(item.uuid): item.site for item in state.record.sessions}
+    return [sites[ranked.session] for ranked in state.ranking if ranking.good(ranked)]
+
+
+async def test_the_site_that_has_the_bytes_leads_wherever_they_are(store: Store, clock: FakeClock) -> None:
+    for at in ("ALBA", "BOREALIS"):
+        sites = ScriptedSite("alba", clock), ScriptedSite("borealis", clock)
+        bench = await opened(store, clock, Rucio(at), *sites)
+        state = await bench.ask(data=DATA)
+        assert order(state)[0] == at.lower()
+        assert state.body is not None
+        (found,) = state.body.located
+        assert (found.bytes, found.placed) == (36e9, "ska")
+        await bench.offers.close()
+
+
+class Listening(ScriptedSite):
+    """Remembers the questions, and answers when it is let."""
+
+    def __init__(self, name: str, clock: FakeClock) -> None:
+        super().__init__(name, clock)
+        self.asks: list[Ask] = []
+        self.heard, self.go = asyncio.Event(), asyncio.Event()
+
+    async def quote(self, ask: Ask) -> Quotes:
+        self.asks.append(ask)
+        self.heard.set()
+        await self.go.wait()
+        return await super().quote(ask)
+
+
+async def test_brokers_below_are_told_and_what_is_kept_is_the_users_own_request(store: Store, clock: FakeClock) -> None:
+    site = Listening("alba", clock)
+    site.go.set()
+    bench = await opened(store, clock, Rucio("ALBA"), site)
+    state = await bench.ask(data=DATA)
+    told = ExecutionRequest.model_validate(msgspec.json.decode(site.asks[0].extended))
+    assert told.located is not None
+    assert (told.located[0].element, told.located[0].bytes, told.located[0].placed) == ("data[0]", 36e9, "ska")
+    assert b"located" not in site.asks[0].plain
+    assert state.body is not None
+    assert b"located" not in state.body.request
+    assert await bench.offers.request(state.uuid, ADA) == state.body.request
+
+
+async def test_what_a_catalogue_says_while_sites_answer_counts_for_all_of_them(store: Store, clock: FakeClock) -> None:
+    """The first offer is read before anybody knows where the data is, the second after: both are measured alike."""
+    rucio = Rucio("BOREALIS", let=False)
+    alba, borealis = Listening("alba", clock), Listening("borealis", clock)
+    bench = await opened(store, clock, rucio, alba, borealis)
+    asking = asyncio.create_task(bench.ask(data=DATA))
+    await alba.heard.wait()
+    alba.go.set()
+    await borealis.heard.wait()
+    rucio.go.set()
+    borealis.go.set()
+    state = await asking
+    assert state.body is not None
+    here = {kept.candidate.site: kept.locality.here for kept in state.body.kept}
+    assert here == {"alba": False, "borealis": True}
+    assert order(state)[0] == "borealis"
+
+
+async def test_nobody_is_kept_from_asking_by_a_catalogue_that_hangs(store: Store, clock: FakeClock) -> None:
+    site = ScriptedSite("alba", clock)
+    bench = await opened(store, clock, Rucio("ALBA", let=False), site)
+    state = await bench.ask(data=DATA)
+    assert state.body is not None
+    (kept,), (found,) = state.body.kept, state.body.located
+    assert (kept.locality.bytes, kept.locality.certainty) == (None, "unknown")
+    assert found.unknown == ("ska has not answered yet",)
+    assert state.ranking[0].score is not None
+    assert state.ranking[0].score.bytes.stand_in
