@@ -1,5 +1,5 @@
-"""The folders of all jobs, as the broker sees them: make, launch, look, cancel, clear. Blocking; imports layout and
-processes of this package, ports and errors.
+"""The folders of all jobs, as the broker sees them: make, launch, look, cancel, clear. Blocking; imports layout,
+processes and transfers of this package, the domain, ports and errors.
 
 Nothing is remembered here between calls. All methods may run in several processes at once: who renames a folder into
 place first has made the job, and who holds its lock has the say over its state.
@@ -15,15 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-from adapters.local import layout, processes
+from adapters.local import layout, processes, transfers
 from adapters.local.layout import CANCEL, JOB, KILLED, TERMINAL, Spec, State
 from adapters.local.steps import passed
+from adapters.local.transfers import Transfer
+from broker.domain.session import TransferNote
 from broker.errors import SiteError, SiteForgot, SiteMisbehaved, SiteUnreachable
 from broker.ports import Held, Sighting
 
@@ -63,7 +66,7 @@ class Jobs:
             state = self._state(folder)
         if state is None:
             raise SiteMisbehaved(f"No supervisor took the session {session}.", remedy=f"See {folder}/supervisor.log.")
-        return _sighting(state)
+        return _sighting(state, transfers.read(folder))
 
     def cancel(self, session: UUID) -> Sighting:
         """Idempotent. A job that was never made is remembered as CANCELLED."""
@@ -186,7 +189,7 @@ class Jobs:
             remove(place)
             return
         for entry in place.iterdir():
-            if entry.name not in (layout.STATE, layout.LOCK):
+            if entry.name not in (layout.STATE, layout.LOCK, layout.TRANSFERS):
                 remove(entry)
 
 
@@ -236,11 +239,25 @@ def _rename(source: Path, target: Path) -> None:
             raise
 
 
-def _sighting(state: State) -> Sighting:
+def _sighting(state: State, brought: Sequence[Transfer]) -> Sighting:
     native: dict[str, Any] = {"native": f"pid {state.pid}"} if state.pid is not None else {}
     messages = (state.message,) if state.message else ()
-    body = json.dumps({"connectors": [state.connector]}).encode() if state.connector else None
+    added: dict[str, Any] = {"connectors": [state.connector]} if state.connector else {}
+    if brought:
+        added["transfers"] = [_note(transfer).to_wire() for transfer in brought]
+    body = json.dumps(added).encode() if added else None
     return Sighting(phase=state.phase, body=body, messages=messages, began=state.began, ended=state.ended, **native)
+
+
+def _note(transfer: Transfer) -> TransferNote:
+    return TransferNote(
+        url=transfer.url,
+        bytes=transfer.bytes,
+        seconds=round(transfer.seconds, 6),
+        files=transfer.files,
+        ended=datetime.fromtimestamp(transfer.ended, UTC),
+        cached=transfer.cached or None,
+    )
 
 
 def look_safely(jobs: Jobs, session: UUID) -> Sighting | SiteError:

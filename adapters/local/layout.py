@@ -6,6 +6,7 @@
         state.json     where the run stands (State); there is none before a supervisor has taken the job
         cancel         somebody asked for the end
         stdout stderr  what was written, with stdout.1 and stderr.1 before them; staging and pip write to stderr
+        transfers.json what was brought in for it, written while it is staged
         results.json   the files in the results folder, written when the run has ended
         store/         the bytes: store/data/<name> and store/storage/<name>
         work/          where the program runs: program.py or a notebook, data/, results/, mounted volumes
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 JOB, LOCK, STATE, CANCEL, RESULTS = "job.json", "lock", "state.json", "cancel", "results.json"
+TRANSFERS = "transfers.json"
 STDOUT, STDERR, SUPERVISOR_LOG = "stdout", "stderr", "supervisor.log"
 STORE, WORK, HOME, TMP, PACKAGES = "store", "work", "home", "tmp", "packages"
 

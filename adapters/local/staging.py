@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import time
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -21,6 +23,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
 from adapters.local.layout import HOME, STORE, TMP, WORK, Datum, Mount, Spec, read_spec
+from adapters.local.transfers import Report, Transfer
 
 SILENCE = 60.0  # seconds without a byte after which a server counts as dead; the supervisor bounds the whole
 PIECE = 1 << 20
@@ -160,21 +163,23 @@ def fetch(url: str, target: Path, roots: tuple[str, ...], most: int, checksum: s
     return count, summer.hexdigest() if summer else ""
 
 
-def stage_datum(datum: Datum, store: Path, roots: tuple[str, ...], most: int) -> int:
-    """One data resource from the first of its replicas that has it whole. Returns its bytes."""
+def stage_datum(datum: Datum, store: Path, roots: tuple[str, ...], most: int) -> Transfer:
+    """One data resource from the first of its replicas that has it whole."""
     target = store / datum.place
     target.parent.mkdir(parents=True, exist_ok=True)
     troubles = []
     for url in datum.urls:
+        began = time.monotonic()
         try:
             count, found = fetch(url, target, roots, most, datum.checksum[0] if datum.checksum else None)
+            seconds = time.monotonic() - began
             _compare(datum, url, count, found)
         except StagingError as error:
             troubles.append(str(error))
         else:
             if datum.readonly:
                 target.chmod(0o400)
-            return count
+            return Transfer(url, count, seconds, time.time(), cached=urlsplit(url).scheme == "file")
     raise StagingError(f'The data "{datum.name}" cannot be staged: {" ".join(troubles)}')
 
 
@@ -233,13 +238,21 @@ def stage(folder: Path, spec: Spec) -> None:
     for mount in spec.mounts:
         _mount(folder, mount)
     _views(folder, spec)
-    room = spec.bounds.disk
-    for datum in spec.data:
-        room -= stage_datum(datum, store, spec.file_roots, room)
+    _data(folder, spec)
     written = {mount.source for mount in spec.mounts if not mount.readonly}
     for mount in spec.mounts:
         if mount.source in spec.storages and mount.source not in written:
             _protect(store / mount.source)
+
+
+def _data(folder: Path, spec: Spec) -> None:
+    """What came before something went wrong is reported too."""
+    room = spec.bounds.disk
+    with closing(Report(folder)) as report:
+        for datum in spec.data:
+            transfer = stage_datum(datum, folder / STORE, spec.file_roots, room)
+            room -= transfer.bytes
+            report.add(transfer)
 
 
 def _views(folder: Path, spec: Spec) -> None:
