@@ -18,6 +18,7 @@ from broker.domain.base import Family, Model
 from broker.domain.components import MessageItem
 from broker.domain.executables import PythonProgram
 from broker.domain.located_note import LocatedNote, PortionNote, ReplicaNote
+from broker.domain.outputs import Outputs
 from broker.domain.preferences import Preferences
 from broker.domain.request import ExecutionRequest
 from broker.domain.session import (
@@ -48,6 +49,7 @@ _ROOTS: tuple[type[BaseModel], ...] = (
 _OURS = (
     PythonProgram,
     Preferences,
+    Outputs,
     Bounds,
     Term,
     LocalityNote,
@@ -61,7 +63,7 @@ _OURS = (
     Registration,
     Profile,
 )
-_SESSION = "site origin platform reserved simulated native results offerset locality ranking promise transfers"
+_SESSION = "site origin platform reserved simulated native results offerset locality ranking promise transfers outputs"
 _OFFERSET = "expires outcomes pending closed taken asof preferences located"
 ADDITIONS: dict[type[BaseModel], frozenset[str]] = {
     **plain.ADDITIONS,

@@ -73,7 +73,7 @@ _WRAPPED: Mapping[type[BaseModel], Mapping[str, str]] = MappingProxyType(
             "sites_allowed": "site",
             "sites_forbidden": "site",
         },
-        Registration: {"storages": "storage", "unreliable": "field"},
+        Registration: {"storages": "storage", "unreliable": "field", "writes": "place"},
         StorageElement: {"prefixes": "prefix"},
         Profile: {
             "executables": "kind",
@@ -83,6 +83,7 @@ _WRAPPED: Mapping[type[BaseModel], Mapping[str, str]] = MappingProxyType(
             "origins": "origin",
             "python": "version",
             "reads": "scheme",
+            "writes": "place",
         },
     }
 )

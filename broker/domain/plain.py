@@ -18,7 +18,7 @@ from broker.domain.resources import SimpleComputeResource
 
 # Our published additions among the declared fields: class → names.
 ADDITIONS: dict[type[BaseModel], frozenset[str]] = {
-    ExecutionRequest: frozenset({"preferences", "located"}),
+    ExecutionRequest: frozenset({"preferences", "located", "outputs"}),
     SimpleComputeResource: frozenset({"extras"}),
     JupyterNotebook: frozenset({"mode"}),
     SimpleMinMaxFloatCost: frozenset({"unit"}),

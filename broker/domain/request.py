@@ -14,6 +14,7 @@ from broker.domain.components import AbstractComponent, Costs, Metrics
 from broker.domain.data import AbstractDataResource
 from broker.domain.executables import AbstractExecutable
 from broker.domain.located_note import LocatedNote
+from broker.domain.outputs import Outputs
 from broker.domain.preferences import Preferences
 from broker.domain.quantities import Duration, Interval
 from broker.domain.resources import (
@@ -41,7 +42,7 @@ class RequestedScheduleBlock(Model):
 
 class ExecutionRequest(Model):
     """What a person asks of the federation. Has no `meta` in 1.0: its name is the executable's. From `preferences` on
-    *ours*; `located`: what a broker above has found out of the data."""
+    *ours*; `located`: what a broker above has found out of the data; `outputs`: where results go."""
 
     executable: Annotated[AbstractExecutable, ONE_OF]
     compute: Annotated[AbstractComputeResource, ONE_OF] | None = None
@@ -52,6 +53,7 @@ class ExecutionRequest(Model):
     metrics: Metrics | None = None
     preferences: Preferences | None = None
     located: tuple[LocatedNote, ...] | None = None
+    outputs: Outputs | None = None
 
     @property
     def name(self) -> str:

@@ -1,7 +1,7 @@
 """Which sites a request is worth sending to: what can be known without asking. Imports the domain's models.
 
 Every site left out gets a reason. Whatever a site does not declare is asked, except our own additions: a plain 1.0
-site would refuse an unknown kind with 400, and ignore `extras` in silence (design, section 4).
+site would refuse an unknown kind with 400, and ignore `extras` and `outputs` in silence (design, section 4).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from datetime import datetime
 
 from broker.domain import kinds
 from broker.domain.outcome import Reason
+from broker.domain.outputs import reaches
 from broker.domain.preferences import Preferences
 from broker.domain.request import ExecutionRequest
 from broker.domain.site import Profile, Registration
@@ -27,6 +28,7 @@ def unsuitable(request: ExecutionRequest, site: Registration, profile: Profile, 
         or _unread(request, site, profile)
         or _too_large(request, profile)
         or _no_extras(request, site, profile)
+        or _unwritten(request, site, profile)
     )
 
 
@@ -91,3 +93,18 @@ def _no_extras(request: ExecutionRequest, site: Registration, profile: Profile) 
             says = f"{site.name} has {most} of them" if most else f"{site.name} does not declare any"
             return Reason(f"{count} × {kinds.short(type_)} asked; {says}.", "compute.extras", "extras", f"{most}")
     return None
+
+
+def _unwritten(request: ExecutionRequest, site: Registration, profile: Profile) -> Reason | None:
+    outputs = request.outputs
+    if outputs is None or not outputs.asks:
+        return None
+    if not profile.ours:
+        text = f"{site.name} is a plain 1.0 service: it cannot be told where results go, nor how long they stay."
+        return Reason(text, "outputs")
+    writes = site.writes or profile.writes
+    if outputs.to is None or reaches(writes, outputs.to):
+        return None
+    says = f"it writes to {', '.join(writes)}" if writes else "it names no place that it writes to"
+    text = f"{site.name} cannot write results to {outputs.to[:200]}: {says}."
+    return Reason(text, "outputs.to", "writes", ", ".join(writes))

@@ -21,6 +21,7 @@ from broker.domain.components import AbstractComponent
 from broker.domain.data import AbstractDataResource
 from broker.domain.executables import AbstractExecutable
 from broker.domain.located_note import LocatedNote
+from broker.domain.outputs import Outputs
 from broker.domain.preferences import Preferences
 from broker.domain.quantities import Duration, Instant
 from broker.domain.resources import AbstractComputeResource, AbstractStorageResource
@@ -181,6 +182,7 @@ class SimpleExecutionSession(AbstractExecutionSession, kind=kinds.SIMPLE_SESSION
     ranking: RankingNote | None = None
     promise: Promise | None = None
     transfers: tuple[TransferNote, ...] | None = None
+    outputs: Outputs | None = None
 
 
 class ScheduledExecutionSession(SimpleExecutionSession, kind=kinds.SCHEDULED_SESSION):

@@ -68,6 +68,11 @@ class Registration(Model):
     contact: Text | None = Field(None, description="whom to ask about the site")
     country: Annotated[Text, Field(pattern=r"^[A-Z]{2}(?!\n)$")] | None = Field(None, description="ISO 3166-1 alpha-2")
     storages: tuple[StorageElement, ...] = Field((), description="the storages at the site")
+    writes: tuple[Text, ...] = Field(
+        (),
+        description="what the site can write results to, schemes or beginnings of URLs, such as s3://results/; "
+        "absent: as it says itself",
+    )
     units: dict[str, str] = Field(
         default_factory=lambda: {kinds.ENERGY: "kWh", kinds.CARBON: "kg"},
         description="cost type → unit, where the site's answers state none; money with none is in the base currency",
@@ -105,6 +110,7 @@ class Profile(Model):
     installs_requirements: Flag = False
     results: Flag = Field(False, description="hands back what a run writes to ./results")
     reads: tuple[Text, ...] = Field((), description="URL schemes it can stage from")
+    writes: tuple[Text, ...] = Field((), description="schemes and beginnings of URLs that it can write results to")
     reserves: Flag = Field(False, description="its offers hold capacity; else they are estimates")
     repeatable: Flag = Field(False, description="accepting twice by one session uuid is accepting once")
     batches: Flag = Field(False, description="releases and status take many sessions in one call")
@@ -138,6 +144,7 @@ def union(profiles: Sequence[Profile]) -> Profile:
         installs_requirements=any(profile.installs_requirements for profile in profiles),
         results=bool(profiles) and all(profile.results for profile in profiles),
         reads=_words(profile.reads for profile in profiles),
+        writes=_words(profile.writes for profile in profiles),
         reserves=bool(profiles) and all(profile.reserves for profile in profiles),
         repeatable=True,
         batches=True,

@@ -259,6 +259,7 @@ class Sites:
         return union(profiles).with_(
             broker=self._id,
             storages=tuple(s for e in known if e.profile for s in (*e.site.storages, *e.profile.storages)),
+            writes=tuple(sorted({place for entry in known for place in _writes(entry)})),
             countries=tuple(sorted({country for entry in known for country in _countries(entry)})),
             origins=tuple(sorted({o for e in known if e.profile for o in e.profile.origins or (e.name,)})),
         )
@@ -422,3 +423,10 @@ def _operator(caller: Caller) -> None:
 
 def _countries(entry: Entry) -> tuple[str, ...]:
     return (entry.site.country,) if entry.site.country else (entry.profile.countries if entry.profile else ())
+
+
+def _writes(entry: Entry) -> tuple[str, ...]:
+    """A plain site cannot be told where results go, whatever is said of it."""
+    if entry.profile is None or not entry.profile.ours:
+        return ()
+    return entry.site.writes or entry.profile.writes
