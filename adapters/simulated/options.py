@@ -37,6 +37,11 @@ class SimulatedOptions(BaseModel):
         None, description="the length of a run as a share of the duration asked for; above 1 it meets its time limit"
     )
     preparing: Length | None = Field(None, description="PREPARING before each run, stated in offers; absent: unstated")
+    bandwidth: Annotated[Number, Field(gt=0)] | None = Field(
+        None,
+        description="MB (10^6 bytes) a second at which data of stated sizes is pretended to be brought in, one after "
+        "another while PREPARING, and reported as transfers; absent: it takes no time",
+    )
     releasing: Length = Field(timedelta(0), description="RELEASING after each run")
     queue: Length | None = Field(
         None, description="the wait in a queue of its own, so that offers are estimates; absent: the calendar decides"

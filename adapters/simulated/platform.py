@@ -7,8 +7,10 @@ Chance is a hash of the seed and the session, so that a restart does not roll th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from itertools import count
+from math import fsum
 from uuid import UUID
 
 import msgspec
@@ -16,10 +18,13 @@ import msgspec
 from adapters.planning.platform import Capacity, Job
 from adapters.simulated.options import Call, Fault, SimulatedOptions
 from adapters.simulated.runs import Run, Runs
+from broker.domain import located
 from broker.domain.deadline import Deadline
+from broker.domain.located import Item
 from broker.domain.outcome import Reason
 from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
+from broker.domain.session import TransferNote
 from broker.domain.site import Profile
 from broker.errors import (
     SiteBusy,
@@ -33,6 +38,7 @@ from broker.errors import (
 from broker.ports import Calendar, Clock, Held, Logs, Result, Sighting
 
 NOTE = "simulated: nothing really runs here"
+MB = 1e6
 ROOM = Capacity(cores=64, memory=256, storage=10_000)
 _FILE = "simulated.txt"
 
@@ -75,14 +81,14 @@ class SimulatedPlatform:
     async def start(self, job: Job, deadline: Deadline) -> Sighting:
         fault = await self._answer("start", deadline)
         run = await self._runs.change(job.session, lambda old: old or self._new(job))
-        return await self._said(run, fault, deadline)
+        return await self._said(run, job, fault, deadline)
 
     async def status(self, jobs: Sequence[Job], deadline: Deadline) -> Mapping[UUID, Sighting | SiteError]:
         await self._answer("status", deadline)
         found: dict[UUID, Sighting | SiteError] = {}
         for job in jobs:
             try:
-                found[job.session] = self._shown(await self._known(job))
+                found[job.session] = self._shown(await self._known(job), job)
             except SiteForgot as error:
                 found[job.session] = error
         return found
@@ -97,7 +103,7 @@ class SimulatedPlatform:
             over = old.cancelled is not None or old.gone <= now
             return old if over else msgspec.structs.replace(old, cancelled=now)
 
-        return await self._said(await self._runs.change(job.session, cancel), fault, deadline)
+        return await self._said(await self._runs.change(job.session, cancel), job, fault, deadline)
 
     async def held(self, deadline: Deadline) -> tuple[Held, ...]:
         await self._answer("status", deadline)
@@ -130,14 +136,16 @@ class SimulatedPlatform:
 
     def _new(self, job: Job) -> Run:
         options, wanted = self._options, self._options.seconds(job.duration)
+        rate = (options.bandwidth or 0.0) * MB
         return Run(
             start=self._clock.now(),
             queue=options.queue.total_seconds() if options.queue else 0.0,
-            preparing=options.preparing.total_seconds() if options.preparing else 0.0,
+            preparing=(options.preparing.total_seconds() if options.preparing else 0.0) + _moving(job, rate),
             run=min(wanted, job.duration),
             releasing=options.releasing.total_seconds(),
             fails=self._chance("fail", str(job.session)) < options.fail,
             cut=wanted > job.duration,
+            rate=rate,
         )
 
     async def _known(self, job: Job) -> Run:
@@ -147,14 +155,16 @@ class SimulatedPlatform:
             raise SiteForgot("no such pretended run.")
         return run
 
-    def _shown(self, run: Run) -> Sighting:
-        shown = run.sighting(self._clock.now())
-        return msgspec.structs.replace(shown, messages=(*shown.messages, NOTE), native="simulated")
+    def _shown(self, run: Run, job: Job) -> Sighting:
+        now = self._clock.now()
+        shown, brought = run.sighting(now), [note.to_wire() for note in _brought(run, job, now)]
+        body = msgspec.json.encode({"transfers": brought}) if brought else None
+        return msgspec.structs.replace(shown, body=body, messages=(*shown.messages, NOTE), native="simulated")
 
-    async def _said(self, run: Run, fault: Fault | None, deadline: Deadline) -> Sighting:
+    async def _said(self, run: Run, job: Job, fault: Fault | None, deadline: Deadline) -> Sighting:
         if fault is not None:  # lost: it is done, and nobody hears of it
             await self._hang(deadline)
-        return self._shown(run)
+        return self._shown(run, job)
 
     # ── misbehaving ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -195,6 +205,28 @@ class SimulatedPlatform:
         """From 0 to below 1, the same for the same seed and parts."""
         text = "|".join((str(self._options.seed), *parts))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big") / 2**48
+
+
+def _sized(job: Job) -> list[tuple[Item, float]]:
+    """The data resources that state their sizes, with them."""
+    return [(item, item.bytes) for item in located.items(job.request) if item.bytes is not None]
+
+
+def _moving(job: Job, rate: float) -> float:
+    """Seconds in which its data would be brought in."""
+    return fsum(size / rate for _, size in _sized(job)) if rate else 0.0
+
+
+def _brought(run: Run, job: Job, now: float) -> Iterator[TransferNote]:
+    """What has been brought in by now, or by its end. It is the last part of its preparing."""
+    until = min(now, run.cancelled or now)
+    ended = run.began - _moving(job, run.rate)
+    for item, size in _sized(job) if run.rate else ():
+        ended += size / run.rate
+        if ended <= until or run.began <= until:
+            when = datetime.fromtimestamp(ended, UTC)
+            url = next(iter(item.urls), None)
+            yield TransferNote(url=url, bytes=size, seconds=size / run.rate, files=item.files, ended=when)
 
 
 def _report(job: Job) -> bytes:

@@ -18,7 +18,8 @@ _TRIES = 50
 
 
 class Run(msgspec.Struct, frozen=True):
-    """`start` in epoch seconds, the rest in seconds. `cut`: its time limit ends it. `cancelled`: epoch seconds."""
+    """`start` in epoch seconds, the rest in seconds. `rate`: bytes a second of its data, whose time is a part of
+    `preparing`; 0: none is brought in. `cut`: its time limit ends it. `cancelled`: epoch seconds."""
 
     start: float
     queue: float = 0.0
@@ -28,6 +29,7 @@ class Run(msgspec.Struct, frozen=True):
     fails: bool = False
     cut: bool = False
     cancelled: float | None = None
+    rate: float = 0.0
 
     @property
     def began(self) -> float:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from adapters.simulated.adapter import plugin
+from broker.domain import kinds
 from broker.domain.deadline import Deadline
 from broker.domain.site import Registration
 from broker.errors import SettingsError, SiteError, SiteForgot, SiteRefused, SiteTimeout
@@ -114,6 +115,34 @@ async def test_a_run_goes_through_its_phases_and_every_one_says_that_it_pretends
     assert all("nothing really runs here" in one.messages[-1] for one in seen)
     assert [one.began for one in seen] == [None, began, began, began]
     assert (seen[-1].ended, seen[-1].cost, seen[-1].next_look) == (began + 10 * MINUTE, 0.0, None)
+
+
+def skao_data(name: str, size: int) -> dict[str, Any]:
+    replica = {"dataurl": f"https://data.example/{name}"}
+    return {"kind": kinds.SKAO_DATA, "skao": {"datasize": size, "replicas": [replica]}}
+
+
+async def test_data_can_be_pretended_to_be_brought_in(site: Site, clock: FakeClock) -> None:
+    site.make(bandwidth=100.0, preparing="PT10S", run="PT10M")
+    unsized = {"kind": kinds.SIMPLE_DATA, "location": "https://data.example/c"}
+    item = await site.accepted(data=[skao_data("a", 6_000_000_000), skao_data("b", 3_000_000_000), unsized])
+    began = clock.now() + 10 + 60 + 30
+
+    def brought(seen: Sighting) -> list[Any]:
+        notes = msgspec.json.decode(seen.body or b"{}").get("transfers", [])
+        return [(note["url"], note["bytes"], note["seconds"]) for note in notes]
+
+    first, second = ("https://data.example/a", 6e9, 60.0), ("https://data.example/b", 3e9, 30.0)
+    shown = []
+    for seconds in (60, 15, 25):
+        clock.advance(seconds)
+        seen = await site.look(item)
+        shown.append((seen.phase, brought(seen)))
+    assert shown == [("PREPARING", []), ("PREPARING", [first]), ("RUNNING", [first, second])]
+    clock.advance(3600)
+    site.make()  # what runs was decided when it began
+    last = await site.look(item)
+    assert (last.phase, last.began, brought(last)) == ("COMPLETED", began, [first, second])
 
 
 async def test_it_outlives_the_broker(site: Site, clock: FakeClock, tmp_path: Path) -> None:
