@@ -19,17 +19,16 @@ from broker.domain import kinds
 from broker.domain.components import AbstractComponent
 from broker.domain.data import (
     AbstractDataResource,
-    IvoaDataResource,
-    IvoaDataResourceBlock,
-    SimpleDataResource,
+    S3DataResource,
     SkaoDataResource,
 )
 from broker.domain.executables import JupyterNotebook, PythonProgram
+from broker.domain.located import Item, items
 from broker.domain.outcome import Reason
 from broker.domain.request import ExecutionRequest
 from broker.domain.resources import SimpleStorageResource, SimpleVolumeMount
 
-DATA = (kinds.SIMPLE_DATA, kinds.IVOA_DATA, kinds.SKAO_DATA)
+DATA = (kinds.SIMPLE_DATA, kinds.IVOA_DATA, kinds.SKAO_DATA, kinds.S3_DATA, kinds.RUCIO_DATA)
 RESULTS = "work/results"
 STAGED = ("http", "https", "file")
 
@@ -135,15 +134,19 @@ def _resources(request: ExecutionRequest, options: LocalOptions) -> Iterator[Rea
 
 
 def _data(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
-    for i, item in enumerate(request.data or ()):
+    for i, (item, known) in enumerate(zip(request.data or (), items(request), strict=True)):
         element = f"data[{i}]"
         if item.kind not in DATA:
             nearest = ", ".join(kinds.short(kind) for kind in DATA)
             yield Reason(f"{kinds.short(item.kind)} cannot be staged here", f"{element}.kind", nearest=nearest)
             continue
-        urls = _urls(item)
+        if isinstance(item, S3DataResource) and (not item.object or item.object.endswith("/")):
+            yield Reason("a whole bucket or prefix cannot be staged here", f"{element}.object", nearest="one object")
+        urls = _urls(known)
         if not urls:
-            yield Reason("the data names no place to read it from", element)
+            yield Reason("the data names no place to read it from, nor does a catalogue", element)
+        if known.files > 1:
+            yield Reason(f"a data set of {known.files} files cannot be staged here", element, nearest="a single file")
         reasons = [tuple(_readable(url, element, options)) for url in urls]
         if reasons and all(reasons):
             yield reasons[0][0]
@@ -187,20 +190,11 @@ def _is_data(request: ExecutionRequest, volume: SimpleVolumeMount) -> bool:
     return any(volume.resource in _references(item) for item in request.data or ())
 
 
-def _urls(item: AbstractDataResource) -> list[str]:
-    """Where the bytes are, in the order to try."""
-    if isinstance(item, SimpleDataResource):
-        return [item.location] if item.location else []
-    if isinstance(item, SkaoDataResource):
-        replicas = (item.skao.replicas if item.skao else None) or ()
-        return [replica.dataurl for replica in replicas if replica.dataurl] or _ivoa_urls(item.ivoa)
-    return _ivoa_urls(item.ivoa) if isinstance(item, IvoaDataResource) else []
-
-
-def _ivoa_urls(block: IvoaDataResourceBlock | None) -> list[str]:
-    """DataLink's first: ObsCore's may lead to a DataLink document instead of to the data."""
-    links = (block.datalink, block.obscore) if block else ()
-    return [link.access_url for link in links if link and link.access_url][:1]
+def _urls(item: Item) -> list[str]:
+    """Where the bytes are, in the order to try, by the request's word or a catalogue's. WebDAV is read as the HTTP that
+    it is; a name is no place."""
+    addresses = (re.sub(r"^dav(s?)://", r"http\1://", url) for url in item.urls)
+    return [url for url in addresses if not url.startswith("rucio:")]
 
 
 # ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -310,13 +304,13 @@ def _mounts(request: ExecutionRequest, known: dict[str, str]) -> Iterator[Mount]
 
 def _data_of(request: ExecutionRequest, layout: _Layout, options: LocalOptions) -> Iterator[Datum]:
     writable = layout.writable()
-    for item, place in zip(request.data or (), layout.data, strict=True):
+    for item, known, place in zip(request.data or (), items(request), layout.data, strict=True):
         skao = item.skao if isinstance(item, SkaoDataResource) else None
         stated = skao.checksum if skao else None
         kind = checksum_type((stated.type if stated else None) or "")
         yield Datum(
             name=place.rpartition("/")[2],
-            urls=tuple(url for url in _urls(item) if not any(_readable(url, "", options))),
+            urls=tuple(url for url in _urls(known) if not any(_readable(url, "", options))),
             place=place,
             checksum=(kind, stated.value) if kind and stated and stated.value else None,
             bytes=skao.datasize if skao else None,

@@ -122,6 +122,7 @@ def write(request: ExecutionRequest, plan: Plan, words: Words) -> bytes:
         compute=compute,
         storage=request.storage,
         data=request.data,
+        located=request.located,
         costs=words.costs or None,
         metrics=words.metrics or None,
         origin=words.site,
@@ -281,7 +282,9 @@ def _terms(order: Order, session: ScheduledExecutionSession) -> Terms:
 def _as_request(session: ScheduledExecutionSession, duration: timedelta) -> ExecutionRequest:
     parts: dict[str, Any] = {"executable": session.executable, "compute": session.compute}
     schedule = RequestedScheduleBlock(requested=RequestedScheduleItem(duration=duration))
-    return ExecutionRequest(**parts, storage=session.storage, data=session.data, schedule=schedule)
+    return ExecutionRequest(
+        **parts, storage=session.storage, data=session.data, located=session.located, schedule=schedule
+    )
 
 
 def gained(offer: bytes, added: bytes) -> bytes:

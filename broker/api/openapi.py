@@ -63,7 +63,7 @@ _OURS = (
     Registration,
     Profile,
 )
-_SESSION = "site origin platform reserved simulated native results offerset locality ranking promise transfers outputs"
+_SESSION = "site origin platform reserved simulated native results offerset locality ranking promise transfers located outputs"
 _OFFERSET = "expires outcomes pending closed taken asof preferences located"
 ADDITIONS: dict[type[BaseModel], frozenset[str]] = {
     **plain.ADDITIONS,

@@ -169,11 +169,12 @@ def _rucio(resource: RucioDataResource) -> str | None:
 def _ivoa(block: IvoaDataResourceBlock | None) -> tuple[float | None, list[Replica]]:
     if block is None:
         return None, []
-    urls = [block.datalink.access_url] if block.datalink else []
-    if block.obscore and _LINKS not in (block.obscore.access_format or ""):
-        urls.append(block.obscore.access_url)
     size = block.datalink.content_length if block.datalink else None
-    return _number(size), [Replica(None, url) for url in urls]
+    url = block.datalink.access_url if block.datalink else None
+    # DataLink's first: ObsCore's may lead to links, whether or not it says so.
+    if not url and block.obscore and _LINKS not in (block.obscore.access_format or ""):
+        url = block.obscore.access_url
+    return _number(size), [Replica(None, url)]
 
 
 def _skao(resource: SkaoDataResource) -> tuple[float | None, list[Replica]]:
@@ -274,8 +275,8 @@ def _order(replicas: tuple[Replica, ...]) -> tuple[tuple[str, str], ...]:
 
 
 def _joined(replicas: tuple[Replica, ...], group: Sequence[Portion]) -> Portion:
-    if len(group) == 1 and len(group[0].replicas) == len(replicas):
-        return replace(group[0], replicas=group[0].replicas[:MOST_REPLICAS])  # with its URLs
+    if len(group) == 1:
+        return replace(group[0], replicas=group[0].replicas[:MOST_REPLICAS])  # with its addresses
     return Portion(total(group), replicas, sum(portion.files for portion in group))
 
 

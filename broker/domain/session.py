@@ -182,6 +182,7 @@ class SimpleExecutionSession(AbstractExecutionSession, kind=kinds.SIMPLE_SESSION
     ranking: RankingNote | None = None
     promise: Promise | None = None
     transfers: tuple[TransferNote, ...] | None = None
+    located: tuple[LocatedNote, ...] | None = None
     outputs: Outputs | None = None
 
 

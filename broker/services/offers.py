@@ -216,7 +216,7 @@ class Offers:
         """Serialised once, for all sites. Brokers of ours are told where the data was found to be."""
         told = request.with_(located=notes(found)) if learned(found) else None
         return Ask(
-            request=request,
+            request=told or request,
             plain=msgspec.json.encode(strict(request, wire)),
             extended=asking if told is None else msgspec.json.encode(told.to_wire()),
             set=set_,

@@ -37,6 +37,15 @@ def skao(**block: Any) -> dict[str, Any]:
     return {"kind": kinds.SKAO_DATA, "meta": {"name": "cube"}, "skao": {"replicas": replicas, **block}}
 
 
+RUCIO = {"kind": kinds.RUCIO_DATA, "rucio": {"scope": "s", "object": "o"}}
+
+
+def located(*urls: str, files: int = 1) -> dict[str, Any]:
+    """What a catalogue says of the first data resource."""
+    portion = {"bytes": 9, "files": files, "replicas": [{"storage": "D", "url": url} for url in urls]}
+    return {"element": "data[0]", "portions": [portion], "sized": "ska", "placed": "ska"}
+
+
 def spec(request: ExecutionRequest, **job: Any) -> Spec:
     sizes = {"cores": 2, "memory": 3, "storage": 4, "duration": 60.0} | job
     return translate.spec(
@@ -60,7 +69,10 @@ def spec(request: ExecutionRequest, **job: Any) -> Spec:
         (a_request(PROGRAM | {"requirements": ["astropy"]}), "executable.requirements"),
         (a_request(PROGRAM | {"environment": {"A=B": "c"}}), "executable.environment"),
         (a_request(PROGRAM | {"arguments": ["a\0b"]}), "executable.arguments"),
-        (a_request(data=[{"kind": kinds.S3_DATA, "bucket": "b"}]), "data[0].kind"),
+        (a_request(data=[{"kind": "uri:strange"}]), "data[0].kind"),
+        (a_request(data=[{"kind": kinds.S3_DATA, "endpoint": "https://s3.example", "bucket": "b"}]), "data[0].object"),
+        (a_request(data=[{"kind": kinds.RUCIO_DATA, "rucio": {"scope": "s", "object": "o"}}]), "data[0]"),
+        (a_request(data=[RUCIO], located=[located(files=2)]), "data[0]"),
         (a_request(data=[{"kind": kinds.SIMPLE_DATA}]), "data[0]"),
         (a_request(data=[CUBE, {"kind": kinds.SIMPLE_DATA, "location": "s3://b/c"}]), "data[1]"),
         (a_request(data=[skao(objecttype="CONTAINER")]), "data[0].skao.objecttype"),
@@ -111,6 +123,16 @@ def test_a_spec_survives_its_file() -> None:
         )
     )
     assert Spec.decode(json.loads(json.dumps(whole.encode()))) == whole
+
+
+def test_what_a_catalogue_has_found_is_read_from_there() -> None:
+    s3 = {"kind": kinds.S3_DATA, "endpoint": "https://s3.example", "bucket": "b", "object": "a/cube"}
+    request = a_request(data=[RUCIO, s3], located=[located("davs://d.example/cube", "root://d.example//cube")])
+    assert not translate.refuse(request, OPTIONS)
+    assert [datum.urls for datum in spec(request).data] == [
+        ("https://d.example/cube",),
+        ("https://s3.example/b/a/cube",),
+    ]
 
 
 def test_data_of_every_kind_know_where_they_come_from() -> None:

@@ -90,7 +90,7 @@ def test_datalink_states_a_length_beyond_32_bits() -> None:
     }
     (found,) = asked({"kind": kinds.IVOA_DATA, "ivoa": block})
     assert found.bytes == 2**40
-    assert list(found.urls) == ["https://x/a", "https://x/b"]
+    assert list(found.urls) == ["https://x/a"]  # ObsCore's may lead to links
 
 
 @pytest.mark.parametrize(
