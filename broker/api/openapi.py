@@ -24,6 +24,7 @@ from broker.domain.request import ExecutionRequest
 from broker.domain.session import (
     AbstractExecutionSession,
     Bounds,
+    DeliveryNote,
     LocalityNote,
     OfferSetResponse,
     OutcomeNote,
@@ -52,6 +53,7 @@ _OURS = (
     Outputs,
     Bounds,
     Term,
+    DeliveryNote,
     LocalityNote,
     LocatedNote,
     PortionNote,

@@ -15,7 +15,8 @@ from broker.domain.wishes import Wishes, tidy
 from broker.domain.words import amount, length, money, size
 
 _NOTICED = 0.005  # of money: what two decimals show
-_TERMS = ("price", "egress", "time", "CO2e", "distance")
+_WRITING = "writing results"
+_TERMS = ("price", "egress", _WRITING, "time", "CO2e", "distance")
 _TIES = ("worst case", "result time", "pay", "bytes", "CO2e")  # the parts of Score.order after the value
 
 
@@ -38,7 +39,7 @@ class Scale(msgspec.Struct, frozen=True):
         )
         return cls(
             currency,
-            (1.0, 1.0, hour / HOUR, kilogram, gigabyte / GB),
+            (1.0, 1.0, 1.0, hour / HOUR, kilogram, gigabyte / GB),
             given.risk,
             f"{money(hour, currency)} an hour",
             f"{money(kilogram, currency)} a kg",
@@ -77,8 +78,10 @@ def field(scores: list[Score], wishes: Wishes) -> Field:
 
 
 def terms(score: Score, scale: Scale) -> list[dict[str, object]]:
-    """Every term of the all-in, in the wishes' currency, as the wire has them (session.Term). They add up to it."""
-    return list(map(_term, _TERMS, _parts(score, scale), _bases(score, scale)))
+    """Every term of the all-in, in the wishes' currency, as the wire has them (session.Term). They add up to it. That
+    of writing results is there only where they go elsewhere."""
+    found = map(_term, _TERMS, _parts(score, scale), _bases(score, scale))
+    return [term for term in found if score.delivery is not None or term["name"] != _WRITING]
 
 
 def _term(name: str, part: Estimate, basis: str) -> dict[str, object]:
@@ -102,10 +105,11 @@ def bounds(part: Estimate, unit: str | None = None) -> dict[str, object]:
 
 def _parts(score: Score, scale: Scale) -> tuple[Estimate, ...]:
     """By _TERMS; `scale` in the currency of the score."""
-    _, _, second, kilogram, byte = scale.prices
+    _, _, _, second, kilogram, byte = scale.prices
     return (
         score.price,
         score.egress,
+        score.writing,
         _times(score.until, second),
         _times(score.carbon, kilogram),
         _times(score.bytes, byte),
@@ -125,10 +129,24 @@ def _bases(score: Score, scale: Scale) -> tuple[str, ...]:
     return (
         "not stated in money that can be converted; a stand-in" if score.price.stand_in else "as offered",
         f"{moved}; a stand-in" if score.egress.stand_in else moved,
-        f"waiting {waiting}, staging {staging}, run {run}; {scale.an_hour}",
+        _written(score),
+        f"waiting {waiting}, staging {staging}, run {run}{_after(score)}; {scale.an_hour}",
         f"{amount(score.carbon.expected)} kg; {scale.a_kilogram}",
         f"{moved}; {scale.a_gigabyte}",
     )
+
+
+def _written(score: Score) -> str:
+    delivery = score.delivery
+    if delivery is None:
+        return ""
+    guess = "; a stand-in" if score.writing.stand_in else ""
+    much = "results of unknown size" if delivery.bytes is None else size(delivery.bytes)
+    return f"{much} to {delivery.to}{guess}"
+
+
+def _after(score: Score) -> str:
+    return f", writing results {length(score.delivering.expected)}" if score.delivering.pessimistic else ""
 
 
 # ── against the first ────────────────────────────────────────────────────────────────────────────────────────
@@ -137,7 +155,8 @@ def _bases(score: Score, scale: Scale) -> tuple[str, ...]:
 def _weighed(score: Score, scale: Scale) -> tuple[float, ...]:
     """The terms in their order, each between expected and pessimistic by risk."""
     risk, sure = scale.risk, 1.0 - scale.risk
-    parts = zip((score.price, score.egress, score.until, score.carbon, score.bytes), scale.prices, strict=True)
+    money_ = (score.price, score.egress, score.writing)
+    parts = zip((*money_, score.until, score.carbon, score.bytes), scale.prices, strict=True)
     # A list first: a generator takes twice as long, and this runs once for every offer.
     return tuple([(sure * part.expected + risk * part.pessimistic) * price for part, price in parts])
 
@@ -189,7 +208,8 @@ def why_first(score: Score, field: Field) -> str:
 
 def why_not_first(score: Score, field: Field, more: dict[str, float]) -> str:
     """The largest gain over the first, then the largest loss: `sooner, but egress`. `more` is its excess."""
-    by = {"pay": more["price"] + more["egress"], **{name: more[name] for name in ("time", "CO2e", "distance")}}
+    pay = more["price"] + more["egress"] + more[_WRITING]
+    by = {"pay": pay, **{name: more[name] for name in ("time", "CO2e", "distance")}}
     gain, loss = min(by, key=lambda name: by[name]), max(by, key=lambda name: by[name])
     better = _gain(gain, score) if by[gain] <= -_NOTICED else ""
     worse = _loss(loss, score, field.first, more) if by[loss] >= _NOTICED else ""
@@ -205,7 +225,8 @@ def _gain(name: str, score: Score) -> str:
 def _loss(name: str, score: Score, first: Score, more: dict[str, float]) -> str:
     match name:
         case "pay":
-            return "egress" if more["egress"] > more["price"] else "dearer"
+            word = max(("price", "egress", _WRITING), key=lambda name: more[name])
+            return "dearer" if word == "price" else word
         case "time":
             return _delay(score, first)
         case "distance":
@@ -214,11 +235,12 @@ def _loss(name: str, score: Score, first: Score, more: dict[str, float]) -> str:
 
 
 def _delay(score: Score, first: Score) -> str:
-    """What makes it later than the first: its queue, its staging, or its run."""
+    """What makes it later than the first: its queue, its staging, its run, or the way of its results."""
     parts = (
         ("queue", score.waiting.expected, first.waiting.expected),
         ("staging", score.staging.expected, first.staging.expected),
         ("run", score.run.expected, first.run.expected),
+        (_WRITING, score.delivering.expected, first.delivering.expected),
     )
     word, seconds, _ = max(parts, key=lambda part: part[1] - part[2])
     return f"{length(seconds)} {word}"

@@ -349,6 +349,14 @@ class Bounds(Struct, gc=False):
     unit: str | None = None
 
 
+class Delivery(Struct, gc=False):
+    seconds: Bounds | None = None
+    price: Bounds | None = None
+    to: str = ""
+    bytes: float | None = None
+    stand_in: bool = False
+
+
 class Locality(Struct, gc=False):
     bytes: Bounds | None = None
     sources: list[str] | None = None
@@ -360,6 +368,7 @@ class Locality(Struct, gc=False):
     held: list[str] | None = None
     cached: float = 0.0
     samples: int = 0
+    delivery: Delivery | None = None
 
 
 class OurSession(Session, gc=False):

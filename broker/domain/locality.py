@@ -26,6 +26,18 @@ _HOUR = 3600.0
 Certainty = Literal["stated", "measured", "estimated", "unknown"]
 
 
+class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What it takes to write the results where they are to go. `seconds` after the run; `price` in the base currency.
+    `to`: the storage, or the place where no storage is declared; `bytes`: as the request expects, None: not known.
+    `stand_in`: the size or the way is not known, and configured values took its place."""
+
+    seconds: Span
+    price: Span
+    to: str = ""
+    bytes: float | None = None
+    stand_in: bool = False
+
+
 class Locality(msgspec.Struct, frozen=True, omit_defaults=True):
     """What moves to one site. `bytes` to move, `staging` in seconds, `egress` in the base currency; None: not known.
 
@@ -33,7 +45,7 @@ class Locality(msgspec.Struct, frozen=True, omit_defaults=True):
     `least`: bytes that surely move, where not all sizes are known. `recall`: seconds of `staging` that tapes take.
     `cached`: bytes that need not move because the site says that it has them. `held`: the data resources, by path, of
     which it says so. `samples`: measured transfers behind the slowest way. `certainty`: "stated" where nothing moves,
-    "measured" where all ways were, "unknown" where anything is None.
+    "measured" where all ways were, "unknown" where anything is None. `delivery`: of results that are to go elsewhere.
     """
 
     bytes: Span | None = NOTHING
@@ -46,6 +58,7 @@ class Locality(msgspec.Struct, frozen=True, omit_defaults=True):
     cached: float = 0.0
     held: tuple[str, ...] = ()
     samples: int = 0
+    delivery: Delivery | None = None
 
     @property
     def here(self) -> bool:
@@ -298,4 +311,17 @@ def wire(locality: Locality, currency: str) -> dict[str, object]:
         found |= {"held": list(locality.held), "cached": locality.cached}
     if locality.samples:
         found["samples"] = locality.samples
+    if locality.delivery:
+        found["delivery"] = _delivery(locality.delivery, currency)
     return found | {"certainty": locality.certainty}
+
+
+def _delivery(delivery: Delivery, currency: str) -> dict[str, object]:
+    found: dict[str, object] = {"to": delivery.to}
+    for name, span, unit in (("seconds", delivery.seconds, "s"), ("price", delivery.price, currency)):
+        found[name] = {"expected": span.expected, "pessimistic": span.high, "unit": unit}
+    if delivery.bytes is not None:
+        found["bytes"] = delivery.bytes
+    if delivery.stand_in:
+        found["stand_in"] = True
+    return found

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from broker.domain import forms, kinds
+from broker.domain.locality import Delivery
 from broker.domain.outcome import Quote
 from broker.domain.quantities import Interval, Span, parse_duration
 from broker.domain.repair import mend
@@ -103,6 +104,7 @@ class Stated(Struct, frozen=True):
     held: tuple[str, ...] = ()
     cached: float = 0.0
     samples: int = 0
+    delivery: Delivery | None = None  # its price in `currency`
 
 
 class Offer(Struct, frozen=True):
@@ -219,6 +221,7 @@ def _take(
 _NOTHING_OURS = forms.OurSession()
 _MOST_HELD = 1000  # data resources that one offer names
 _LONGEST_ORIGIN = 200  # characters
+_LONGEST_PLACE = 2000  # characters
 
 
 def _origin(stated: str | None) -> str | None:
@@ -349,19 +352,36 @@ def _extras(compute: forms.Compute | None, notes: list[str]) -> dict[str, int]:
 def _locality(stated: forms.Locality | None, currency: str) -> Stated | None:
     if stated is None:
         return None
+    currency = _unit(stated.egress) or _unit(stated.delivery.price if stated.delivery else None) or currency
     return Stated(
         bytes=_bounds(stated.bytes),
         sources=tuple(stated.sources or ()),
         staging=_bounds(stated.staging),
         egress=_bounds(stated.egress),
-        currency=(stated.egress.unit if stated.egress else None) or currency,
+        currency=currency,
         certainty=stated.certainty,
         least=max(0.0, stated.least),
         recall=_bounds(stated.recall) or Span(0.0, 0.0),
         held=tuple(stated.held or ())[:_MOST_HELD],
         cached=max(0.0, stated.cached),
         samples=max(0, stated.samples),
+        delivery=_delivery(stated.delivery, currency),
     )
+
+
+def _unit(stated: forms.Bounds | None) -> str | None:
+    return stated.unit if stated else None
+
+
+def _delivery(stated: forms.Delivery | None, currency: str) -> Delivery | None:
+    """None also where it leaves something open, or speaks of several currencies: then it is measured here."""
+    if stated is None or stated.seconds is None or (_unit(stated.price) or currency) != currency:
+        return None
+    seconds, price = _bounds(stated.seconds), _bounds(stated.price)
+    if seconds is None or price is None or len(stated.to) > _LONGEST_PLACE or not stated.to.isprintable():
+        return None
+    size = stated.bytes if stated.bytes is None or stated.bytes >= 0 else None
+    return Delivery(seconds, price, stated.to, size, stated.stand_in)
 
 
 def _bounds(stated: forms.Bounds | None) -> Span | None:

@@ -1,7 +1,10 @@
 """One offer's all-in cost, and what it is made of. Pure; imports the domain's models.
 
     ready  = start, where the site states its own preparing; else max(start, now + staging)
-    all-in = price + egress + value of time × (ready − now + run) + carbon price × carbon + distance price × bytes
+    all-in = price + egress + writing + value of time × (ready − now + run + delivery) + carbon price × carbon
+             + distance price × bytes
+
+`writing` and `delivery` are the price and the time of writing results to where the request wants them.
 
 Pessimistically, ready = start + staging. A score depends on its offer, the wishes and `now`, on nothing else.
 
@@ -16,7 +19,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from broker.domain.locality import GB, Locality
+from broker.domain.locality import GB, Delivery, Locality
 from broker.domain.quantities import Span
 from broker.domain.wishes import Wishes, tidy
 
@@ -71,9 +74,9 @@ class Score(msgspec.Struct, frozen=True):
     """Money in the wishes' currency, durations in seconds from `now`, `carbon` in kg.
 
     `all_in` is what ranks; `value` is the one number of it, between expected and pessimistic by risk. `pay` is what is
-    billed: price and egress. `staging` is what it adds to the waiting; `delay`: from now to ready; `until`: from now
-    to the result. `here`: all data that the request names lies at the site. `order` is what offers are compared by,
-    in the base currency."""
+    billed: price, egress, and `writing` results elsewhere, which takes `delivering` after the run. `staging` is what it
+    adds to the waiting; `delay`: from now to ready; `until`: from now to the result, where it is wanted. `here`: all
+    data that the request names lies at the site. `order` is what offers are compared by, in the base currency."""
 
     all_in: Estimate
     value: float
@@ -91,6 +94,9 @@ class Score(msgspec.Struct, frozen=True):
     sources: tuple[str, ...]
     now: float
     order: Order
+    writing: Estimate = Estimate(0.0, 0.0)
+    delivering: Estimate = Estimate(0.0, 0.0)
+    delivery: Delivery | None = None
 
     @property
     def ready(self) -> Estimate:
@@ -124,17 +130,18 @@ def score(offer: Candidate, wishes: Wishes, now: float) -> Score | str:
     moved = _bytes(offer, wishes)
     egress = _egress(offer, wishes, moved)
     price = _price(offer, wishes, run)
+    writing, delivering = _delivery(offer, wishes)
     carbon = _carbon(offer, wishes, run)
     pay = Estimate(
-        tidy(price.expected + egress.expected),
-        tidy(price.pessimistic + egress.pessimistic),
-        price.stand_in or egress.stand_in,
+        tidy(price.expected + egress.expected + writing.expected),
+        tidy(price.pessimistic + egress.pessimistic + writing.pessimistic),
+        price.stand_in or egress.stand_in or writing.stand_in,
     )
     waiting = _waiting(start, now)
     transfer = _NONE if offer.prepares else _staging(offer, wishes, moved)
     working = _run(offer, run)
     delay = _delay(waiting, transfer)
-    until = _until(delay, working)
+    until = _until(delay, working, delivering)
     staging = Estimate(max(0.0, transfer.expected - waiting.expected), transfer.pessimistic, transfer.stand_in)
     all_in, value = _all_in(wishes, pay, until, carbon, moved)
     order = (
@@ -142,12 +149,12 @@ def score(offer: Candidate, wishes: Wishes, now: float) -> Score | str:
         moved.expected, moved.pessimistic, carbon.expected, carbon.pessimistic,
     )  # fmt: skip
     if wishes.factor != 1.0:
-        all_in, pay, price, egress = (_shown(part, wishes) for part in (all_in, pay, price, egress))
+        all_in, pay, price, egress, writing = (_shown(part, wishes) for part in (all_in, pay, price, egress, writing))
         value = wishes.shown(value)
     where = offer.locality
     return Score(
         all_in, value, pay, price, egress, waiting, staging, delay, working, until, carbon, moved,
-        where.here, where.sources, now, order,
+        where.here, where.sources, now, order, writing, delivering, where.delivery,
     )  # fmt: skip
 
 
@@ -220,6 +227,21 @@ def _staging(offer: Candidate, wishes: Wishes, moved: Estimate) -> Estimate:
     )
 
 
+def _delivery(offer: Candidate, wishes: Wishes) -> tuple[Estimate, Estimate]:
+    """Money and seconds of writing the results elsewhere. A person who sits before the session does not wait for it."""
+    delivery = offer.locality.delivery
+    if delivery is None:
+        return _NONE, _NONE
+    stand_ins, guess = wishes.stand_ins, delivery.stand_in
+    price, seconds = _range(delivery.price, _MOST), _range(delivery.seconds, _LONGEST)
+    if price is None or seconds is None:  # stated by another broker, and no quantity
+        speed, most = max(stand_ins.bandwidth.low, 1.0), stand_ins.bytes
+        price, guess = Span(0.0, stand_ins.egress.high * most.high / GB), True
+        seconds = Span(0.0, min(most.high / speed, _LONGEST))
+    writing = Estimate(price.expected, price.high, guess)
+    return writing, _NONE if offer.interactive else Estimate(seconds.expected, seconds.high, guess)
+
+
 def _waiting(start: Span, now: float) -> Estimate:
     low, high = (start.low, start.high) if start.low <= start.high else (start.high, start.low)
     first, last = min(max(0.0, low - now), _LONGEST), min(max(0.0, high - now), _LONGEST)
@@ -241,10 +263,12 @@ def _delay(waiting: Estimate, transfer: Estimate) -> Estimate:
     )
 
 
-def _until(delay: Estimate, run: Estimate) -> Estimate:
+def _until(delay: Estimate, run: Estimate, delivering: Estimate) -> Estimate:
     """To the millisecond: finer differences are noise."""
     return Estimate(
-        round(delay.expected + run.expected, 3), round(delay.pessimistic + run.pessimistic, 3), delay.stand_in
+        round(delay.expected + run.expected + delivering.expected, 3),
+        round(delay.pessimistic + run.pessimistic + delivering.pessimistic, 3),
+        delay.stand_in or delivering.stand_in,
     )
 
 

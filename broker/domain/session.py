@@ -95,6 +95,17 @@ class Term(Model):
     basis: Text | None = None
 
 
+class DeliveryNote(Model):
+    """*Ours*: what it takes to write the results where they are to go, after the run. `to`: the storage, or the place
+    itself; `bytes`: as the request expects. `stand_in`: size or way are not known, configured values count."""
+
+    to: Text | None = None
+    seconds: Bounds | None = None
+    price: Bounds | None = None
+    bytes: Number | None = None
+    stand_in: Flag | None = None
+
+
 class LocalityNote(Model):
     """*Ours*: what must move to where the session would run. Bytes; `staging` in seconds, the `recall` from tapes in
     it. `least`: bytes that surely move, where not all sizes are known. `held`: the data resources, by path, that the
@@ -110,6 +121,7 @@ class LocalityNote(Model):
     held: tuple[Text, ...] | None = None
     cached: Number | None = None
     samples: Natural | None = None
+    delivery: DeliveryNote | None = None
 
 
 class TransferNote(Model):

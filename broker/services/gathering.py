@@ -17,10 +17,11 @@ import structlog
 from broker.domain import kinds, offerset, setbody
 from broker.domain import locality as place
 from broker.domain.deadline import Deadline
+from broker.domain.delivering import deliver
 from broker.domain.executables import AbstractExecutable, JupyterNotebook
 from broker.domain.experience import BLANK, Experience
 from broker.domain.identity import members
-from broker.domain.locality import Locality, Place, Terrain
+from broker.domain.locality import Delivery, Locality, Place, Terrain
 from broker.domain.located import Item, items
 from broker.domain.offer import Needs, Offer, Reading, Stated, read, unfit
 from broker.domain.offerset import Line, SessionRecord, SetRecord
@@ -149,6 +150,20 @@ class Gathering:
         )
 
     def _locality(self, stated: Stated | None, entry: Entry) -> Locality:
+        moving, delivery = self._moving(stated, entry), self._delivery(stated, entry)
+        return msgspec.structs.replace(moving, delivery=delivery) if delivery else moving
+
+    def _delivery(self, stated: Stated | None, entry: Entry) -> Delivery | None:
+        """Of results that are to go elsewhere; as with data, what we know of the site's storages leads."""
+        if self.request.outputs is None or self.request.outputs.to is None:
+            return None
+        if not entry.site.storages and stated is not None and stated.delivery is not None:
+            price = self._map.exchange.convert(stated.delivery.price, stated.currency)
+            if price is not None:
+                return msgspec.structs.replace(stated.delivery, price=price)
+        return deliver(self.request.outputs, _place(entry), self._terrain, self.wishes.stand_ins)
+
+    def _moving(self, stated: Stated | None, entry: Entry) -> Locality:
         """What we know of the site's storages leads; then what a broker below states; then what its profile says. What
         a site says that it has already, it has: no catalogue knows its cache."""
         if not self._wanted:
@@ -157,9 +172,7 @@ class Gathering:
             return self._told(stated)
         held = stated.held if stated is not None else ()
         if (entry.name, held) not in self._here:
-            profile = entry.profile.storages if entry.profile else ()
-            at = tuple(storage.name for storage in (*entry.site.storages, *profile))
-            where = Place(entry.name, at, frozenset(held))
+            where = _place(entry, frozenset(held))
             self._here[entry.name, held] = place.measure(self._wanted, where, self._terrain)
         return self._here[entry.name, held]
 
@@ -236,6 +249,11 @@ def _interactive(executable: AbstractExecutable, *, ours: bool) -> bool:
     if not isinstance(executable, JupyterNotebook):
         return False
     return executable.mode == "interactive" if executable.mode else not ours
+
+
+def _place(entry: Entry, held: frozenset[str] = frozenset()) -> Place:
+    profile = entry.profile.storages if entry.profile else ()
+    return Place(entry.name, tuple(storage.name for storage in (*entry.site.storages, *profile)), held)
 
 
 def _only_held(stated: Stated) -> bool:

@@ -547,6 +547,7 @@ def test_the_sessions_form_knows_every_standard_property_of_a_session() -> None:
         "ranking",
         "promise",
         "transfers",
+        "outputs",
         "located",
     }
     standard = set(session.ScheduledExecutionSession.model_fields) - ours
