@@ -1,6 +1,7 @@
 """What sites and ways have shown so far, as far as ranking uses it. Pure; imports the domain's quantities.
 
-`Experience` is one frozen picture: a set is ranked by the picture of its asking, whatever is learned meanwhile.
+`Experience` is one frozen picture: a set is ranked by the picture of its asking, whatever is learned meanwhile. How it
+is made of samples: domain/learning.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import msgspec
 from broker.domain.quantities import Span
 
 PRIOR = 4.0  # what is configured of a way weighs as much as so many measured transfers
+# Seconds added to a promise and to what came of it before the two are compared, so that "now" can be judged too.
+WAITING_SLACK, STAGING_SLACK = 60.0, 10.0
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -24,17 +27,28 @@ class Measured(msgspec.Struct, frozen=True):
     weight: float
 
 
-class Factor(msgspec.Struct, frozen=True):
-    """What a promise is multiplied by, and the number of promises that were kept or broken behind it."""
+class Factor(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What a promise is multiplied by, and the number of promises that were kept or broken behind it; 0: it is what
+    other sites have shown. `scale`: the promise up to which that was seen; a longer one is corrected by no more than
+    this one. None: any."""
 
     value: float = 1.0
     samples: int = 0
+    scale: float | None = None
+
+    def applied(self, promised: float, slack: float = 0.0) -> float:
+        """What is to be expected. Never below zero; of two promises the larger one never comes out smaller."""
+        if self.value == 1.0:
+            return promised
+        reach = promised if self.scale is None else min(promised, self.scale)
+        # Each term by itself grows with the promise, in floating point too.
+        return max(0.0, reach * self.value + (promised - reach) + (self.value - 1.0) * slack)
 
 
 NONE = Factor()
 
 
-class Correction(msgspec.Struct, frozen=True):
+class Correction(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """Of one site and kind of work: its waiting, staging, run and cost, each as it came over as it was promised."""
 
     waiting: Factor = NONE
@@ -44,16 +58,24 @@ class Correction(msgspec.Struct, frozen=True):
 
 
 class Experience(msgspec.Struct, frozen=True):
-    """`measured`: by source storage and site; `corrections`: by site of origin and kind of work."""
+    """`measured`: by source storage ("": none that is declared) and site; `corrections`: by site of origin, as
+    `voice` names it, and kind of work. `usual`: by kind of work, of a site that has shown nothing of its own yet."""
 
     measured: Mapping[tuple[str, str], Measured] = {}
     corrections: Mapping[tuple[str, str], Correction] = {}
+    usual: Mapping[str, Correction] = {}
 
     def correction(self, origin: str, kind: str) -> Correction | None:
-        return self.corrections.get((origin, kind))
+        return self.corrections.get((origin, kind)) or self.usual.get(kind)
 
 
 BLANK = Experience()
+
+
+def voice(site: str, origin: str) -> str:
+    """By which name a site of origin is known, of which `site` speaks. What a broker below says of the sites behind it
+    is never laid to a site of the same name that we ask ourselves."""
+    return site if origin == site else f"{site}/{origin}"
 
 
 def blend(configured: Span, seen: Measured) -> Span:
