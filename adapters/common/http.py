@@ -38,6 +38,7 @@ from broker.ports import Clock
 CAP_BYTES = 32 * 1024 * 1024
 _LONGEST_RETRY_AFTER = 86400.0
 _LONGEST_TEXT = 300
+_LONGEST_COMPLAINT = 65_536  # bytes
 # aiohttp's own limits round up to whole seconds above 5 s; ours is the deadline alone.
 _UNLIMITED = aiohttp.ClientTimeout(total=None, connect=None, sock_connect=None, sock_read=None)
 
@@ -148,24 +149,56 @@ class Origin:
             # No cause is chained: aiohttp's errors carry the request's headers, credentials among them.
             raise self._told(error, payload) from None
 
-    async def stream(
-        self, url: URL, *, deadline: Deadline, headers: Mapping[str, str] | None = None
-    ) -> AsyncGenerator[bytes, None]:
-        """GET, in pieces and without a cap; anything but 200 raises what `failure` makes of it. Close it when done
-        (`contextlib.aclosing`): that gives the connection back."""
+    async def head(
+        self, url: URL, *, deadline: Deadline, method: str = "HEAD", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Status and headers alone, in whatever encoding; its body is empty. Of another method than HEAD the body is
+        not read, which costs the connection. Raises what `send` does."""
         try:
             async with asyncio.timeout(self._left(deadline)):
-                response = await self._request("GET", url, None, headers)
+                response = await self._request(method, url, None, headers)
+                response.release()
+                return Answer(response.status, response.headers, b"")
         except Exception as error:
             raise self._told(error, None) from None
+
+    async def stream(
+        self,
+        url: URL,
+        *,
+        deadline: Deadline,
+        headers: Mapping[str, str] | None = None,
+        method: str = "GET",
+        body: bytes | None = None,
+    ) -> AsyncGenerator[bytes, None]:
+        """An answer in pieces and without a cap; anything but 200 raises what `failure` makes of it. Close it when done
+        (`contextlib.aclosing`): that gives the connection back."""
+        payload = None if body is None else _Body(body)
+        try:
+            async with asyncio.timeout(self._left(deadline)):
+                response = await self._request(method, url, payload, headers)
+        except Exception as error:
+            raise self._told(error, payload) from None
         try:
             if response.status != 200:
-                raise failure(Answer(response.status, response.headers, b""), self.place, self._clock.now())
+                said = await self._beginning(response, deadline)
+                raise failure(Answer(response.status, response.headers, said), self.place, self._clock.now())
             self._plain(response)
             while piece := await self._piece(response, deadline):
                 yield piece
         finally:
             response.release()
+
+    async def _beginning(self, response: aiohttp.ClientResponse, deadline: Deadline) -> bytes:
+        """Of an error's body, as much of it as comes: the status says enough without."""
+        said = b""
+        try:
+            self._plain(response)
+            while len(said) < _LONGEST_COMPLAINT and (piece := await self._piece(response, deadline)):
+                said += piece
+        except SiteError:
+            pass
+        return said
 
     async def _piece(self, response: aiohttp.ClientResponse, deadline: Deadline) -> bytes:
         try:
@@ -248,16 +281,17 @@ def failure(answer: Answer, place: str, now: float, *, doubtful: bool = False) -
 
 
 def complaint(answer: Answer, *, remedy: bool = True) -> str:
-    """What an error's body says, for a person: an RFC 9457 problem, a Spring error, plain text; else empty. `remedy`:
+    """What an error's body says, for a person: an RFC 9457 problem, a Spring or Rucio error, plain text; else
+    empty. `remedy`:
     with what our own kind advises."""
-    text = answer.body[:65536].decode("utf-8", "replace")
+    text = answer.body[:_LONGEST_COMPLAINT].decode("utf-8", "replace")
     try:
         document = msgspec.json.decode(answer.body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "" if text.lstrip().startswith(("<", "{", "[")) else tidy(text)
     if not isinstance(document, dict):
         return tidy(document) if isinstance(document, str) else ""
-    words = (document.get(name) for name in ("detail", "message", "error", "title"))
+    words = (document.get(name) for name in ("detail", "message", "error", "title", "ExceptionMessage"))
     said = next((word for word in words if isinstance(word, str) and word.strip()), "")
     advice = document.get("remedy") if remedy else None
     return tidy(f"{said} {advice}" if isinstance(advice, str) else said)
