@@ -44,7 +44,10 @@ def submit(
     what: Annotated[
         Path | None, typer.Argument(help="a request (.yaml, .json), a program (.py) or a notebook (.ipynb)")
     ] = None,
-    data: Annotated[list[str] | None, typer.Option(help="URL of data that the run reads; may be repeated")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Data that the run reads: URL, s3://BUCKET/OBJECT, rucio:SCOPE:NAME or ivo://…; repeatable"),
+    ] = None,
     cores: Annotated[int | None, typer.Option(help="cores, at least", min=1)] = None,
     memory: Annotated[int | None, typer.Option(help="GiB, at least", min=1)] = None,
     duration: Annotated[str | None, typer.Option("--for", help="how long it runs: 90m, 1h30m, PT2H")] = None,

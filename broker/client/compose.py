@@ -164,9 +164,27 @@ def _apply_data(content: dict[str, Any], urls: Sequence[str], document: Document
             name = (item.get("meta") or {}).get("name") if isinstance(item.get("meta"), dict) else None
             what = f'a placeholder, "{name}".' if name else "a placeholder."
             raise _wrong(document, path, what, "Fill it: --data URL")
-        item |= {"kind": kinds.SIMPLE_DATA, "location": left.pop(0)}
+        item |= named_data(left.pop(0))
     if left:
-        content["data"] = [*_listed(content.get("data")), *({"location": url} for url in left)]
+        content["data"] = [*_listed(content.get("data")), *map(named_data, left)]
+
+
+def named_data(text: str) -> dict[str, Any]:
+    """The data resource that one word stands for: `rucio:SCOPE:NAME`, `s3://BUCKET/OBJECT`, an IVOA publisher's
+    identifier (`ivo://…`), or any other address. Raises BadInput for a Rucio name or an S3 object that is half one."""
+    if text.startswith("rucio:"):
+        scope, _, name = text.removeprefix("rucio:").partition(":")
+        if not scope or not name:
+            raise BadInput(f'"{text}" is no Rucio name.', remedy="Write rucio:SCOPE:NAME.")
+        return {"kind": kinds.RUCIO_DATA, "rucio": {"scope": scope, "object": name}}
+    if text.startswith("s3://"):
+        bucket, _, key = text.removeprefix("s3://").partition("/")
+        if not bucket or not key:
+            raise BadInput(f'"{text}" is no S3 object.', remedy="Write s3://BUCKET/OBJECT.")
+        return {"kind": kinds.S3_DATA, "bucket": bucket, "object": key}
+    if text.startswith("ivo://"):
+        return {"kind": kinds.IVOA_DATA, "ivoa": {"obscore": {"obs_publisher_did": text}}}
+    return {"kind": kinds.SIMPLE_DATA, "location": text}
 
 
 def _into(content: dict[str, Any], key: str) -> dict[str, Any]:
@@ -346,10 +364,17 @@ def _name_data(content: dict[str, Any]) -> None:
     metas = [item.get("meta") for place in ("data[]", "storage[]") for _, item in _at(content, place)]
     taken = [meta["name"] for meta in metas if isinstance(meta, dict) and isinstance(meta.get("name"), str)]
     unnamed = [item for _, item in _at(content, "data[]") if not item.get("meta")]
-    files = [_file(item.get("location")) for item in unnamed]
+    files = [_file(_address(item)) for item in unnamed]
     for item, file in zip(unnamed, files, strict=True):
         if file and (*taken, *files).count(file) == 1:
             item["meta"] = {"name": file}
+
+
+def _address(item: Mapping[str, Any]) -> Any:
+    """What is likest to a path in it."""
+    rucio = item.get("rucio")
+    named = rucio.get("object") if isinstance(rucio, dict) else None
+    return item.get("location") or item.get("object") or named
 
 
 def _file(location: Any) -> str:

@@ -170,6 +170,23 @@ def test_data_is_called_like_its_file_unless_two_would_be() -> None:
     assert [item.name for item in data] == ["mine", "cube.fits", "", "", "", ""]
 
 
+def test_one_word_names_data_of_every_kind() -> None:
+    words = ("rucio:survey:cube.fits", "s3://bucket/a/flat.fits", "ivo://x.example/survey?7", "https://x/c.fits")
+    data = compose({"executable": {"kind": "python-program", "source": "x"}}, Options(data=words)).request.data or ()
+    assert [(kinds.short(item.kind), item.name) for item in data] == [
+        ("rucio-data-resource", "cube.fits"),
+        ("S3-data-resource", "flat.fits"),
+        ("ivoa-data-resource", ""),
+        ("simple-data-resource", "c.fits"),
+    ]
+
+
+@pytest.mark.parametrize("word", ["rucio:survey", "rucio::cube", "s3://bucket", "s3:///cube"])
+def test_half_a_name_of_data_says_how_to_write_it(word: str) -> None:
+    with pytest.raises(BadInput, match=r"Write (rucio:SCOPE:NAME|s3://BUCKET/OBJECT)\."):
+        compose({"executable": {"kind": "python-program", "source": "x"}}, Options(data=[word]))
+
+
 def test_a_place_that_stays_open_is_named_and_nothing_is_sent(home: Path) -> None:
     (home / "t.yaml").write_text(TEMPLATE)
     with pytest.raises(BadRequestFile) as caught:
