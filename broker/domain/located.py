@@ -27,6 +27,7 @@ from broker.domain.located_note import LocatedNote, PortionNote, ReplicaNote
 from broker.domain.request import ExecutionRequest
 
 REQUEST = "the request"  # as who says something
+MOST_BYTES = 1e24  # that any size can be
 MOST_PORTIONS, MOST_REPLICAS = 64, 32  # of one data resource, of one portion; more change no decision
 _LINKS = "content=datalink"  # in ObsCore's access_format: the address leads to links, not to bytes (DataLink 1.1, 3.3)
 
@@ -197,6 +198,17 @@ def _number(size: int | None) -> float | None:
 
 
 # ── what others say ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tame(found: Located) -> Located:
+    """What may be reckoned with: a size that is none is not known, and of a great many places the most count."""
+    return replace(
+        found, portions=condense(replace(p, bytes=_size(p.bytes), files=max(1, p.files)) for p in found.portions)
+    )
+
+
+def _size(stated: float | None) -> float | None:
+    return float(stated) if stated is not None and 0 <= stated <= MOST_BYTES else None
 
 
 def fill(item: Item, said: Iterable[tuple[str, Located, float]], failed: Iterable[str] = ()) -> Item:

@@ -15,7 +15,7 @@ import structlog
 
 from broker.domain.data import AbstractDataResource
 from broker.domain.deadline import Deadline
-from broker.domain.located import Item, Located, fill, items
+from broker.domain.located import Item, Located, fill, items, tame, total
 from broker.domain.request import ExecutionRequest
 from broker.errors import NotAsked, SiteError, SiteForgot, SiteMisbehaved, SiteTimeout
 from broker.ports import Clock, ReplicaCatalogue
@@ -141,7 +141,7 @@ class Desk:
         deadline = Deadline.after(self.known.timeout, self._clock.monotonic())
         try:
             async with asyncio.timeout_at(deadline.at):
-                return await self.known.catalogue.locate(name, deadline)
+                return tame(await self.known.catalogue.locate(name, deadline))
         except SiteError:
             raise
         except TimeoutError:
@@ -210,6 +210,8 @@ class Search:
                     failed.append(f"{desk.known.name}: {answer.trouble or 'it does not say'}")
                 else:
                     said.append((desk.known.name, answer.found, answer.asof))
+                    if desk.known.sizes and total(answer.found.portions) is None:
+                        failed.append(f"{desk.known.name} does not say all of it")
         if not failed and not said:
             failed = [self._why_nobody(i)]
         return fill(self._stated[i], said, failed)

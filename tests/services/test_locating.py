@@ -136,6 +136,15 @@ async def test_a_failure_is_a_stated_unknown_and_never_a_zero(
     assert (found.bytes, found.placed, found.unknown) == (None, "", (words,))
 
 
+@pytest.mark.parametrize("size", [-1.0, float("nan"), float("inf"), 1e30])
+async def test_a_size_that_is_none_is_not_known(size: float, clock: FakeClock, opened: list[Locating]) -> None:
+    lying = Catalogue(cube=Located((Portion(size, HERE), Portion(2.0, (Replica("B"),)))))
+    opened.append(Locating([known("a", lying)], clock, Bounds()))
+    (found,) = (await search(opened[0], request("cube"), clock)).found()
+    assert (found.bytes, found.placed, [part.bytes for part in found.portions]) == (None, "a", [None, 2.0])
+    assert found.unknown == ("a does not say all of it",)
+
+
 async def test_a_failure_is_not_asked_again_at_once(clock: FakeClock, opened: list[Locating]) -> None:
     catalogue = Catalogue(cube=SiteUnreachable("no connection."))
     opened.append(Locating([known("a", catalogue)], clock, Bounds(failures=30.0)))
