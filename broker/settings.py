@@ -113,6 +113,9 @@ class FanoutSettings(Part):
     margin: Annotated[float, Field(ge=0, le=600)] = Field(
         5.0, description="seconds by which an offer ends for us before it ends at its site; at most 5 % of its life"
     )
+    at_once: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        200, description="sites asked side by side; of more, those that can win are asked first, so many at a time"
+    )
 
 
 Between = Annotated[tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]], AfterValidator(_ordered)]

@@ -64,10 +64,12 @@ from broker.services.offers import Offers, Timing
 from broker.services.records import Records
 from broker.services.releasing import Releasing
 from broker.services.requoting import Requoting
+from broker.services.routing import Routing
 from broker.services.sessions import Sessions
 from broker.services.sites import Sites
 from broker.services.status import Status
 from broker.services.stopping import Stopping
+from broker.services.taken import Taken
 from broker.services.upkeep import Upkeep
 from broker.services.watching import Watching
 from broker.services.window import Window
@@ -144,8 +146,11 @@ async def _join(
     map_ = _map(settings)
     locating = Locating(builder.catalogues(map_), clock, _bounds(settings))
     stack.push_async_callback(locating.close)
+    taken = Taken(clock, fleet)
+    stack.push_async_callback(taken.close)
+    routing = Routing(map_, taken, clock, at_once=settings.fanout.at_once)
     offers = Offers(
-        records=records, sites=sites, fanout=fanout, locating=locating, window=window, store=store,
+        records=records, sites=sites, fanout=fanout, locating=locating, routing=routing, window=window, store=store,
         limits=store.limits, clock=clock, readers=readers, map_=map_, defaults=_defaults(settings),
         experience=lambda: BLANK, timing=_timing(settings), broker_id=broker_id,
     )  # fmt: skip
@@ -156,13 +161,13 @@ async def _join(
         margin=settings.fanout.margin, broker_id=broker_id,
     )  # fmt: skip
     forwarding = Forwarding(
-        records=records, offers=offers, sites=sites, window=window, clock=clock,
+        records=records, offers=offers, sites=sites, window=window, taken=taken, clock=clock,
         forward=settings.acceptance.forward, patience=settings.acceptance.patience,
     )  # fmt: skip
     stack.push_async_callback(forwarding.close)
     acceptance = Acceptance(
         records=records, offers=offers, forwarding=forwarding, requoting=requoting, sessions=sessions, sites=sites,
-        clock=clock, readers=readers, guarded=settings.acceptance.direct == "guarded",
+        taken=taken, clock=clock, readers=readers, guarded=settings.acceptance.direct == "guarded",
     )  # fmt: skip
     doubts = Doubts(
         records=records, store=store, acceptance=acceptance, forwarding=forwarding, offers=offers, sessions=sessions,

@@ -78,6 +78,7 @@ class Quoting:
         profile = bare.with_(
             cores=_whole(bounds.most.get("cores")),
             memory=_whole(bounds.most.get("memory")),
+            room=_whole(bounds.room.get("cores")),
             extras={what: int(most) for what, most in bounds.most.items() if what not in sizes.PLAIN},
             duration=self._settings.policies.ceilings.duration or bare.duration,
             storages=(*bare.storages, *self._settings.storages),

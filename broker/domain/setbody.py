@@ -20,7 +20,8 @@ from broker.domain.ranking import Candidate, Ranked, Wishes, rank
 class Kept(msgspec.Struct, frozen=True):
     """One offer. `raw` is what the site wrote, which its planner wants back at acceptance; `mended` the same without
     what did not conform, where that had to be left out: each is held once, since writing them is much of a request's
-    cost."""
+    cost. `work`: core-seconds that an estimate takes of its site, 0 for one that is reserved; `later`: seconds by which
+    the broker has put its start off."""
 
     session: UUID
     candidate: Candidate
@@ -31,6 +32,8 @@ class Kept(msgspec.Struct, frozen=True):
     simulated: bool = False
     results: bool = False
     warnings: tuple[str, ...] = ()
+    work: float = 0.0
+    later: float = 0.0
 
     @property
     def said(self) -> bytes:

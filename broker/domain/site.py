@@ -88,6 +88,9 @@ class Registration(Model):
     enforces_expiry: Flag = Field(
         False, description="it ends its offers itself, so nearly expired ones are not given back"
     )
+    room_cores: Annotated[Natural, Field(ge=1)] | None = Field(
+        None, description="cores of the whole site; what was just accepted there is counted against them"
+    )
     drained: Flag = Field(False, description="asked for nothing new; what runs goes on")
     drained_until: Instant | None = Field(None, description="when draining ends by itself")
 
@@ -102,6 +105,7 @@ class Profile(Model):
     extras: dict[str, int] = Field(default_factory=dict, description="type → the most one request can have")
     cores: Natural | None = Field(None, description="the most one request can have")
     memory: Natural | None = Field(None, description="GiB, the most one request can have")
+    room: Natural | None = Field(None, description="cores of the whole site")
     duration: Duration | None = Field(None, description="the longest run")
     storages: tuple[StorageElement, ...] = ()
     countries: tuple[Text, ...] = ()

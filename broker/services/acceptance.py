@@ -27,6 +27,7 @@ from broker.services.requoting import Requoting
 from broker.services.rights import Readers, must_change
 from broker.services.sessions import Sessions, SessionState
 from broker.services.sites import Sites
+from broker.services.taken import Taken
 
 RETRY_MOST = 30.0  # seconds between two looks at a doubtful acceptance, at most
 CANCEL_LIMIT = 60.0  # seconds for a cancellation; a site's own limit, where lower, is kept by its guard
@@ -44,12 +45,13 @@ class Acceptance:
         requoting: Requoting,
         sessions: Sessions,
         sites: Sites,
+        taken: Taken,
         clock: Clock,
         readers: Readers,
         guarded: bool,
     ) -> None:
         self._records, self._offers, self._sessions, self._sites = records, offers, sessions, sites
-        self._forwarding, self._requoting = forwarding, requoting
+        self._forwarding, self._requoting, self._taken = forwarding, requoting, taken
         self._clock, self._readers, self._guarded = clock, readers, guarded
 
     # ── what callers do ──────────────────────────────────────────────────────────────────────────────────────
@@ -120,12 +122,14 @@ class Acceptance:
         self, record: SetRecord, uuid: UUID, *, onward: bool = True, instead_of: UUID | None = None
     ) -> SetRecord:
         """`onward`: go on with another offer after a proved refusal, as far as the request asked for that."""
-        offer = await self._offers.offer(record, uuid)
+        kept = await self._offers.kept(record, uuid)
         if onward and (other := await self._anew(record, uuid)):
             return await self._accept(await self._records.load(uuid), other, instead_of=uuid)
-        record, ours = await self._forwarding.claim(record, uuid, offer, instead_of)
+        record, ours = await self._forwarding.claim(record, uuid, kept.raw if kept else b"", instead_of)
         if not ours:
             return record  # taken already, or another worker is at it
+        if kept is not None:
+            self._taken.note(record.session(uuid).site, uuid, kept.work)
         record = await self._forwarding.send(record, only=True)
         return await self._go_on(record) if onward else record
 
@@ -227,6 +231,7 @@ class Acceptance:
         except SiteError as error:
             text = f"{item.site} could not be told to cancel: {error.detail}"
             raise Unavailable(text, remedy="Cancel again; repeating it is safe.") from error
+        self._taken.forget(uuid)
         return (await self._records.change(uuid, lambda r: offerset.see(r, uuid, seen(sighting), self._clock.now())))[1]
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from math import inf
+from typing import Any, Protocol
 
 import structlog
 from msgspec import Struct
@@ -24,6 +25,7 @@ _log = structlog.get_logger(__name__)
 OnLate = Callable[[str, Outcome], Awaitable[None]]
 Enough = Callable[[Mapping[str, Outcome]], bool]
 
+PATIENCE = 0.25  # of the time left: a site that says nothing for so long no longer keeps another from being asked
 _MOST_REASONS = 20  # of one site; more explain nothing
 _SILENT = Reason("no answer by the deadline")
 _NOT_WAITED_FOR = Reason("not waited for: enough good offers were in")
@@ -34,23 +36,42 @@ class Target(Struct, frozen=True):
     planner: Planner
 
 
+class Course(Protocol):
+    """Whom to ask one after the other, where there are too many to ask all at once."""
+
+    @property
+    def room(self) -> int:
+        """How many may be out at a time."""
+
+    def next(self, outcomes: Mapping[str, Outcome]) -> Target | None:
+        """Who is asked next, given what is in; None: nobody. Nobody is named twice."""
+
+    def left(self, *, early: bool) -> Mapping[str, Outcome]:
+        """Who was not asked, and why. `early`: enough good offers were in before the time was over."""
+
+
 @dataclass(eq=False)
 class _Round:
-    """One question. While it is `open`, outcomes are collected; later ones are handed to `on_late`."""
+    """One question. While it is `open`, outcomes are collected; later ones are handed to `on_late`. `names`: who was
+    asked; `out`: of whom until when no other is asked in their stead, the soonest first (monotonic)."""
 
     ask: Ask
     began: float
     on_late: OnLate
     watched: bool  # wake at every outcome, not only at the last
-    missing: int
     wake: asyncio.Future[None]
+    course: Course | None = None
+    missing: int = 0
     open: bool = True
+    names: list[str] = field(default_factory=list)
+    out: dict[str, float] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def collect(self, name: str, outcome: Outcome) -> None:
         self.outcomes[name] = outcome
         self.missing -= 1
+        self.out.pop(name, None)
         if (self.watched or not self.missing) and not self.wake.done():
             self.wake.set_result(None)
 
@@ -70,11 +91,18 @@ class Fanout:
         return len(self._draining)
 
     async def ask(
-        self, targets: Sequence[Target], ask: Ask, *, on_late: OnLate, enough: Enough | None = None
+        self,
+        targets: Sequence[Target],
+        ask: Ask,
+        *,
+        on_late: OnLate,
+        enough: Enough | None = None,
+        course: Course | None = None,
     ) -> dict[str, Outcome]:
         """One outcome a target, in the targets' order, a little before `ask.deadline` at the latest. Returns when all
         are in, or `enough` says so of those that are. A site without an answer reads TimedOut; its real outcome,
-        where it comes within the grace, goes to `on_late(name, outcome)`.
+        where it comes within the grace, goes to `on_late(name, outcome)`. `course`: who is asked after the targets, as
+        answers come in; whom it leaves out has the outcome that it says.
 
         Cancelled, or when `enough` raises: the questions that are out are drained all the same, and every outcome,
         those that were in included, goes to `on_late`, so that no offer is left unknown.
@@ -82,9 +110,10 @@ class Fanout:
         began = self._clock.monotonic()
         wake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         question = replace(ask, drain=self._grace)
-        round_ = _Round(question, began, on_late, enough is not None, len(targets), wake)
+        watched = enough is not None or course is not None
+        round_ = _Round(question, began, on_late, watched, wake, course)
         for target in targets:
-            self._start(self._one(round_, target), round_.tasks)
+            self._begin(round_, target, began)
         try:
             await self._wait(round_, enough)
         except BaseException:
@@ -93,8 +122,11 @@ class Fanout:
                 self._start(self._hand_on(round_, name, outcome))
             raise
         self._leave(round_)
-        silent = TimedOut(_NOT_WAITED_FOR if self._early(round_) else _SILENT, self._clock.monotonic() - began)
-        return {target.name: round_.outcomes.get(target.name, silent) for target in targets}
+        now = self._clock.monotonic()
+        early = enough is not None and self._early(round_, now)
+        silent = TimedOut(_NOT_WAITED_FOR if early else _SILENT, now - began)
+        left = course.left(early=early) if course is not None else {}
+        return {**{name: round_.outcomes.get(name, silent) for name in round_.names}, **left}
 
     async def close(self, patience: float = 0.0) -> None:
         """Wait `patience` seconds for what is late, then give it up. Nothing runs afterwards."""
@@ -108,17 +140,38 @@ class Fanout:
     # ── the answer ───────────────────────────────────────────────────────────────────────────────────────────
 
     async def _wait(self, round_: _Round, enough: Enough | None) -> None:
-        at = round_.ask.deadline.at - _reserve(len(round_.tasks), round_.ask.deadline.left(round_.began))
+        self._go_on(round_, round_.began)
         while round_.missing:
-            await asyncio.wait([round_.wake], timeout=max(0.0, at - self._clock.monotonic()))
-            if not round_.wake.done():
+            last = round_.ask.deadline.at - _reserve(len(round_.names), round_.ask.deadline.left(round_.began))
+            until = min(last, self._next_place(round_))
+            await asyncio.wait([round_.wake], timeout=max(0.0, until - self._clock.monotonic()))
+            if round_.wake.done():
+                round_.wake = asyncio.get_running_loop().create_future()
+                if enough is not None and (round_.missing or round_.course) and enough(round_.outcomes):
+                    return
+                self._go_on(round_, self._clock.monotonic())
+            elif until >= last:
                 return
-            round_.wake = asyncio.get_running_loop().create_future()
-            if enough is not None and round_.missing and enough(round_.outcomes):
-                return
+            else:
+                self._go_on(round_, until)
 
-    def _early(self, round_: _Round) -> bool:
-        return round_.watched and round_.ask.deadline.left(self._clock.monotonic()) > 0.5
+    def _go_on(self, round_: _Round, now: float) -> None:
+        """Ask whoever is next on the course, as long as there is room."""
+        course = round_.course
+        if course is None:
+            return
+        for name in [name for name, until in round_.out.items() if until <= now]:
+            del round_.out[name]
+        while len(round_.out) < course.room and (target := course.next(round_.outcomes)) is not None:
+            round_.out[target.name] = now + PATIENCE * max(0.0, round_.ask.deadline.left(now))
+            self._begin(round_, target, now)
+
+    def _next_place(self, round_: _Round) -> float:
+        """When the first of those who are out has kept its place long enough (monotonic)."""
+        return next(iter(round_.out.values()), inf) if round_.course is not None else inf
+
+    def _early(self, round_: _Round, now: float) -> bool:
+        return round_.ask.deadline.left(now) > 0.5
 
     def _leave(self, round_: _Round) -> None:
         """From here on what comes is late. One timer ends the round's drain, whatever its planners do."""
@@ -140,6 +193,11 @@ class Fanout:
 
     # ── one site ─────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _begin(self, round_: _Round, target: Target, now: float) -> None:
+        round_.names.append(target.name)
+        round_.missing += 1
+        self._start(self._one(round_, target, now), round_.tasks)
+
     def _start(self, body: Coroutine[Any, Any, None], also: set[asyncio.Task[None]] | None = None) -> None:
         task = asyncio.create_task(body)
         self._tasks.add(task)
@@ -147,10 +205,10 @@ class Fanout:
         if also is not None:
             also.add(task)
 
-    async def _one(self, round_: _Round, target: Target) -> None:
+    async def _one(self, round_: _Round, target: Target, began: float) -> None:
         task = asyncio.current_task()
         try:
-            outcome = await self._outcome(round_, target)
+            outcome = await self._outcome(round_.ask, target, began)
         finally:
             self._draining.pop(task, None)  # type: ignore[arg-type]
         if round_.open:
@@ -158,14 +216,14 @@ class Fanout:
         else:
             await self._hand_on(round_, target.name, outcome)
 
-    async def _outcome(self, round_: _Round, target: Target) -> Outcome:
+    async def _outcome(self, ask: Ask, target: Target, began: float) -> Outcome:
         try:
-            quotes = await target.planner.quote(round_.ask)
-            return _answered(quotes, self._clock.monotonic() - round_.began)
+            quotes = await target.planner.quote(ask)
+            return _answered(quotes, self._clock.monotonic() - began)
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and _cancelled():
                 raise
-            return _failed(target.name, error, self._clock.monotonic() - round_.began)
+            return _failed(target.name, error, self._clock.monotonic() - began)
 
     async def _hand_on(self, round_: _Round, name: str, outcome: Outcome) -> None:
         try:

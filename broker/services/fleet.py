@@ -241,6 +241,24 @@ class Fleet:
         for guard in self._guards.get(word.site, ()):
             guard.relieved(word.operation)
 
+    # ── notes ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def post(self, key: str, text: str, seconds: float) -> None:
+        """Leave a note for the other replicas, for so many seconds. In the background; it may never be read."""
+
+        async def enter() -> None:
+            await self._limits.enter(key, text, _MANY, self._clock.now() + seconds)
+
+        self._start(enter)
+
+    def withdraw(self, key: str, text: str) -> None:
+        """In the background. A note that was posted just now may outlive it, until its time is over."""
+        self._start(lambda: self._limits.leave(key, text))
+
+    async def posted(self, key: str) -> frozenset[str]:
+        """The notes of all replicas, ours among them. Raises Unavailable."""
+        return await self._bounded(self._limits.members(key))
+
     # ── asking the limits ────────────────────────────────────────────────────────────────────────────────────
 
     async def _bounded(self, asking: Coroutine[Any, Any, T]) -> T:

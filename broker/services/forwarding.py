@@ -35,6 +35,7 @@ from broker.services.offers import Offers
 from broker.services.orders import order, seen
 from broker.services.records import Records
 from broker.services.sites import Sites
+from broker.services.taken import Taken
 from broker.services.window import Window
 
 _log = structlog.get_logger(__name__)
@@ -59,12 +60,13 @@ class Forwarding:
         offers: Offers,
         sites: Sites,
         window: Window,
+        taken: Taken,
         clock: Clock,
         forward: float,
         patience: float,
     ) -> None:
         self._records, self._offers, self._sites = records, offers, sites
-        self._window, self._clock = window, clock
+        self._window, self._taken, self._clock = window, taken, clock
         self._forward_limit, self._patience = forward, patience
         self._undoing: dict[str, asyncio.Task[None]] = {}  # by the token of the claim
 
@@ -181,6 +183,7 @@ class Forwarding:
             raise
         if after is before:
             return after
+        self._taken.forget(claim.session)
         raise HeldBack(
             error.detail, remedy="Nothing was sent: accept it again.", retry_after=error.retry_after
         ) from error
@@ -242,7 +245,10 @@ class Forwarding:
                 return r
             return offerset.refused(r, phase, reason, now, self.within)
 
-        return await self._resolve_to(record, step)
+        after = await self._resolve_to(record, step)
+        if after.claim is None or after.claim.session != item.uuid:
+            self._taken.forget(item.uuid)
+        return after
 
     async def _doubt(self, record: SetRecord, reason: str, *, fencing: bool = False) -> SetRecord:
         return await self._resolve_to(record, lambda r: offerset.doubt(r, self._clock.now(), reason, fencing=fencing))

@@ -19,7 +19,7 @@ from broker.domain import locality as place
 from broker.domain.deadline import Deadline
 from broker.domain.delivering import deliver
 from broker.domain.executables import AbstractExecutable, JupyterNotebook
-from broker.domain.experience import BLANK, Experience
+from broker.domain.experience import BLANK, Experience, voice
 from broker.domain.identity import members
 from broker.domain.locality import Delivery, Locality, Place, Terrain
 from broker.domain.located import Item, items
@@ -35,6 +35,7 @@ from broker.errors import SiteError
 from broker.ports import Ask, Clock, Order
 from broker.services.records import Records
 from broker.services.sites import Entry
+from broker.services.taken import Lag
 from broker.services.window import Window
 
 _log = structlog.get_logger(__name__)
@@ -43,7 +44,8 @@ _log = structlog.get_logger(__name__)
 class Gathering:
     """What one request has brought in so far: offers read once, each with its session's uuid. `taken`: uuids of the
     set that are no longer free. `located`: what is known of the data now; all offers of a set are measured by the same
-    knowledge, the latest. `asking`: the request as it was sent, where that is not what brokers below are sent."""
+    knowledge, the latest. `asking`: the request as it was sent, where that is not what brokers below are sent. `lag`:
+    how much later a site begins what it did not reserve."""
 
     def __init__(
         self,
@@ -58,6 +60,7 @@ class Gathering:
         located: Callable[[], tuple[Item, ...]] | None = None,
         asking: bytes = b"",
         experience: Experience = BLANK,
+        lag: Callable[[Entry], Lag | None] = lambda entry: None,
     ) -> None:
         request = ask.request
         self.request, self.wishes, self.set, self.now = request, wishes, ask.set, now
@@ -74,7 +77,8 @@ class Gathering:
         self._items = self._located()
         self._wanted = place.locate(self._items, map_)
         self._terrain = Terrain(map_, experience, wishes.weights.value_of_time)
-        self._asking = asking or ask.extended
+        self._work = kinds.short(request.executable.kind)
+        self._asking, self._lag = asking or ask.extended, lag
         self._taken = set(taken)
         self._read: dict[str, tuple[Line, list[SessionRecord], list[Kept]]] = {}
         self._here: dict[tuple[str, tuple[str, ...]], Locality] = {}
@@ -105,9 +109,15 @@ class Gathering:
                 )
                 continue
             reason, warnings = unfit(found, self._needs, entry.site.unreliable)
-            candidate = self._candidate(uuid, found, entry, reason)
+            candidate, later, work = self._candidate(uuid, found, entry, reason), 0.0, 0.0
+            if not found.reserved:
+                work = self._work(found)
+                if (lag := self._lag(entry)) is not None:
+                    candidate, later = _later(candidate, lag.seconds, self.now), lag.seconds
+                    warnings = (*warnings, lag.why)
             self._said[uuid] = found.locality, entry
-            kept.append(setbody.keep(uuid, found, candidate, quote.body, (*found.repairs, *warnings)))
+            item = setbody.keep(uuid, found, candidate, quote.body, (*found.repairs, *warnings))
+            kept.append(msgspec.structs.replace(item, work=work, later=later) if work or later else item)
             sessions.append(
                 SessionRecord(
                     uuid,
@@ -120,6 +130,11 @@ class Gathering:
                     modified=self.now,
                 )
             )
+
+    def _work(self, offer: Offer) -> float:
+        """Core-seconds that it takes of its site, at least."""
+        cores = offer.cores.low if offer.cores is not None else self._needs.cores[0]
+        return cores * self._needs.duration
 
     def _reading(self, entry: Entry) -> Reading:
         assert entry.profile is not None  # noqa: S101 - only described sites are asked
@@ -147,6 +162,7 @@ class Gathering:
             countries=(entry.site.country,) if entry.site.country else offer.countries,
             expires=offer.expires,
             unfit=reason,
+            correction=self._terrain.experience.correction(voice(entry.name, offer.origin), self._work),
         )
 
     def _locality(self, stated: Stated | None, entry: Entry) -> Locality:
@@ -241,6 +257,13 @@ class Gathering:
         return sum(len(kept) for _, _, kept in self._read.values()) >= wanted and (
             sum(good(ranked) for ranked in self.body().ranking()) >= wanted
         )
+
+
+def _later(offer: Candidate, seconds: float, now: float) -> Candidate:
+    """What could have begun by now begins that much after now. A start that is no time at all stays one."""
+    start = offer.start
+    begins = Span(*(at if at != at else max(now, at) + seconds for at in (start.low, start.high)))
+    return msgspec.structs.replace(offer, start=begins)
 
 
 def _interactive(executable: AbstractExecutable, *, ours: bool) -> bool:

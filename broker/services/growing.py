@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from broker.domain.outcome import Outcome
 from broker.ports import Ask, Clock
-from broker.services.fanout import Fanout, OnLate, Target
+from broker.services.fanout import Course, Fanout, OnLate, Target
 from broker.services.gathering import Gathering, joining
 from broker.services.records import Records
 
@@ -23,11 +23,13 @@ class Grower:
         self._more = asyncio.Event()
         self._joined: set[str] = set()
 
-    async def run(self, fanout: Fanout, targets: Sequence[Target], ask: Ask, on_late: OnLate) -> Mapping[str, Outcome]:
+    async def run(
+        self, fanout: Fanout, targets: Sequence[Target], ask: Ask, on_late: OnLate, course: Course | None = None
+    ) -> Mapping[str, Outcome]:
         """Returns when the answer would have gone out; what comes after that goes to `on_late`."""
         joining = asyncio.create_task(self._join_on())
         try:
-            self._outcomes = await fanout.ask(targets, ask, on_late=on_late, enough=self._progress)
+            self._outcomes = await fanout.ask(targets, ask, on_late=on_late, enough=self._progress, course=course)
         finally:
             joining.cancel()
             await asyncio.gather(joining, return_exceptions=True)

@@ -25,17 +25,18 @@ from broker.domain.outcome import Outcome, Reason, Skipped
 from broker.domain.plain import strict
 from broker.domain.ranking import Ranked
 from broker.domain.request import ExecutionRequest, check
-from broker.domain.setbody import SetBody
+from broker.domain.setbody import Kept, SetBody
 from broker.domain.storages import Map
 from broker.domain.wishes import Defaults, resolve
 from broker.errors import BrokerError, NotAllowed, NotFound, Unavailable, Unconfirmed
 from broker.ports import Ask, Clock, Limits, Listing, Query, Store
-from broker.services.fanout import Fanout, Target
+from broker.services.fanout import Course, Fanout, Target
 from broker.services.gathering import Gathering, Joiner
 from broker.services.growing import Grower
 from broker.services.locating import Locating
 from broker.services.records import Records
 from broker.services.rights import Readers, must_read, owns
+from broker.services.routing import Routing
 from broker.services.sites import Entry, Sites
 from broker.services.window import Window
 
@@ -88,6 +89,7 @@ class Offers:
         sites: Sites,
         fanout: Fanout,
         locating: Locating,
+        routing: Routing,
         window: Window,
         store: Store,
         limits: Limits,
@@ -100,7 +102,7 @@ class Offers:
         broker_id: str,
     ) -> None:
         self._records, self._sites, self._fanout, self._window = records, sites, fanout, window
-        self._locating, self._experience = locating, experience
+        self._locating, self._routing, self._experience = locating, routing, experience
         self._store, self._limits, self._clock, self._readers = store, limits, clock, readers
         self._map, self._defaults, self._timing, self._id = map_, defaults, timing, broker_id
         self._growing: set[asyncio.Task[None]] = set()
@@ -124,20 +126,26 @@ class Offers:
         deadline = self._deadline(hop, None if how.later else how.wait)
         entries, left = await self._whom(request, hop)
         search = await self._locating.search(request, deadline)
+        await self._routing.taken.hear()
         wire = request.to_wire()
         asking = msgspec.json.encode(wire)
         ask = self._question(request, wire, asking, search.found(), set_, hop, caller.owner, deadline)
+        experience = self._experience()
         gathering = Gathering(
             ask, wishes, self._map, self._clock.now(), self._timing.margin, entries,
-            asking=asking, located=search.found, experience=self._experience(),
+            asking=asking, located=search.found, experience=experience, lag=self._routing.taken.lag,
         )  # fmt: skip
         blank = self._blank(gathering, caller, hop, direct, left, entries)
+        course = self._routing.course(gathering, entries, search.found, experience)
+        targets = _targets(entries) if course is None else []
         if how.later:
-            return await self._ask_later(gathering, ask, blank, entries, left, how.wait or 0.0)
+            return await self._ask_later(gathering, ask, blank, targets, course, left, how.wait or 0.0)
         enough = gathering.enough if wishes.enough is not None else None
         outcomes: Mapping[str, Outcome] = {}
         try:
-            outcomes = await self._fanout.ask(_targets(entries), ask, on_late=self._joiner(gathering), enough=enough)
+            outcomes = await self._fanout.ask(
+                targets, ask, on_late=self._joiner(gathering), enough=enough, course=course
+            )
             self._window.asked({**left, **outcomes})
             return await self._save(gathering, {**left, **outcomes}, blank)
         except Unconfirmed:
@@ -164,23 +172,31 @@ class Offers:
         gathering: Gathering,
         ask: Ask,
         blank: SetRecord,
-        entries: Sequence[Entry],
+        targets: Sequence[Target],
+        course: Course | None,
         left: Mapping[str, Outcome],
         wait: float,
     ) -> SetState:
         """The set is saved before anybody is asked: after a crash its timer closes it, naming who never answered."""
         state = await self._save(gathering, left, blank, ask.deadline.left(self._clock.monotonic()))
         grower = Grower(gathering, self._records, self._clock)
-        task = self._go_on(self._grow(grower, ask, entries, left))
+        task = self._go_on(self._grow(grower, ask, targets, course, left))
         if wait <= 0:
             return state
         await asyncio.wait([task], timeout=wait)
         now = self._clock.now()
         return await self._state(await self._records.load(gathering.set), now)
 
-    async def _grow(self, grower: Grower, ask: Ask, entries: Sequence[Entry], left: Mapping[str, Outcome]) -> None:
+    async def _grow(
+        self,
+        grower: Grower,
+        ask: Ask,
+        targets: Sequence[Target],
+        course: Course | None,
+        left: Mapping[str, Outcome],
+    ) -> None:
         try:
-            outcomes = await grower.run(self._fanout, _targets(entries), ask, self._joiner(grower.gathering))
+            outcomes = await grower.run(self._fanout, targets, ask, self._joiner(grower.gathering), course)
             self._window.asked({**left, **outcomes})
         except BrokerError as error:
             _log.error("a growing set was lost; its timer closes it", set=str(ask.set), why=error.detail)
@@ -316,11 +332,10 @@ class Offers:
         data = await self._records.body(record)
         return setbody.decode(data) if data is not None else None
 
-    async def offer(self, record: SetRecord, uuid: UUID) -> bytes:
-        """The site's own JSON of an offer; empty when it was pruned."""
+    async def kept(self, record: SetRecord, uuid: UUID) -> Kept | None:
+        """An offer in full; None when it was pruned."""
         body = await self.body(record)
-        kept = body.by_session().get(uuid) if body else None
-        return kept.raw if kept else b""
+        return body.by_session().get(uuid) if body else None
 
     # ── for acceptance ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -358,7 +373,7 @@ class Offers:
             eligible=len(ranking),
             currency=kept.candidate.currency or body.wishes.exchange.base,
             cost=price.expected if price else None,
-            start=kept.candidate.start.expected,
+            start=kept.candidate.start.expected - kept.later,
             duration=kept.candidate.run.expected,
             all_in=mine.score.all_in.expected if mine and mine.score else None,
             bytes_moved=kept.locality.bytes.expected if kept.locality.bytes else None,

@@ -35,8 +35,10 @@ from broker.services.records import Records
 from broker.services.releasing import Releasing
 from broker.services.requoting import Requoting
 from broker.services.rights import Readers
+from broker.services.routing import Routing
 from broker.services.sessions import Sessions, SessionState
 from broker.services.sites import Sites
+from broker.services.taken import Taken
 from broker.services.upkeep import LEASE, TROUBLE, Handler
 from broker.services.watching import Watching
 from broker.services.window import Window
@@ -79,6 +81,7 @@ class Bench:
         fleet: Fleet | None = None,
         catalogues: Sequence[Known] = (),
         map_: Map = Map((), (), Exchange("EUR", {})),  # noqa: B008 - it does not change
+        at_once: int = 200,
     ) -> None:
         self.store, self.clock, self.nudges = store, clock, 0
         self.hub = Hub()
@@ -94,8 +97,10 @@ class Bench:
             broker_id="us",
         )
         self.fanout = Fanout(clock, grace=grace)
+        self.taken = Taken(clock, fleet)
         self.offers = Offers(
             records=self.records, sites=self.sites, fanout=self.fanout,
+            routing=Routing(map_, self.taken, clock, at_once=at_once),
             locating=Locating(catalogues, clock, Bounds(patience=0.05)), window=self.window, store=store,
             limits=limits or MemoryLimits(clock), clock=clock, readers=readers,
             map_=map_, defaults=Defaults(), experience=lambda: BLANK,
@@ -109,12 +114,12 @@ class Bench:
             margin=5.0, broker_id="us",
         )  # fmt: skip
         self.forwarding = Forwarding(
-            records=self.records, offers=self.offers, sites=self.sites, window=self.window, clock=clock,
-            forward=forward, patience=PATIENCE,
+            records=self.records, offers=self.offers, sites=self.sites, window=self.window, taken=self.taken,
+            clock=clock, forward=forward, patience=PATIENCE,
         )  # fmt: skip
         self.acceptance = Acceptance(
             records=self.records, offers=self.offers, forwarding=self.forwarding, requoting=requoting,
-            sessions=self.sessions, sites=self.sites, clock=clock, readers=readers, guarded=guarded,
+            sessions=self.sessions, sites=self.sites, taken=self.taken, clock=clock, readers=readers, guarded=guarded,
         )  # fmt: skip
         self.doubts = Doubts(
             records=self.records, store=store, acceptance=self.acceptance, forwarding=self.forwarding,
