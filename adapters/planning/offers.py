@@ -123,6 +123,7 @@ def write(request: ExecutionRequest, plan: Plan, words: Words) -> bytes:
         storage=request.storage,
         data=request.data,
         located=request.located,
+        outputs=request.outputs,
         costs=words.costs or None,
         metrics=words.metrics or None,
         origin=words.site,
@@ -283,7 +284,12 @@ def _as_request(session: ScheduledExecutionSession, duration: timedelta) -> Exec
     parts: dict[str, Any] = {"executable": session.executable, "compute": session.compute}
     schedule = RequestedScheduleBlock(requested=RequestedScheduleItem(duration=duration))
     return ExecutionRequest(
-        **parts, storage=session.storage, data=session.data, located=session.located, schedule=schedule
+        **parts,
+        storage=session.storage,
+        data=session.data,
+        located=session.located,
+        schedule=schedule,
+        outputs=session.outputs,
     )
 
 

@@ -16,7 +16,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from adapters.planning import ledger, offers
+from adapters.planning import ledger, offers, results
 from adapters.planning.ledger import Entry, Ledger, Step
 from adapters.planning.offers import Terms
 from adapters.planning.platform import Job, Platform
@@ -404,7 +404,8 @@ class PlanningPlanner:
         if tariff is None or seen.cost is not None or seen.ended is None or not _ended(seen):
             return seen
         seconds = max(0.0, seen.ended - seen.began) if seen.began is not None else 0.0  # what never began took nothing
-        cost = tariff.bill(Use(job.cores, job.memory, job.storage, dict(job.extras)), seconds)
+        keeping = results.keeping(job.request) if seen.began is not None else 0.0
+        cost = tariff.bill(Use(job.cores, job.memory, job.storage, dict(job.extras), keeping), seconds)
         if cost is None:
             return seen
         return msgspec.structs.replace(seen, cost=cost, currency=tariff.currency or self._currency)

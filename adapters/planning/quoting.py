@@ -13,7 +13,7 @@ from uuid import uuid4
 import msgspec
 import structlog
 
-from adapters.planning import offers, sizes
+from adapters.planning import offers, results, sizes
 from adapters.planning.ledger import Ledger, Step
 from adapters.planning.offers import Plan, Words
 from adapters.planning.platform import Job, Platform
@@ -107,7 +107,7 @@ class Quoting:
         bounds = await self.bounds(ask.until)
         profile = await self.profile(ask.until)
         window = self._window(ask.request)
-        reasons = self._refusals(ask.request, bounds, window)
+        reasons = self._refusals(ask.request, bounds, window, profile)
         if reasons:
             return Quotes(reasons=reasons)
         until = self._clock.now() + self._lifetime(profile)
@@ -124,11 +124,14 @@ class Quoting:
             return planned
         return Quotes(tuple(self._write(ask.request, plan, bounds, profile) for plan in planned))
 
-    def _refusals(self, request: ExecutionRequest, bounds: sizes.Limits, window: Window) -> tuple[Reason, ...]:
+    def _refusals(
+        self, request: ExecutionRequest, bounds: sizes.Limits, window: Window, profile: Profile
+    ) -> tuple[Reason, ...]:
         return (
             *self._settings.policies.refuse(request),
             *self._platform.refuse(request),
             *sizes.refuse(request, bounds),
+            *results.refuse(request, profile, self._settings.tariff),
             *self._too_late(window),
         )
 
@@ -300,7 +303,8 @@ class Quoting:
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _write(self, request: ExecutionRequest, plan: Plan, bounds: sizes.Limits, profile: Profile) -> Quote:
-        use = Use(plan.size.cores, plan.size.memory, sizes.storage(request), dict(request.extras))
+        storage, keeping = sizes.storage(request), results.keeping(request)
+        use = Use(plan.size.cores, plan.size.memory, storage, dict(request.extras), keeping)
         tariff = self._settings.tariff
         words = Words(
             site=self._name,
@@ -335,6 +339,10 @@ class Quoting:
             yield "INFO", "an estimate: the platform keeps its own queue, no room is held"
         elif not plan.reserved:
             yield "INFO", "no room is held, as this is more than open offers may hold; it is looked for on acceptance"
+        if request.outputs is not None and request.outputs.to is not None:
+            yield "INFO", f"results are written to {request.outputs.to}"
+        if seconds := results.kept(request):
+            yield "INFO", f"kept for {format_duration(seconds)} after the run"
         for what, asked, most in sizes.capped(request, bounds):
             yield "WARN", f"compute.{what}.max: {asked} asked, the most here is {most}"
         if profile.isolation:

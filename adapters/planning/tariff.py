@@ -54,12 +54,14 @@ Rate = Annotated[Range, BeforeValidator(_range, json_schema_input_type=float | R
 
 
 class Use(msgspec.Struct, frozen=True):
-    """What one session is granted. Memory and storage in GiB."""
+    """What one session is granted. Memory and storage in GiB. `keeping`: GB (10^9 bytes) times days of what is to stay
+    after the run."""
 
     cores: float
     memory: float
     storage: float = 0
     extras: Mapping[str, float] = {}
+    keeping: float = 0.0
 
 
 class Tariff(BaseModel):
@@ -75,7 +77,9 @@ class Tariff(BaseModel):
     accelerator_hour: dict[str, Rate] = Field(
         default_factory=dict, description="type of extra → money for one of it and hour"
     )
-    storage_day: Rate | None = Field(None, description="money for a GB (10^9 bytes) of granted storage and day")
+    storage_day: Rate | None = Field(
+        None, description="money for a GB (10^9 bytes) and day, of granted storage and of results that are to be kept"
+    )
     egress: Rate | None = Field(None, description="money for a GB (10^9 bytes) taken out; stated, not in the total")
     energy: Rate | None = Field(None, description="kWh for a core and hour")
     accelerator_energy: dict[str, Rate] = Field(
@@ -115,8 +119,8 @@ class Tariff(BaseModel):
         return total
 
     def storage(self, use: Use, seconds: float) -> Span:
-        """Money for the storage granted."""
-        return _times(self.storage_day, use.storage * GB_PER_GIB * seconds / DAY)
+        """Money for the storage granted, during the run and for as long as it is to stay."""
+        return _times(self.storage_day, use.storage * GB_PER_GIB * seconds / DAY + use.keeping)
 
     def kwh(self, use: Use, seconds: float) -> Span | None:
         """Energy; None: not known."""
@@ -144,9 +148,9 @@ def price(tariff: Tariff | None, use: Use, seconds: float, currency: str) -> tup
     costs: list[AbstractCostItem] = []
     if tariff.priced:
         total = tariff.compute(use, seconds).plus(tariff.storage(use, seconds))
-        costs.append(
-            _cost(kinds.MONETARY, total, unit, f"total for {seconds / HOUR:g} h" if not tariff.free else "free")
-        )
+        kept = f", with {use.keeping:g} GB days of keeping" if use.keeping else ""
+        text = f"total for {seconds / HOUR:g} h{kept}" if not tariff.free else "free"
+        costs.append(_cost(kinds.MONETARY, total, unit, text))
     costs += _footprint(tariff, use, seconds)
     if tariff.egress:
         costs.append(_cost(EGRESS, tariff.egress.span, f"{unit}/GB", "for each GB taken out; not in the total"))

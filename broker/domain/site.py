@@ -115,6 +115,7 @@ class Profile(Model):
     results: Flag = Field(False, description="hands back what a run writes to ./results")
     reads: tuple[Text, ...] = Field((), description="URL schemes it can stage from")
     writes: tuple[Text, ...] = Field((), description="schemes and beginnings of URLs that it can write results to")
+    keeps: Duration | None = Field(None, description="the longest that results stay at it after a run")
     reserves: Flag = Field(False, description="its offers hold capacity; else they are estimates")
     repeatable: Flag = Field(False, description="accepting twice by one session uuid is accepting once")
     batches: Flag = Field(False, description="releases and status take many sessions in one call")
@@ -149,6 +150,7 @@ def union(profiles: Sequence[Profile]) -> Profile:
         results=bool(profiles) and all(profile.results for profile in profiles),
         reads=_words(profile.reads for profile in profiles),
         writes=_words(profile.writes for profile in profiles),
+        keeps=_most(profile.keeps for profile in profiles),
         reserves=bool(profiles) and all(profile.reserves for profile in profiles),
         repeatable=True,
         batches=True,
