@@ -10,7 +10,7 @@ from operator import sub
 import msgspec
 
 from broker.domain.locality import GB
-from broker.domain.scoring import HOUR, Estimate, Score
+from broker.domain.scoring import HOUR, Corrected, Estimate, Score
 from broker.domain.wishes import Wishes, tidy
 from broker.domain.words import amount, length, money, size
 
@@ -125,15 +125,39 @@ def _bases(score: Score, scale: Scale) -> tuple[str, ...]:
     moved = size(score.bytes.expected)
     if score.bytes.pessimistic and score.sources:
         moved += f" from {', '.join(score.sources)}"
-    waiting, staging, run = length(score.waiting.expected), length(score.staging.expected), length(score.run.expected)
+    seconds = (("waiting", score.waiting), ("staging", score.staging), ("run", score.run))
+    times = ", ".join(f"{what} {length(part.expected)}{_experience(score, what)}" for what, part in seconds)
     return (
-        "not stated in money that can be converted; a stand-in" if score.price.stand_in else "as offered",
+        _priced(score, scale),
         f"{moved}; a stand-in" if score.egress.stand_in else moved,
         _written(score),
-        f"waiting {waiting}, staging {staging}, run {run}{_after(score)}; {scale.an_hour}",
+        f"{times}{_after(score)}; {scale.an_hour}",
         f"{amount(score.carbon.expected)} kg; {scale.a_kilogram}",
         f"{moved}; {scale.a_gigabyte}",
     )
+
+
+def _priced(score: Score, scale: Scale) -> str:
+    if score.price.stand_in:
+        return "not stated in money that can be converted; a stand-in"
+    found = _corrected(score, "price")
+    return f"{money(found.promised, scale.currency)} offered, {_by(found)}" if found else "as offered"
+
+
+def _experience(score: Score, what: str) -> str:
+    found = _corrected(score, what)
+    return f" (promised {length(found.promised)}, {_by(found)})" if found else ""
+
+
+def _corrected(score: Score, what: str) -> Corrected | None:
+    return next((found for found in score.corrected if found.what == what), None)
+
+
+def _by(found: Corrected) -> str:
+    """`× 2.1 by 34 runs`: how such promises have come over, and how many there were."""
+    count = found.factor.samples
+    runs = "as at other sites" if not count else f"by {count} run{'s' if count != 1 else ''}"
+    return f"× {found.factor.value:.2g} {runs}"
 
 
 def _written(score: Score) -> str:
@@ -243,4 +267,7 @@ def _delay(score: Score, first: Score) -> str:
         (_WRITING, score.delivering.expected, first.delivering.expected),
     )
     word, seconds, _ = max(parts, key=lambda part: part[1] - part[2])
-    return f"{length(seconds)} {word}"
+    found = _corrected(score, "waiting" if word == "queue" else word)
+    promised = length(found.promised) if found else length(seconds)
+    told = f", {promised} promised" if promised != length(seconds) else ""
+    return f"{length(seconds)} {word}{told}"

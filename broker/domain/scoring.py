@@ -6,6 +6,9 @@
 
 `writing` and `delivery` are the price and the time of writing results to where the request wants them.
 
+Start, staging, run and price are what was promised, as experience corrects it: the expected values alone. What is
+stated as the worst stays the worst, unless even what is expected is worse.
+
 Pessimistically, ready = start + staging. A score depends on its offer, the wishes and `now`, on nothing else.
 
 Every criterion is worked out first and tidied to 12 digits; the all-in is then a fixed sequence of additions and of
@@ -19,6 +22,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from broker.domain.experience import STAGING_SLACK, WAITING_SLACK, Correction, Factor
 from broker.domain.locality import GB, Delivery, Locality
 from broker.domain.quantities import Span
 from broker.domain.wishes import Wishes, tidy
@@ -37,7 +41,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     `start`, so our staging is not added. `interactive`: the time until it is ready counts, its run does not.
     `performance`: 1.0 is the machine that `run` was asked for; None: taken as that. `carbon`: kg CO2e. `costs`: type →
     range and unit, for ceilings; `metrics`: type → range, for floors. `expires`: epoch seconds. `unfit`: why it is to
-    be excluded whatever the ranking says."""
+    be excluded whatever the ranking says. `correction`: how what this site promised has come over; None: its word is
+    taken as it is."""
 
     session: str
     origin: str
@@ -56,6 +61,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     countries: tuple[str, ...] = ()
     expires: float | None = None
     unfit: str | None = None
+    correction: Correction | None = None
 
 
 class Estimate(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +70,15 @@ class Estimate(msgspec.Struct, frozen=True, gc=False):
     expected: float
     pessimistic: float
     stand_in: bool = False
+
+
+class Corrected(msgspec.Struct, frozen=True, gc=False):
+    """What was promised of one quantity (waiting, staging, run, price) that counts otherwise by experience: seconds, or
+    money in the wishes' currency."""
+
+    what: str
+    promised: float
+    factor: Factor
 
 
 # Value, pessimistic all-in; then result time, pay, bytes, carbon, each expected and pessimistic.
@@ -97,6 +112,7 @@ class Score(msgspec.Struct, frozen=True):
     writing: Estimate = Estimate(0.0, 0.0)
     delivering: Estimate = Estimate(0.0, 0.0)
     delivery: Delivery | None = None
+    corrected: tuple[Corrected, ...] = ()
 
     @property
     def ready(self) -> Estimate:
@@ -140,6 +156,11 @@ def score(offer: Candidate, wishes: Wishes, now: float) -> Score | str:
     waiting = _waiting(start, now)
     transfer = _NONE if offer.prepares else _staging(offer, wishes, moved)
     working = _run(offer, run)
+    corrected: tuple[Corrected, ...] = ()
+    if offer.correction is not None:
+        stated = price, waiting, transfer, working
+        price, waiting, transfer, working = _corrected(offer.correction, *stated)
+        corrected = _moved(offer.correction, stated, (price, waiting, transfer, working), wishes)
     delay = _delay(waiting, transfer)
     until = _until(delay, working, delivering)
     staging = Estimate(max(0.0, transfer.expected - waiting.expected), transfer.pessimistic, transfer.stand_in)
@@ -154,7 +175,7 @@ def score(offer: Candidate, wishes: Wishes, now: float) -> Score | str:
     where = offer.locality
     return Score(
         all_in, value, pay, price, egress, waiting, staging, delay, working, until, carbon, moved,
-        where.here, where.sources, now, order, writing, delivering, where.delivery,
+        where.here, where.sources, now, order, writing, delivering, where.delivery, corrected,
     )  # fmt: skip
 
 
@@ -255,6 +276,46 @@ def _run(offer: Candidate, run: Span) -> Estimate:
     if speed is None or speed.low <= 0.0:
         return _estimate(run)
     return Estimate(min(run.expected / speed.expected, _LONGEST), min(run.high / speed.low, _LONGEST))
+
+
+_Four = tuple[Estimate, Estimate, Estimate, Estimate]  # price, waiting, staging, run
+
+
+def _corrected(by: Correction, price: Estimate, waiting: Estimate, staging: Estimate, run: Estimate) -> _Four:
+    """Stand-ins are nobody's promise, and stay. So does what needs no staging, or no run."""
+    return (
+        _by(by.cost, price),
+        _by(by.waiting, waiting, WAITING_SLACK),
+        _by(by.staging, staging, STAGING_SLACK) if staging.pessimistic else staging,
+        _by(by.run, run),
+    )
+
+
+def _by(factor: Factor, part: Estimate, slack: float = 0.0) -> Estimate:
+    if factor.value == 1.0 or part.stand_in:
+        return part
+    expected = min(factor.applied(part.expected, slack), _MOST)
+    return Estimate(expected, max(part.pessimistic, expected))
+
+
+def _moved(by: Correction, stated: _Four, counted: _Four, wishes: Wishes) -> tuple[Corrected, ...]:
+    factors = zip(("price", "waiting", "staging", "run"), (by.cost, by.waiting, by.staging, by.run), strict=True)
+    return tuple(
+        Corrected(what, wishes.shown(before.expected) if what == "price" else before.expected, factor)
+        for (what, factor), before, after in zip(factors, stated, counted, strict=True)
+        if after.expected != before.expected
+    )
+
+
+def promises(offer: Candidate) -> tuple[float | None, float | None]:
+    """Expected seconds of staging and of the run, before anything corrects them, as `learning.Told` wants them: what
+    the site counts into its start, what is not known, and a person's own time are None."""
+    staging = None if offer.prepares else _range(offer.locality.staging, _LONGEST)
+    run = None if offer.interactive else _range(offer.run, _LONGEST)
+    return (
+        None if staging is None else staging.expected,
+        None if run is None else _run(offer, run).expected,
+    )
 
 
 def _delay(waiting: Estimate, transfer: Estimate) -> Estimate:

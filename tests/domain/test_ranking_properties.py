@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from broker.domain import kinds
+from broker.domain.experience import Correction, Factor
 from broker.domain.locality import Locality
 from broker.domain.money import Exchange
 from broker.domain.quantities import Span
@@ -359,3 +360,64 @@ def test_another_process_with_another_hash_seed_says_the_same() -> None:
     }  # fmt: skip
     assert len(said) == 1
     assert len(said.pop().splitlines()) == 80
+
+
+# ── what experience corrects ─────────────────────────────────────────────────────────────────────────────────
+
+turns = st.builds(Factor, st.sampled_from([0.25, 0.5, 1.0, 1.3, 2.1, 40.0]), st.just(9), st.none() | seconds)
+corrections = st.builds(Correction, turns, turns, turns, turns)
+
+
+@st.composite
+def corrected_sets(draw: st.DrawFn) -> list[Candidate]:
+    return [replace(offer, correction=draw(st.none() | corrections)) for offer in draw(sets(least=2))]
+
+
+@given(sets(), wanted())
+def test_a_correction_of_nothing_changes_no_figure(offers: list[Candidate], wish: Wishes) -> None:
+    assert rank([replace(offer, correction=Correction()) for offer in offers], wish, NOW) == rank(offers, wish, NOW)
+
+
+@given(corrected_sets(), wanted(limits=False))
+def test_a_dominated_offer_is_never_above_its_dominator_when_promises_are_corrected(
+    offers: list[Candidate], wish: Wishes
+) -> None:
+    ranked = rank(offers, wish, NOW)
+    for i, item in enumerate(ranked):
+        for other in ranked[i + 1 :]:
+            assert not (other.score and item.score and dominates(other.score, item.score))
+
+
+@given(corrected_sets(), wanted())
+def test_corrections_of_others_change_neither_score_nor_pair(offers: list[Candidate], wish: Wishes) -> None:
+    whole = rank(offers, wish, NOW)
+    places = {item.session: i for i, item in enumerate(whole)}
+    for first in offers:
+        alone = rank([first], wish, NOW)[0].score
+        assert alone == next(item.score for item in whole if item.session == first.session)
+        for second in offers:
+            if places[first.session] < places[second.session]:
+                assert order([second, first], wish) == [first.session, second.session]
+
+
+@given(candidates("a", unknown=False), corrections, wanted(limits=False))
+def test_a_correction_moves_what_is_expected_and_never_makes_the_worst_better(
+    offer: Candidate, by: Correction, wish: Wishes
+) -> None:
+    plain, turned = score(offer, wish), score(replace(offer, correction=by), wish)
+    for before, after in (
+        (plain.price, turned.price), (plain.waiting, turned.waiting), (plain.run, turned.run), (plain.pay, turned.pay),
+    ):  # fmt: skip
+        assert after.expected <= after.pessimistic
+        assert after.pessimistic >= before.pessimistic
+    assert (turned.egress, turned.carbon, turned.bytes) == (plain.egress, plain.carbon, plain.bytes)
+
+
+@given(candidates("a", unknown=False), st.sampled_from([1.0, 1.5, 2.0]), wanted(limits=False))
+def test_a_site_that_has_kept_its_promises_worse_is_never_better(offer: Candidate, more: float, wish: Wishes) -> None:
+    def by(value: float) -> Correction:
+        return Correction(*[Factor(value, 9, 600.0)] * 4)
+
+    kept, broken = (score(replace(offer, correction=by(value)), wish) for value in (1.2, 1.2 * more))
+    assert all(mine <= its for mine, its in zip(kept.criteria, broken.criteria, strict=True))
+    assert kept.value <= broken.value
