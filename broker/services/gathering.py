@@ -77,7 +77,7 @@ class Gathering:
         self._items = self._located()
         self._wanted = place.locate(self._items, map_)
         self._terrain = Terrain(map_, experience, wishes.weights.value_of_time)
-        self._work = kinds.short(request.executable.kind)
+        self._kind = kinds.short(request.executable.kind)
         self._asking, self._lag = asking or ask.extended, lag
         self._taken = set(taken)
         self._read: dict[str, tuple[Line, list[SessionRecord], list[Kept]]] = {}
@@ -111,7 +111,7 @@ class Gathering:
             reason, warnings = unfit(found, self._needs, entry.site.unreliable)
             candidate, later, work = self._candidate(uuid, found, entry, reason), 0.0, 0.0
             if not found.reserved:
-                work = self._work(found)
+                work = self._core_seconds(found)
                 if (lag := self._lag(entry)) is not None:
                     candidate, later = _later(candidate, lag.seconds, self.now), lag.seconds
                     warnings = (*warnings, lag.why)
@@ -131,8 +131,8 @@ class Gathering:
                 )
             )
 
-    def _work(self, offer: Offer) -> float:
-        """Core-seconds that it takes of its site, at least."""
+    def _core_seconds(self, offer: Offer) -> float:
+        """That it takes of its site, at least."""
         cores = offer.cores.low if offer.cores is not None else self._needs.cores[0]
         return cores * self._needs.duration
 
@@ -162,7 +162,7 @@ class Gathering:
             countries=(entry.site.country,) if entry.site.country else offer.countries,
             expires=offer.expires,
             unfit=reason,
-            correction=self._terrain.experience.correction(voice(entry.name, offer.origin), self._work),
+            correction=self._terrain.experience.correction(voice(entry.name, offer.origin), self._kind),
         )
 
     def _locality(self, stated: Stated | None, entry: Entry) -> Locality:
