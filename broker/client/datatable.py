@@ -6,11 +6,12 @@ Imports the domain alone. Texts of catalogues are defused (`words.plain`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from broker.client.facts import schedules
 from broker.client.words import count, plain, size, span, wrap
 from broker.domain.located_note import LocatedNote, PortionNote
-from broker.domain.session import OfferSetResponse
+from broker.domain.session import Bounds, LocalityNote, OfferSetResponse, SimpleExecutionSession
 
 _MOST_PLACES = 6
 
@@ -47,6 +48,56 @@ def explained(response: OfferSetResponse, width: int, now: datetime) -> list[str
         for text in (*_missing(note), *(note.notes or ())):
             lines += [f"    {line}" for line in wrap(f"?? {plain(text)}", width - 4)]
     return lines
+
+
+def moving(session: SimpleExecutionSession) -> str:
+    """What an offer's data takes: bytes, from where, how long, how sure; and whose word on the preparing counts. Empty
+    where there is nothing to say."""
+    note = session.locality
+    own = _own_preparing(session)
+    if note is None or (not note.sources and not note.held and note.bytes is not None):
+        return ""
+    if note.bytes is None:
+        return f"moves {f'more than {size(note.least)}' if note.least else 'bytes of unknown number'}{_from(note)}"
+    text = f"moves {size(note.bytes.expected)}{_from(note)}" if note.bytes.pessimistic else f"data is here{_at(note)}"
+    if note.bytes.pessimistic or note.recall:
+        text += f", {_between(note.staging)}{_sure(note)}"
+    if note.recall:
+        text += f", of which tapes take {_between(note.recall)}"
+    if own is not None:
+        text += f"; the site itself counts {span(own)} of preparing into its start, and that leads"
+    return text
+
+
+def _from(note: LocalityNote) -> str:
+    return f" from {', '.join(map(plain, note.sources))}" if note.sources else " from nobody knows where"
+
+
+def _at(note: LocalityNote) -> str:
+    cached = f", {size(note.cached)} in its cache" if note.cached else ""
+    return (f" at {', '.join(map(plain, note.sources))}" if note.sources else "") + cached
+
+
+def _sure(note: LocalityNote) -> str:
+    by = {
+        "measured": f" by {count(note.samples or 0, 'measured transfer')}",
+        "estimated": " as links are configured" + (f", and {note.samples} measured" if note.samples else ""),
+    }
+    return by.get(note.certainty or "", "")
+
+
+def _between(bounds: Bounds | None) -> str:
+    if bounds is None:
+        return "nobody knows how long"
+    least, most = max(0.0, 2 * bounds.expected - bounds.pessimistic), bounds.pessimistic
+    return span(most) if most - least < 1 else f"{span(least)} to {span(most)}"
+
+
+def _own_preparing(session: SimpleExecutionSession) -> timedelta | None:
+    for schedule in schedules(session):
+        if schedule.preparing is not None and schedule.preparing.duration is not None:
+            return schedule.preparing.duration
+    return None
 
 
 def _called(note: LocatedNote) -> str:

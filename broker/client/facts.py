@@ -5,6 +5,7 @@ A broker of ours ranks and writes `ranking`; of a plain 1.0 service only the sta
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,7 +13,7 @@ from broker.client.words import money
 from broker.domain import kinds
 from broker.domain.components import AbstractComponent, SimpleMinMaxFloatCost
 from broker.domain.resources import SimpleComputeResource
-from broker.domain.schedule import ScheduleStartDurationInterval
+from broker.domain.schedule import ScheduledExecutionSchedule, ScheduleStartDurationInterval
 from broker.domain.session import Bounds, RankingNote, SimpleExecutionSession
 
 
@@ -112,11 +113,18 @@ def _standing(session: SimpleExecutionSession) -> str:
 
 def available(session: SimpleExecutionSession) -> ScheduleStartDurationInterval | None:
     """When it can run. A session's own schedule is often empty: then that of its compute resource holds."""
+    for schedule in schedules(session):
+        if schedule.available is not None and schedule.available.start is not None:
+            return schedule.available
+    return None
+
+
+def schedules(session: SimpleExecutionSession) -> Iterator[ScheduledExecutionSchedule]:
+    """Its compute resource's, then its own. A simple session has none; what stands there of that name is nobody's."""
     for component in (session.compute, session):
         schedule = getattr(component, "schedule", None)
-        if schedule is not None and schedule.available is not None and schedule.available.start is not None:
-            return schedule.available  # type: ignore[no-any-return]  # typed by the models that hold it
-    return None
+        if isinstance(schedule, ScheduledExecutionSchedule):
+            yield schedule
 
 
 def _times(session: SimpleExecutionSession, note: RankingNote) -> tuple[datetime | None, datetime | None]:

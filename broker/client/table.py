@@ -418,6 +418,8 @@ def explain(response: OfferSetResponse, look: Look) -> str:
             mark = "?" if term.stand_in else " "
             figures = f"{money(term.expected):>10}{mark} {money(term.pessimistic):>10}"
             lines.append(f"    {pad(plain(term.name), 10)}{figures}  {plain(term.basis or '')}".rstrip())
+        if moving := datatable.moving(sessions[row.session]):
+            lines += [f"    {line}" for line in wrap(moving, look.width - 4)]
         if row.behind:
             lines += [f"    {line}" for line in wrap(plain(row.behind), look.width - 4)]
     return "\n".join(lines)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from broker.client import datatable
 from broker.domain import kinds
-from broker.domain.session import OfferSetResponse
+from broker.domain.session import OfferSetResponse, ScheduledExecutionSession
 
 NOW = datetime(2026, 11, 22, 14, 0, tzinfo=UTC)
 
@@ -64,3 +66,39 @@ def test_what_catalogues_write_has_no_power_over_a_terminal() -> None:
 def test_many_places_are_cut_and_counted() -> None:
     parts = [portion(1.0, f"S{i}") for i in range(9)]
     assert datatable.explained(answer(CUBE | {"portions": parts}), 100, NOW)[-1] == "    and in 3 other places"
+
+
+def offer(locality: dict[str, Any], **more: Any) -> ScheduledExecutionSession:
+    return ScheduledExecutionSession.model_validate({"kind": kinds.SCHEDULED_SESSION, "locality": locality, **more})
+
+
+MOVES = {
+    "bytes": {"expected": 3e9, "pessimistic": 3e9}, "sources": ["ALBA"],
+    "staging": {"expected": 90.0, "pessimistic": 120.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("locality", "text"),
+    [
+        (MOVES | {"certainty": "estimated"}, "moves 3.0 GB from ALBA, 1 min to 2 min as links are configured"),
+        (MOVES | {"certainty": "measured", "samples": 7},
+         "moves 3.0 GB from ALBA, 1 min to 2 min by 7 measured transfers"),
+        ({"bytes": {"expected": 0, "pessimistic": 0}, "sources": ["TAPES"], "certainty": "estimated",
+          "staging": {"expected": 60, "pessimistic": 60}, "recall": {"expected": 60, "pessimistic": 60}},
+         "data is here at TAPES, 1 min as links are configured, of which tapes take 1 min"),
+        ({"bytes": {"expected": 0, "pessimistic": 0}, "held": ["data[0]"], "cached": 5e9},
+         "data is here, 5.0 GB in its cache"),
+        ({"sources": ["ALBA"], "least": 2e9, "certainty": "unknown"}, "moves more than 2.0 GB from ALBA"),
+        ({"certainty": "unknown"}, "moves bytes of unknown number from nobody knows where"),
+        ({"bytes": {"expected": 0, "pessimistic": 0}}, ""),
+    ],
+)  # fmt: skip
+def test_an_offer_says_what_its_data_takes_and_how_sure_that_is(locality: dict[str, Any], text: str) -> None:
+    assert datatable.moving(offer(locality)) == text
+
+
+def test_a_sites_own_preparing_stands_beside_ours() -> None:
+    schedule = {"preparing": {"start": "2026-11-22T14:00:00Z", "duration": "PT40S"}}
+    said = datatable.moving(offer(MOVES, schedule=schedule))
+    assert said.endswith("; the site itself counts 40 s of preparing into its start, and that leads")
