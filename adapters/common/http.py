@@ -282,8 +282,7 @@ def failure(answer: Answer, place: str, now: float, *, doubtful: bool = False) -
 
 def complaint(answer: Answer, *, remedy: bool = True) -> str:
     """What an error's body says, for a person: an RFC 9457 problem, a Spring or Rucio error, plain text; else
-    empty. `remedy`:
-    with what our own kind advises."""
+    empty. `remedy`: with what our own kind advises."""
     text = answer.body[:_LONGEST_COMPLAINT].decode("utf-8", "replace")
     try:
         document = msgspec.json.decode(answer.body)
