@@ -114,7 +114,7 @@ class Rucio:
 
     def _ours(self, endpoint: str | None) -> bool:
         try:
-            return not endpoint or URL(endpoint.rstrip("/")) == self._origin.base
+            return not endpoint or _address(URL(endpoint)) == _address(self._origin.base)
         except ValueError:
             return False
 
@@ -318,6 +318,10 @@ def _plain(address: str) -> str | None:
         return None
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", "")) if parts.scheme and host else None
+
+
+def _address(url: URL) -> tuple[str | None, ...]:
+    return url.scheme, url.host, str(url.port), url.path.rstrip("/")
 
 
 def _did(scope: str | None, name: str | None) -> str | None:
