@@ -1,5 +1,6 @@
 """What a job's folder holds, and how its parts are written, read and locked. Imports the standard library alone.
 
+    <folder>/cache/              what is kept for other jobs (cache.py)
     <folder>/<session uuid>/     mode 0700; made whole under another name, then renamed into place
         job.json       what to run (Spec); mode 0600: it holds the program's environment
         lock           POSIX lock, held by the supervisor while it lives; its mtime is the supervisor's pulse
@@ -101,6 +102,13 @@ class Desk(NamedTuple):
     idle: float
 
 
+class Shelf(NamedTuple):
+    """How much of what was staged is kept for other jobs: bytes, and seconds since it was last used."""
+
+    bytes: int
+    keep: float
+
+
 class Spec(NamedTuple):
     """What to run. Of `source` and `location` one is set. `desk`: of an interactive notebook alone."""
 
@@ -121,6 +129,7 @@ class Spec(NamedTuple):
     isolation: str = "none"
     network: bool = True
     desk: Desk | None = None
+    cache: Shelf | None = None
 
     @property
     def script(self) -> str:
@@ -136,6 +145,7 @@ class Spec(NamedTuple):
             "data": [datum._asdict() for datum in self.data],
             "mounts": [mount._asdict() for mount in self.mounts],
             "desk": self.desk._asdict() if self.desk else None,
+            "cache": self.cache._asdict() if self.cache else None,
         }
 
     @classmethod
@@ -147,6 +157,7 @@ class Spec(NamedTuple):
             "data": [Datum(**_tuples(datum)) for datum in record["data"]],
             "mounts": [Mount(**mount) for mount in record["mounts"]],
             "desk": Desk(**_tuples(record["desk"])) if record.get("desk") else None,
+            "cache": Shelf(**record["cache"]) if record.get("cache") else None,
         }
         return cls(**_tuples(whole))
 

@@ -61,6 +61,17 @@ class InteractiveOptions(BaseModel):
         return self.url or f"http://{host}:{{port}}/"
 
 
+class CacheOptions(BaseModel):
+    """Data that was staged over http and https, kept for the next job that wants it, whoever's it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bytes: Annotated[float, Field(ge=1, le=2**62)] = Field(description="the most that is kept, such as 100e9")
+    keep: Annotated[Duration, Field(gt=timedelta(0))] = Field(
+        timedelta(days=7), description="how long a file is kept after it was last used"
+    )
+
+
 class LocalOptions(BaseModel):
     """Options of a site of kind `local`: programs and notebooks run on the broker's own machine (Linux)."""
 
@@ -98,6 +109,7 @@ class LocalOptions(BaseModel):
     max_results_bytes: Bytes = Field(10 * GIB, description="the most that is kept of ./results")
     max_log_bytes: Bytes = Field(64 * MIB, description="the most that is kept of stdout, and of stderr: their end")
     max_source_bytes: Bytes = Field(100 * MIB, description="the largest program or notebook")
+    cache: CacheOptions | None = Field(None, description="data kept for the next job that wants it; absent: none is")
     interactive: InteractiveOptions = Field(
         InteractiveOptions(), description="notebooks that a person sits before, each with a Jupyter server of its own"
     )

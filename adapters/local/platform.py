@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from uuid import UUID
@@ -22,6 +23,8 @@ from uuid import UUID
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from adapters.local import sandbox, translate
+from adapters.local.cache import Cache
+from adapters.local.holding import held
 from adapters.local.jobs import Jobs, look_safely
 from adapters.local.layout import RESULTS, STDERR, STDOUT, TERMINAL, read_json, read_spec
 from adapters.local.options import GIB, LocalOptions
@@ -41,6 +44,7 @@ T = TypeVar("T")
 
 MOST_LOG = 1024**2  # bytes of each log that are handed out: the end
 OPENS = 10.0  # seconds until a notebook's server can be reached, on a machine that has other things to do as well
+MOST_LOOKED = 1000  # data resources of a request that are looked for: a broker above reads no more of an offer
 SWEEP = 600.0  # seconds between two sweeps of ended jobs, at least
 
 _QUESTION = (
@@ -66,6 +70,8 @@ class LocalPlatform:
     def __init__(self, options: LocalOptions, clock: Clock) -> None:
         self._options, self._clock = options, clock
         self._jobs = Jobs(options.folder.absolute(), options.keep.total_seconds())
+        shelf = translate.shelf(options)
+        self._cache = Cache(options.folder.absolute(), shelf) if shelf else None
         self._interpreter = _own(options.python)
         self._next_sweep = 0.0  # monotonic
         self._sweeping: asyncio.Task[None] | None = None
@@ -86,6 +92,16 @@ class LocalPlatform:
         if request.data or needs:
             return None
         return OPENS if isinstance(executable, JupyterNotebook) and executable.mode == "interactive" else 0.0
+
+    async def at_hand(self, request: ExecutionRequest, deadline: Deadline) -> Mapping[str, float]:
+        """What is in the cache, and what lies below `file_roots`. No server is asked whether it is still the same."""
+
+        def look() -> dict[str, float]:
+            wanted = islice(translate.wanted(request, self._options), MOST_LOOKED)
+            found = ((path, held(datum, self._options.file_roots, self._cache)) for path, datum in wanted)
+            return {path: float(count) for path, count in found if count is not None}
+
+        return await self._in_thread(deadline, look) if request.data else {}
 
     async def describe(self, deadline: Deadline) -> Profile:
         interpreter = await self._known(deadline)
@@ -194,7 +210,12 @@ class LocalPlatform:
         now = self._clock.monotonic()
         if now >= self._next_sweep and (self._sweeping is None or self._sweeping.done()):
             self._next_sweep = now + SWEEP
-            self._sweeping = asyncio.create_task(asyncio.to_thread(self._jobs.sweep, self._clock.now()))
+            self._sweeping = asyncio.create_task(asyncio.to_thread(self._clear, self._clock.now()))
+
+    def _clear(self, now: float) -> None:
+        self._jobs.sweep(now)
+        if self._cache is not None:
+            self._cache.tidy(now)
 
     async def _known(self, deadline: Deadline) -> Interpreter:
         if self._interpreter is None:

@@ -11,9 +11,9 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from adapters.local.layout import NOTEBOOK, STORE, Bounds, Datum, Desk, Mount, Spec, notebook_name
+from adapters.local.fetching import CHECKSUMS, checksum_type, local_path
+from adapters.local.layout import NOTEBOOK, STORE, Bounds, Datum, Desk, Mount, Shelf, Spec, notebook_name
 from adapters.local.options import GIB, LocalOptions
-from adapters.local.staging import CHECKSUMS, checksum_type, local_path
 from adapters.planning.platform import Job
 from broker.domain import kinds
 from broker.domain.components import AbstractComponent
@@ -225,7 +225,20 @@ def spec(job: Job, options: LocalOptions) -> Spec:
         file_roots=tuple(str(root) for root in options.file_roots),
         isolation=options.isolation,
         network=options.network,
+        cache=shelf(options),
     )
+
+
+def wanted(request: ExecutionRequest, options: LocalOptions) -> Iterator[tuple[str, Datum]]:
+    """Each data resource as it would be staged, by its path in the request."""
+    for i, datum in enumerate(_data_of(request, _lay_out(request), options)):
+        yield f"data[{i}]", datum
+
+
+def shelf(options: LocalOptions) -> Shelf | None:
+    """What is kept for other jobs; None: nothing is."""
+    cache = options.cache
+    return Shelf(int(cache.bytes), cache.keep.total_seconds()) if cache else None
 
 
 def _desk(options: LocalOptions) -> Desk:

@@ -15,8 +15,9 @@ from urllib import request
 import pytest
 from aiohttp import web
 
+from adapters.local.fetching import StagingError, _Redirects, fetch, local_path
 from adapters.local.layout import Bounds, Datum, Mount, Spec
-from adapters.local.staging import StagingError, _Redirects, fetch, local_path, stage
+from adapters.local.staging import stage
 
 CUBE = bytes(range(256)) * 5000
 MIB = 1024**2
