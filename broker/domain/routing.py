@@ -18,12 +18,14 @@ from math import inf
 import msgspec
 from msgspec.structs import replace
 
+from broker.domain.experience import STAGING_SLACK, WAITING_SLACK, Correction
 from broker.domain.locality import NOTHING, Locality
 from broker.domain.quantities import Span
 from broker.domain.ranking import Candidate, Ranked, Wishes, good, rank
 from broker.domain.scoring import HOUR
 from broker.domain.words import money, size
 
+NEVER = Correction()
 LEAST_GOOD = 3  # offers that are in before a site that can beat none of them is left out
 
 
@@ -52,67 +54,76 @@ def _hourly(offer: Candidate, wishes: Wishes) -> float | None:
     return None if price is None or not offer.run.expected > 0 else max(0.0, price.expected) * HOUR / offer.run.expected
 
 
-class Sort(msgspec.Struct, frozen=True):
-    """What sites have in common that need not be told apart here. `locality`: what is known of the way of the data to
-    them; `ours`: brokers and planners of ours; `leaves`: staging is surely left to us; `interactive`: the run does not
+class Likely(msgspec.Struct, frozen=True):
+    """What an offer would come to that began at once, for nothing. `value`: base currency; `staging`: seconds of it."""
+
+    value: float
+    staging: float
+
+    def estimate(self, habit: Habit, lag: float, run: float, wishes: Wishes, by: Correction = NEVER) -> float:
+        """The all-in that is likely for one site, base currency. `lag`: seconds by which all that it offers starts
+        later; `run`: seconds; `by`: how what the site promised has come over."""
+        staging = by.staging.applied(self.staging, STAGING_SLACK) if self.staging else 0.0
+        waiting = by.waiting.applied(habit.waiting, WAITING_SLACK) + lag
+        time = max(waiting, staging) - self.staging + by.run.applied(run) - run
+        price = by.cost.applied(habit.price * run / HOUR)
+        return self.value + price + time * wishes.weights.value_of_time / HOUR
+
+
+def likely(locality: Locality, interactive: bool, wishes: Wishes, run: float, now: float) -> Likely:
+    """`locality`: what is known of the way of the data; `run`: seconds that were asked for; `interactive`: which do not
     count."""
+    score = rank([_free(locality, run, now, interactive)], wishes, now)[0].score
+    return Likely(score.order[0], score.staging.expected) if score else Likely(0.0, 0.0)
+
+
+class Sort(msgspec.Struct, frozen=True):
+    """What sites have in common that can offer nothing better than each other. `locality`: what is known of the way of
+    the data to them; `ours`: brokers and planners of ours; `leaves`: staging is surely left to us; `interactive`: the
+    run does not count."""
 
     locality: Locality
-    ours: bool
-    leaves: bool
-    interactive: bool
-    countries: tuple[str, ...]
+    ours: bool = False
+    leaves: bool = False
+    interactive: bool = False
+    countries: tuple[str, ...] = ()
+    correction: Correction | None = None
 
 
-class Outlook(msgspec.Struct, frozen=True):
-    """Of one sort of sites. Base currency: `likely` without price and waiting, `floor` of any offer. `staging`: seconds
-    that are likely; `moved`: bytes that surely move; `barred`: the hard limit that no offer of theirs can keep."""
+class Floor(msgspec.Struct, frozen=True):
+    """What no offer can be below, in the base currency. `moved`: bytes that surely move; `barred`: the hard limit that
+    no offer can keep."""
 
-    likely: float
-    floor: float
-    staging: float
+    value: float
     moved: float
     barred: str | None
 
-    def estimate(self, habit: Habit, lag: float, run: float, wishes: Wishes) -> float:
-        """The all-in that is likely for one site, base currency. `lag`: seconds by which all that it offers starts
-        later; `run`: seconds."""
-        waiting = max(0.0, habit.waiting + lag - self.staging)
-        return self.likely + habit.price * run / HOUR + waiting * wishes.weights.value_of_time / HOUR
 
-
-def outlook(sort: Sort, wishes: Wishes, run: float, now: float) -> Outlook:
+def floor(sort: Sort, wishes: Wishes, run: float, now: float) -> Floor:
     """`run`: seconds that were asked for."""
-    likely = rank([_free(sort, sort.locality, run, now)], wishes, now)[0].score
     sure = Locality() if sort.ours else _sure(sort.locality)
-    least = _free(sort, sure, 0.0 if sort.ours else run, now, prepares=not sort.leaves)
+    least = replace(
+        _free(sure, 0.0 if sort.ours else run, now, sort.interactive),
+        prepares=not sort.leaves,
+        countries=sort.countries,
+        correction=None if sort.ours else sort.correction,
+    )
     # What an offer may state, and how the site is called, is judged when it is in.
     open_ = replace(wishes, ceilings=(), floors=(), sites_allowed=None, sites_forbidden=frozenset())
-    floor = rank([least], open_, now)[0]
-    return Outlook(
-        likely=likely.order[0] if likely else 0.0,
-        floor=floor.score.order[0] if floor.score else 0.0,
-        staging=likely.staging.expected if likely else 0.0,
+    ranked = rank([least], open_, now)[0]
+    return Floor(
+        value=ranked.score.order[0] if ranked.score else 0.0,
         moved=sure.bytes.low if sure.bytes else 0.0,
-        barred=floor.excluded,
+        barred=ranked.excluded,
     )
 
 
-def _free(sort: Sort, locality: Locality, run: float, now: float, *, prepares: bool = False) -> Candidate:
+def _free(locality: Locality, run: float, now: float, interactive: bool) -> Candidate:
     """The offer that none could be better than: at once, for nothing."""
     return Candidate(
-        session="",
-        origin="",
-        site="",
-        start=Span.of(now),
-        run=Span.of(run),
-        price=NOTHING,
-        prepares=prepares,
-        interactive=sort.interactive,
-        carbon=NOTHING,
-        locality=locality,
-        countries=sort.countries,
-    )
+        session="", origin="", site="", start=Span.of(now), run=Span.of(run), price=NOTHING,
+        interactive=interactive, carbon=NOTHING, locality=locality,
+    )  # fmt: skip
 
 
 def _sure(known: Locality) -> Locality:
@@ -147,8 +158,8 @@ class Bar:
                 del self._values[self._most :]
 
 
-def beaten(outlook: Outlook, bar: float, wishes: Wishes) -> str:
+def beaten(floor: Floor, bar: float, wishes: Wishes) -> str:
     """`it cannot beat 3.90 EUR: 84.2 GB would have to move there, 4.40 EUR at least`."""
-    moved = f"{size(outlook.moved)} would have to move there, " if outlook.moved else ""
-    most, least = (money(wishes.shown(value), wishes.currency) for value in (bar, outlook.floor))
+    moved = f"{size(floor.moved)} would have to move there, " if floor.moved else ""
+    most, least = (money(wishes.shown(value), wishes.currency) for value in (bar, floor.value))
     return f"it cannot beat {most}: {moved}{least} at least"

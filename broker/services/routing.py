@@ -9,18 +9,20 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from operator import attrgetter
 from zlib import crc32
 
 import msgspec
 
+from broker.domain import kinds
 from broker.domain import locality as place
 from broker.domain.executables import JupyterNotebook
-from broker.domain.experience import Experience
+from broker.domain.experience import Experience, voice
 from broker.domain.locality import Locality, Place, Terrain
 from broker.domain.located import Item
 from broker.domain.outcome import Outcome, Reason, Skipped
 from broker.domain.ranking import Candidate, rank
-from broker.domain.routing import Bar, Habit, Outlook, Sort, beaten, outlook
+from broker.domain.routing import NEVER, Bar, Floor, Habit, Likely, Sort, beaten, floor, likely
 from broker.domain.storages import Map
 from broker.ports import Clock
 from broker.services.fanout import Target
@@ -80,11 +82,12 @@ class Routing:
         return Course(self, gathering, entries, found, experience) if len(entries) > self.at_once else None
 
 
-class _Site(msgspec.Struct, frozen=True):
-    entry: Entry
-    outlook: Outlook
+class _Site(msgspec.Struct, frozen=True, gc=False):
+    """Who was not asked yet. `lot`: which of equals goes first."""
+
     estimate: float
     lot: int
+    name: str
 
 
 class Course:
@@ -104,16 +107,23 @@ class Course:
         self._run = request.duration.total_seconds()
         # Whether its run counts is known of its offers alone.
         self._interactive = isinstance(request.executable, JupyterNotebook)
+        self._kind = kinds.short(request.executable.kind)
         self._entries = {entry.name: entry for entry in entries}
+        self._measured_ways = {site for _, site in experience.measured}
         self._asked: set[str] = set()
         self._heard = 0  # outcomes
-        self._bar = Bar(self._wishes)
-        self._known = found()
         self._reviewed = routing.clock.monotonic()
-        self._queue: deque[_Site] = deque()
-        self._beaten: list[_Site] = []
-        self._barred: list[_Site] = []
-        self._arrange()
+        self._begin(found())
+
+    def _begin(self, known: tuple[Item, ...]) -> None:
+        """With what is known of the data now."""
+        self._known = known
+        self._bar = Bar(self._wishes)
+        self._floors: dict[Sort, Floor] = {}
+        self._beaten: dict[str, Floor] = {}
+        self._barred: dict[str, str] = {}
+        self._measured = self._routing.measures.of(known, self._experience, self._wishes.weights.value_of_time)
+        self._queue = deque(sorted(self._sites(), key=attrgetter("estimate", "lot", "name")))
 
     # ── for the fan-out ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -126,56 +136,65 @@ class Course:
             self._review()
             self._hear(outcomes)
         while self._queue:
-            site = self._queue.popleft()
-            if site.outlook.floor > self._bar.value:
-                self._beaten.append(site)
-                continue
-            self._asked.add(site.entry.name)
-            return Target(site.entry.name, site.entry.planner)
+            name = self._queue.popleft().name
+            least = self._floor(self._entries[name])
+            if least.barred:
+                self._barred[name] = least.barred
+            elif least.value > self._bar.value:
+                self._beaten[name] = least
+            else:
+                self._asked.add(name)
+                return Target(name, self._entries[name].planner)
         return None
 
     def left(self, *, early: bool) -> dict[str, Outcome]:
-        left: dict[str, Outcome] = {}
-        for site in self._barred:
-            left[site.entry.name] = _not_asked(site.outlook.barred or "")
-        for site in self._beaten:
-            left[site.entry.name] = _not_asked(beaten(site.outlook, self._bar.value, self._wishes))
-        for place_, site in enumerate(self._queue, len(self._asked)):
-            late = f"{place_} sites came before it, and the time was over"
-            left[site.entry.name] = _not_asked("enough good offers were in" if early else late)
+        left: dict[str, Outcome] = {name: _not_asked(why) for name, why in self._barred.items()}
+        for name, least in self._beaten.items():
+            left[name] = _not_asked(beaten(least, self._bar.value, self._wishes))
+        for before, site in enumerate(self._queue, len(self._asked)):
+            late = f"{before} sites came before it, and the time was over"
+            left[site.name] = _not_asked("enough good offers were in" if early else late)
         return left
 
     # ── the order ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _arrange(self) -> None:
-        """Whoever was not asked yet, the best first; equals by lot, so that not always the same are left out."""
-        sites = sorted(self._sites(), key=lambda site: (site.estimate, site.lot))
-        self._barred = [site for site in sites if site.outlook.barred]
-        self._queue = deque(site for site in sites if not site.outlook.barred)
-        self._beaten = []
-
     def _sites(self) -> Iterator[_Site]:
-        measured = self._routing.measures.of(self._known, self._experience, self._wishes.weights.value_of_time)
-        ways = {site for _, site in self._experience.measured}
+        """Those that were not asked yet, each with what is likely of its offers."""
         seed = crc32(self._gathering.set.bytes)
-        outlooks: dict[tuple[Place, bool, bool, tuple[str, ...]], Outlook] = {}
+        ways: dict[Place, Likely] = {}
         for name, entry in self._entries.items():
             if name in self._asked:
                 continue
-            profile = entry.profile
-            ours = profile is not None and profile.ours
-            habit = self._routing.habits.get(name)
-            leaves = habit is not None and not habit.prepares
-            at = Place(name if name in ways else "", _storages(entry))
-            key = (at, ours, leaves, _countries(entry))
-            if key not in outlooks:
-                where = measured(at) if self._known else Locality()
-                outlooks[key] = outlook(
-                    Sort(where, *key[1:3], self._interactive, key[3]), self._wishes, self._run, self._now
-                )
-            lag = self._routing.taken.lag(entry)
-            estimate = outlooks[key].estimate(habit or _NO_HABIT, lag.seconds if lag else 0.0, self._run, self._wishes)
-            yield _Site(entry, outlooks[key], estimate, crc32(name.encode(), seed))
+            at = self._place(entry)
+            if at not in ways:
+                ways[at] = likely(self._locality(at), self._interactive, self._wishes, self._run, self._now)
+            habit, lag = self._routing.habits.get(name, _NO_HABIT), self._routing.taken.lag(entry)
+            correction = self._experience.correction(voice(name, name), self._kind) or NEVER
+            estimate = ways[at].estimate(habit, lag.seconds if lag else 0.0, self._run, self._wishes, correction)
+            yield _Site(estimate, crc32(name.encode(), seed), name)
+
+    def _floor(self, entry: Entry) -> Floor:
+        habit = self._routing.habits.get(entry.name)
+        sort = Sort(
+            locality=self._locality(self._place(entry)),
+            ours=entry.profile is not None and entry.profile.ours,
+            leaves=habit is not None and not habit.prepares,
+            interactive=self._interactive,
+            countries=_countries(entry),
+            correction=self._experience.correction(voice(entry.name, entry.name), self._kind),
+        )
+        if sort not in self._floors:
+            self._floors[sort] = floor(sort, self._wishes, self._run, self._now)
+        return self._floors[sort]
+
+    def _place(self, entry: Entry) -> Place:
+        """Sites that no transfer was measured to are told apart by their storages alone."""
+        profile = entry.profile.storages if entry.profile else ()
+        at = tuple(storage.name for storage in (*entry.site.storages, *profile))
+        return Place(entry.name if entry.name in self._measured_ways else "", at)
+
+    def _locality(self, at: Place) -> Locality:
+        return self._measured(at) if self._known else Locality()
 
     def _review(self) -> None:
         """Where catalogues know more by now, all is reckoned anew, also what is in."""
@@ -183,12 +202,10 @@ class Course:
         if now - self._reviewed < REVIEW:
             return
         self._reviewed = now
-        if (found := self._found()) == self._known:
-            return
-        self._known = found
-        self._gathering.body()  # measures its offers anew
-        self._bar, self._heard = Bar(self._wishes), 0
-        self._arrange()
+        if (found := self._found()) != self._known:
+            self._gathering.body()  # measures its offers anew
+            self._heard = 0
+            self._begin(found)
 
     # ── what is in ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -207,11 +224,6 @@ class Course:
 
 def _not_asked(why: str) -> Skipped:
     return Skipped(Reason(f"not asked: {why}"))
-
-
-def _storages(entry: Entry) -> tuple[str, ...]:
-    profile = entry.profile.storages if entry.profile else ()
-    return tuple(storage.name for storage in (*entry.site.storages, *profile))
 
 
 def _countries(entry: Entry) -> tuple[str, ...]:
