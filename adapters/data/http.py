@@ -202,6 +202,7 @@ def _address(text: str) -> URL | None:
             return None
         if ".." in re.split(r"[/\\]", url.path):
             return None
+        url = url.with_port(None) if url.is_default_port() else url
         return url.with_user(None).with_fragment(None)
     except ValueError:
         return None

@@ -38,7 +38,7 @@ from broker.plugins import CataloguePlugin, CatalogueResources, Credentials
 PAGE_BYTES = 16 * 1024 * 1024  # a thousand of the longest keys, encoded
 _LONGEST_KEY = 1024  # bytes
 _LONGEST_TOKEN = 4096
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _HOSTED = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")  # a bucket that can be part of a host's name
 _MD5 = re.compile(r'"([0-9a-f]{32})"')
 _ENCRYPTED = ("aws:kms", "aws:kms:dsse")  # then the ETag is no MD5
@@ -70,7 +70,7 @@ class S3Catalogue:
         if not resources.url:
             raise SettingsError("the address of the endpoint is missing.", key="url", remedy="Write url: https://…")
         self._options, self._clock, self._http = options, resources.clock, resources.http
-        self._base = Origin(resources.http, resources.url, resources.clock).base
+        self._base = _plain(Origin(resources.http, resources.url, resources.clock).base)
         self._key = _key(resources.credentials, options.region)
 
     # ── what is meant ────────────────────────────────────────────────────────────────────────────────────────
@@ -103,7 +103,7 @@ class S3Catalogue:
                 place, _, path = path.partition("/")
             return self._named(place, path)
         try:
-            url = URL(text.strip())
+            url = _plain(URL(text.strip()))
             if url.scheme not in ("http", "https") or url.user is not None or url.query_string:
                 return None  # signed for somebody, or of one version
             return self._below(url)
@@ -247,6 +247,11 @@ class Count:
         self.objects += 1
         self.bytes += entry.bytes
         self.files += not (entry.key.endswith("/") and entry.bytes == 0)
+
+
+def _plain(url: URL) -> URL:
+    """Without a port that its scheme has anyway: it is not sent, and so not signed, and origins are compared."""
+    return url.with_port(None) if url.is_default_port() else url
 
 
 def _on_tape(answer: Answer) -> bool:

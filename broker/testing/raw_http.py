@@ -33,8 +33,8 @@ Reply = bytes | Callable[[Seen, asyncio.StreamWriter], Awaitable[None]]
 
 
 class RawServer:
-    """One request a connection. A reply is found by method and path, else by path, else it is a 404; one that is a
-    function writes for itself, and may go on for ever: it is cancelled at the end."""
+    """One request a connection. A reply is found by method and path, else by path, else as `*`, else it is a 404. One
+    that is a function writes for itself, and may go on for ever: it is cancelled at the end."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.host, self.port = host, 0
@@ -80,7 +80,8 @@ class RawServer:
         seen = _seen(await reader.readuntil(b"\r\n\r\n"))
         self.seen.append(seen)
         missing = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
-        reply = self._replies.get(f"{seen.method} {seen.path}", self._replies.get(seen.path, missing))
+        names = (f"{seen.method} {seen.path}", seen.path, "*")
+        reply = next((self._replies[name] for name in names if name in self._replies), missing)
         if isinstance(reply, bytes):
             writer.write(reply)
             await writer.drain()

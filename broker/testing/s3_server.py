@@ -1,0 +1,116 @@
+"""A real S3 server on the loopback, for tests: moto, with objects in memory. Imports nothing of ours but the launcher.
+
+It takes any key, and refuses who has none where a bucket is not public. Signatures are not checked: that they are
+right is tested against botocore's (`signatures`), which lives in the same environment. Everything here blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from broker.testing.children import end, free_port, launch
+
+READY_WITHIN = 60.0  # seconds; a machine that runs other things at the same time is slow
+STEP_WITHIN = 60.0
+
+# What boto3 is told to do, as JSON on its standard input: [[operation, arguments], …].
+_CALLS = """
+import base64, json, sys
+import boto3
+from botocore.config import Config
+client = boto3.client("s3", endpoint_url=sys.argv[1], region_name="us-east-1", aws_access_key_id="maker",
+                      aws_secret_access_key="maker", config=Config(s3={"addressing_style": "path"}))
+for operation, arguments in json.load(sys.stdin):
+    body = arguments.get("Body")
+    if body is not None:
+        arguments["Body"] = body.encode() if isinstance(body, str) else bytes(body)
+    getattr(client, operation)(**arguments)
+"""
+# The same for signatures: [[method, url, headers, access, secret, region, moment], …] to [Authorization, …].
+_SIGNATURES = """
+import datetime, json, sys
+from unittest import mock
+import botocore.auth, botocore.compat
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+signed = []
+for method, url, headers, access, secret, region, moment in json.load(sys.stdin):
+    when = datetime.datetime.fromtimestamp(moment, datetime.timezone.utc)
+    request = AWSRequest(method, url, headers=headers)
+    with mock.patch.object(botocore.auth, "get_current_datetime", lambda *_, **__: when):
+        botocore.auth.S3SigV4Auth(Credentials(access, secret), "s3", region).add_auth(request)
+    signed.append(request.headers["Authorization"])
+json.dump(signed, sys.stdout)
+"""
+
+
+class Moto:
+    """A server that answers at `url`. `programs`: the folder of its environment's programs."""
+
+    def __init__(self, url: str, programs: Path) -> None:
+        self.url, self._programs = url, programs
+
+    def call(self, *calls: tuple[str, Mapping[str, Any]]) -> None:
+        """Calls of boto3's client, such as `("create_bucket", {"Bucket": "b"})`. A body is text, or a number of zero
+        bytes."""
+        _python(self._programs, _CALLS, [self.url], calls)
+
+    def put(self, bucket: str, objects: Mapping[str, int | str]) -> None:
+        """A bucket with those objects: key → their size, or their text."""
+        puts = [("put_object", {"Bucket": bucket, "Key": key, "Body": body}) for key, body in objects.items()]
+        self.call(("create_bucket", {"Bucket": bucket}), *puts)
+
+
+@contextmanager
+def moto(programs: Path, folder: Path) -> Iterator[Moto]:
+    """From when it answers to when it is gone."""
+    port, log = free_port(), folder / "moto.log"
+    command = [str(programs / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
+    process = launch(command, log, _environment(), folder)
+    try:
+        _wait(f"http://127.0.0.1:{port}/moto-api/data.json", process, log)
+        yield Moto(f"http://127.0.0.1:{port}", programs)
+    finally:
+        end(process)
+
+
+def signatures(programs: Path, requests: Sequence[Sequence[object]]) -> list[str]:
+    """What botocore writes as Authorization: of method, url, headers, access key, secret key, region, epoch seconds."""
+    signed: list[str] = json.loads(_python(programs, _SIGNATURES, [], requests))
+    return signed
+
+
+def _python(programs: Path, script: str, arguments: Sequence[str], given: object) -> str:
+    done = subprocess.run(  # noqa: S603  the environment's own interpreter
+        [str(programs / "python"), "-c", script, *arguments],
+        input=json.dumps(given), capture_output=True, text=True, timeout=STEP_WITHIN, check=False, env=_environment(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of whoever runs the tests: neither keys nor proxies."""
+    return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + READY_WITHIN
+    while True:
+        try:
+            with urlopen(url, timeout=5.0):  # noqa: S310  our own address
+                return
+        except (URLError, HTTPException, OSError):
+            assert process.poll() is None, log.read_text(errors="replace")
+            assert time.monotonic() < until, f"moto is not up\n{log.read_text(errors='replace')}"
+            time.sleep(0.05)
