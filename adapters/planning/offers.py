@@ -7,6 +7,7 @@ hold no state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -45,7 +46,7 @@ from broker.domain.schedule import (
     LifecycleStartDurationInstant,
     LifecycleStartDurationInterval,
 )
-from broker.domain.session import ScheduledExecutionSession, SessionPhase
+from broker.domain.session import LocalityNote, ScheduledExecutionSession, SessionPhase
 from broker.errors import SiteRefused
 from broker.ports import Order
 
@@ -69,7 +70,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Words(msgspec.Struct, frozen=True):
-    """What an offer says besides the plan."""
+    """What an offer says besides the plan. `at_hand`: bytes of the data that is here already, by path."""
 
     site: str
     created: float
@@ -80,6 +81,7 @@ class Words(msgspec.Struct, frozen=True):
     platform: str | None = None
     simulated: bool = False
     results: bool = False
+    at_hand: Mapping[str, float] = {}
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -131,8 +133,16 @@ def write(request: ExecutionRequest, plan: Plan, words: Words) -> bytes:
         reserved=plan.reserved,
         simulated=words.simulated or None,
         results=words.results,
+        locality=_locality(words.at_hand),
     )
     return msgspec.json.encode(session.to_wire())
+
+
+def _locality(at_hand: Mapping[str, float]) -> LocalityNote | None:
+    """What the site has, and nothing of what it has not: whoever ranks the offer knows more of that."""
+    if not at_hand:
+        return None
+    return LocalityNote(held=tuple(at_hand), cached=math.fsum(at_hand.values()), certainty="stated")
 
 
 def _schedule(plan: Plan) -> LifecycleSchedule:

@@ -7,7 +7,7 @@ durations seconds, memory and storage GiB.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 from uuid import UUID
 
 import msgspec
@@ -107,3 +107,12 @@ class Platform(Protocol):
 
     async def close(self) -> None:
         """Give back connections and files; running jobs go on."""
+
+
+@runtime_checkable
+class Keeper(Protocol):
+    """What a platform may do besides: know which data it has."""
+
+    async def at_hand(self, request: ExecutionRequest, deadline: Deadline) -> Mapping[str, float]:
+        """The bytes of each data resource, by its path in the request (`data[0]`), that need not be brought in. No
+        network; a platform that would have to ask elsewhere leaves it out."""

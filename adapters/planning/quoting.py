@@ -7,7 +7,7 @@ judge (policies, ceilings, what the platform cannot run) → count the user's op
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from uuid import uuid4
 
 import msgspec
@@ -16,7 +16,7 @@ import structlog
 from adapters.planning import offers, results, sizes
 from adapters.planning.ledger import Ledger, Step
 from adapters.planning.offers import Plan, Words
-from adapters.planning.platform import Job, Platform
+from adapters.planning.platform import Job, Keeper, Platform
 from adapters.planning.settings import SiteSettings
 from adapters.planning.sizes import Size
 from adapters.planning.slots import Need, Segment, earliest, segments, within
@@ -35,6 +35,7 @@ from broker.ports import Ask, Book, Booking, Clock, Limits, Quotes
 _log = structlog.get_logger(__name__)
 
 PROFILE_AGE = 60.0  # seconds a profile is believed
+LOOK = 1.0  # seconds that looking for data that is here may take, at most
 LEAST_LIFE = 10.0  # seconds an offer must live to be worth making
 HELD, ESTIMATED = 300.0, 1800.0  # seconds an offer lives, where the settings say nothing
 
@@ -122,7 +123,8 @@ class Quoting:
         if isinstance(planned, Quotes):
             await self._uncount(ask)
             return planned
-        return Quotes(tuple(self._write(ask.request, plan, bounds, profile) for plan in planned))
+        at_hand = await self._at_hand(ask)
+        return Quotes(tuple(self._write(ask.request, plan, bounds, profile, at_hand) for plan in planned))
 
     def _refusals(
         self, request: ExecutionRequest, bounds: sizes.Limits, window: Window, profile: Profile
@@ -302,7 +304,25 @@ class Quoting:
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _write(self, request: ExecutionRequest, plan: Plan, bounds: sizes.Limits, profile: Profile) -> Quote:
+    async def _at_hand(self, ask: Ask) -> Mapping[str, float]:
+        """What of the data is here. No offer is lost over it, nor late."""
+        if not ask.request.data or not isinstance(self._platform, Keeper):
+            return {}
+        now = self._clock.monotonic()
+        try:
+            return await self._platform.at_hand(ask.request, ask.until.at_most(min(LOOK, ask.until.left(now) / 2), now))
+        except SiteError as error:
+            _log.info("cache not looked at", site=self._name, why=error.detail)
+            return {}
+
+    def _write(
+        self,
+        request: ExecutionRequest,
+        plan: Plan,
+        bounds: sizes.Limits,
+        profile: Profile,
+        at_hand: Mapping[str, float],
+    ) -> Quote:
         storage, keeping = sizes.storage(request), results.keeping(request)
         use = Use(plan.size.cores, plan.size.memory, storage, dict(request.extras), keeping)
         tariff = self._settings.tariff
@@ -316,6 +336,7 @@ class Quoting:
             platform=profile.platform,
             simulated=profile.simulated,
             results=profile.results,
+            at_hand=at_hand,
         )
         return Quote(str(plan.handle), offers.write(offers.granted(request, plan), plan, words))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from adapters.local.adapter import plugin
+from adapters.local.cache import About, Cache
+from adapters.local.layout import Shelf
 from broker.domain import kinds
 from broker.domain.deadline import Deadline
 from broker.domain.site import Registration
@@ -108,6 +111,55 @@ async def test_from_the_question_to_the_result(tmp_path: Path) -> None:
     assert seen.cost == 0.0
     assert [result.name for result in await planner.results(order, soon())] == ["answer"]
     assert b"".join([piece async for piece in planner.fetch(order, "answer", soon())]) == b"42"
+
+
+def simple_data(*urls: str) -> list[dict[str, Any]]:
+    return [{"kind": kinds.SIMPLE_DATA, "meta": {"name": f"d{i}"}, "location": url} for i, url in enumerate(urls)]
+
+
+async def test_an_offer_says_which_data_is_here_already(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/cube").write_bytes(b"x" * 1234)
+    kept, absent = "https://data.example/kept", "https://data.example/absent"
+    options = {"folder": tmp_path / "jobs", "file_roots": [tmp_path / "data"], "cache": {"bytes": 1e6}}
+    about = About(kept, kept, 1234, '"v1"')
+    with (cache := Cache(tmp_path / "jobs", Shelf(10**6, 60.0))).turn(kept):
+        cache.keep(about, tmp_path / "data/cube")
+    question = asks.ask(
+        Now(),
+        within=20.0,
+        executable={"kind": kinds.PYTHON_PROGRAM, "source": "pass"},
+        data=simple_data(kept, absent, f"file://{tmp_path}/data/cube"),
+    )
+    answer = await a_planner(options, tariff="free").quote(question)
+    assert answer.quotes, answer.reasons
+    assert [json.loads(quote.body)["locality"] for quote in answer.quotes] == [
+        {"certainty": "stated", "held": ["data[0]", "data[2]"], "cached": 2468.0}
+    ] * len(answer.quotes)
+
+
+async def test_an_offer_says_nothing_of_data_where_none_is_here(tmp_path: Path) -> None:
+    question = asks.ask(
+        Now(),
+        within=20.0,
+        executable={"kind": kinds.PYTHON_PROGRAM, "source": "pass"},
+        data=simple_data("https://data.example/absent"),
+    )
+    answer = await a_planner({"folder": tmp_path, "cache": {"bytes": 1e6}}, tariff="free").quote(question)
+    assert "locality" not in json.loads(answer.quotes[0].body)
+
+
+async def test_a_cache_that_cannot_be_read_costs_no_offer(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs/cache").write_text("in the way")
+    question = asks.ask(
+        Now(),
+        within=20.0,
+        executable={"kind": kinds.PYTHON_PROGRAM, "source": "pass"},
+        data=simple_data("https://data.example/x"),
+    )
+    answer = await a_planner({"folder": tmp_path / "jobs", "cache": {"bytes": 1e6}}, tariff="free").quote(question)
+    assert answer.quotes
 
 
 async def test_what_cannot_run_is_declined_with_its_element(tmp_path: Path) -> None:
