@@ -30,7 +30,6 @@ from broker.api import answers
 from broker.api.openapi import describe
 from broker.api.routes import Parts
 from broker.api.wire import JSON, YAML, Limits
-from broker.domain.experience import BLANK
 from broker.domain.identity import Caller, Owner
 from broker.domain.money import Exchange
 from broker.domain.quantities import Span
@@ -59,6 +58,7 @@ from broker.services.keeping import TIMER as KEEP
 from broker.services.keeping import Keeping
 from broker.services.keys import TIMER as FORGET
 from broker.services.keys import Keys
+from broker.services.learning import FADE, Learning
 from broker.services.locating import Bounds, Known, Locating
 from broker.services.offers import Offers, Timing
 from broker.services.records import Records
@@ -131,7 +131,12 @@ async def _join(
     hub = Hub()
     records = Records(store, clock, upkeep.nudge, hub)
     window = Window(clock.now)
-    sites = Sites(_registrations(settings), store=store, clock=clock, build=builder.build, broker_id=broker_id)
+    map_ = _map(settings)
+    learning = Learning(store=store, records=records, clock=clock, map_=map_)
+    await learning.start()
+    sites = Sites(
+        _registrations(settings), store=store, clock=clock, build=builder.build, broker_id=broker_id, memory=learning
+    )
     stack.push_async_callback(sites.close)
     fanout = Fanout(clock, grace=settings.fanout.grace)
     stack.push_async_callback(fanout.close)
@@ -143,7 +148,6 @@ async def _join(
     )  # fmt: skip
     stack.push_async_callback(access.close)
     readers = settings.access.readers
-    map_ = _map(settings)
     locating = Locating(builder.catalogues(map_), clock, _bounds(settings))
     stack.push_async_callback(locating.close)
     taken = Taken(clock, fleet)
@@ -152,7 +156,7 @@ async def _join(
     offers = Offers(
         records=records, sites=sites, fanout=fanout, locating=locating, routing=routing, window=window, store=store,
         limits=store.limits, clock=clock, readers=readers, map_=map_, defaults=_defaults(settings),
-        experience=lambda: BLANK, timing=_timing(settings), broker_id=broker_id,
+        experience=lambda: learning.experience, timing=_timing(settings), broker_id=broker_id,
     )  # fmt: skip
     stack.push_async_callback(offers.close)
     sessions = Sessions(records=records, offers=offers, sites=sites, store=store, clock=clock, readers=readers)
@@ -191,6 +195,8 @@ async def _join(
             "release": releasing.release,
             "follow": watching.follow,
             "look": watching.look,
+            "learn": learning.learn,
+            FADE: learning.fade,
             FORGET: keys.forget,
             KEEP: keeping.keep,
             **({SILENT: peers.forget} if peers is not None else {}),
@@ -198,7 +204,7 @@ async def _join(
     )
     await keeping.start()
     await sites.start()
-    for loop in (upkeep.run, sites.run, partial(store.follow, hub.watched, hub.ring)):
+    for loop in (upkeep.run, sites.run, learning.run, partial(store.follow, hub.watched, hub.ring)):
         _run(stack, loop)
     if peers is not None:
         for loop in (sites.follow, peers.run):

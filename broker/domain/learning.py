@@ -43,6 +43,7 @@ from broker.domain.experience import (
     Factor,
     Measured,
 )
+from broker.domain.offerset import Decision, Looks
 from broker.domain.quantities import Span
 
 DAY = 86400.0
@@ -61,6 +62,8 @@ _FARTHEST = log(100.0)  # of one ratio: beyond it a promise is broken, and how f
 _MOST_BESIDE = log(4.0)  # of a site's run and cost beside the usual ones: both are the site's own word
 _MAD = 1.4826
 _LONGEST = 1e8  # seconds
+_LOOKED = 120.0  # seconds between two looks that tell well enough when something happened between them
+_SKEW = 60.0  # seconds that a site's clock may differ by
 
 Pair = tuple[float, float]  # promised, actual
 
@@ -329,6 +332,25 @@ def picture(ways: Mapping[tuple[str, str], Measured], own: Mapping[tuple[str, st
     )
 
 
+def says(what: str, factor: Factor, usual: Factor | None = None) -> str:
+    """In words, for whoever runs the site. `usual`: at sites as a whole, of run and cost."""
+    runs = f"{factor.samples} run{'s' if factor.samples != 1 else ''}"
+    more, less = _WORDS[what]
+    word = more if factor.value >= 1.05 else less if factor.value <= 0.95 else "as promised"
+    times = "" if word == "as promised" else f" × {factor.value:.2g}"
+    elsewhere = f"; × {usual.value:.2g} is usual" if usual is not None else ""
+    return f"{_VERBS[what]} {word}{times} ({runs}{elsewhere})"
+
+
+_VERBS = {"waiting": "starts", "staging": "stages", "run": "runs", "cost": "bills"}
+_WORDS = {
+    "waiting": ("later than promised", "sooner than promised"),
+    "staging": ("more slowly than reckoned", "faster than reckoned"),
+    "run": ("longer than asked for", "shorter than asked for"),
+    "cost": ("more than promised", "less than promised"),
+}
+
+
 # ── what one session has shown ───────────────────────────────────────────────────────────────────────────────
 
 
@@ -349,15 +371,43 @@ class Told(msgspec.Struct, frozen=True):
     actual_cost: float | None = None
 
 
-def sample(session: UUID, told: Told, *, completed: bool, over: float, moving: float | None = None) -> Sample:
+def told(decision: Decision, over: float) -> Told:
+    """What is known of a decision whose session was seen to be `over`. What a site states of its times is believed as
+    far as what was seen allows it: it did not run at a look that showed it waiting."""
+    began = _moment(decision.actual_start, decision.running, decision.at, over)
+    return Told(
+        decision.at,
+        decision.start,
+        decision.prepares,
+        decision.staging,
+        decision.run,
+        decision.cost,
+        _moment(None, decision.preparing, decision.at, over),
+        began,
+        None if began is None else _moment(decision.actual_end, decision.over, began, over),
+        decision.actual_cost,
+    )
+
+
+def _moment(stated: float | None, looks: Looks | None, first: float, last: float) -> float | None:
+    """When it was, between `first` and `last`; None: not known well enough, or what is stated cannot be."""
+    if stated is None:
+        return None if looks is None or looks[1] - looks[0] > _LOOKED else (looks[0] + looks[1]) / 2
+    low, high = looks or (first, last)
+    if looks is None and not low - _SKEW <= stated <= high + _SKEW:
+        return None
+    return max(low, min(high, stated))
+
+
+def sample(session: UUID, known: Told, *, completed: bool, over: float, moving: float | None = None) -> Sample:
     """`completed`: it ended well; else it says nothing of run and cost. `over`: when its end was seen. `moving`:
     seconds in which the bytes it reports moved; None: it reports none."""
-    ready = None if told.began is None else told.began - told.at
-    waiting, staging = (None, None) if ready is None else _readiness(told, ready, moving)
-    run = _sound(told.run, _minus(told.ended, told.began)) if completed else None
-    cost = _sound(told.cost, told.actual_cost) if completed else None
+    ready = None if known.began is None else known.began - known.at
+    waiting, staging = (None, None) if ready is None else _readiness(known, ready, moving)
+    run = _sound(known.run, _minus(known.ended, known.began)) if completed else None
+    cost = _sound(known.cost, known.actual_cost) if completed else None
     return Sample(
-        session, told.at, over, waiting, staging, run if _positive(run) else None, cost if _positive(cost) else None
+        session, known.at, over, waiting, staging, run if _positive(run) else None, cost if _positive(cost) else None
     )
 
 

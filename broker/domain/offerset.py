@@ -26,6 +26,7 @@ from broker.errors import Conflict, NotFound, Unavailable
 SCHEMA = 1
 ON_ITS_WAY = 5.0  # seconds that a write may take at most, a failover of its store included
 NOTES_KEPT = 50  # messages a session keeps: the first and the last ones
+Looks = tuple[float, float]  # the last look that did not show it yet, and the first that did; epoch seconds
 
 
 class Note(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -97,7 +98,11 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Times epoch seconds, durations seconds; `cost` and `actual_cost` in the site's `currency`, `all_in`, `cheapest` and
     `mean` in the caller's, `ranked_in`. `eligible`: how many offers passed every limit; `cheapest`, `mean` of their
-    expected pay; None: not known."""
+    expected pay; None: not known.
+
+    `kind` of work, `prepares`, `staging` and `run`: what was promised besides, before experience corrected it; an
+    empty `kind`: nothing is to be learned of it. `preparing`, `running`, `over`: between which looks it began that.
+    `learned`: what came has been counted."""
 
     session: UUID
     site: str
@@ -117,6 +122,14 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     actual_cost: float | None = None
     actual_start: float | None = None
     actual_end: float | None = None
+    kind: str = ""
+    prepares: bool = False
+    staging: float | None = None
+    run: float | None = None
+    preparing: Looks | None = None
+    running: Looks | None = None
+    over: Looks | None = None
+    learned: bool = False
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -245,7 +258,17 @@ def timers(record: SetRecord) -> dict[str, float]:
         due["follow"] = 0.0
     if record.owed:
         due["owed"] = record.owed.at
+    if lesson(record) is not None:
+        due["learn"] = 0.0
     return due
+
+
+def lesson(record: SetRecord) -> Decision | None:
+    """The decision whose session has ended, where nobody has learned of it yet."""
+    decision = record.decision
+    if decision is None or not decision.kind or decision.learned or record.taken != decision.session:
+        return None
+    return decision if record.session(decision.session).phase in phases.TERMINAL else None
 
 
 # ── gathering ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -550,7 +573,7 @@ def released(record: SetRecord, uuids: Iterable[UUID], now: float) -> SetRecord:
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """What a site said of a session, reduced to what is kept."""
+    """What a site said of a session, reduced to what is kept. `before`: when it was last looked at, None: not known."""
 
     phase: str
     body: bytes | None = None
@@ -559,6 +582,7 @@ class Seen(msgspec.Struct, frozen=True):
     ended: float | None = None
     cost: float | None = None
     messages: tuple[str, ...] = ()
+    before: float | None = None
 
 
 def see(record: SetRecord, uuid: UUID, seen: Seen, now: float) -> SetRecord:
@@ -579,7 +603,7 @@ def see(record: SetRecord, uuid: UUID, seen: Seen, now: float) -> SetRecord:
         changed = _noted(changed, words)
     for text in _unsaid(seen.messages, changed.body or item.offer):
         changed = _noted(changed, Note(now, "uri:site-message", "{text}", {"text": text[:1000]}))
-    decision = _actual(record.decision, uuid, seen)
+    decision = _actual(record.decision, seen, item.phase, changed, now)
     if changed == item and decision == record.decision:
         return record
     changed = replace(changed, seen=now, modified=now)
@@ -658,9 +682,29 @@ def _noted(item: SessionRecord, words: Note) -> SessionRecord:
     return replace(item, notes=notes)
 
 
-def _actual(decision: Decision | None, uuid: UUID, seen: Seen) -> Decision | None:
-    if decision is None or decision.session != uuid:
+def learned(record: SetRecord) -> SetRecord:
+    """What came of the decision has been counted. Idempotent."""
+    decision = record.decision
+    if decision is None or decision.learned:
+        return record
+    return replace(record, decision=replace(decision, learned=True))
+
+
+_WAITS = frozenset({"ACCEPTED", "WAITING"})
+_RUNS = frozenset({"AVAILABLE", "RUNNING"})
+
+
+def _actual(decision: Decision | None, seen: Seen, before: str, item: SessionRecord, now: float) -> Decision | None:
+    """`before`: the phase that the session had; `item`: as it is now."""
+    if decision is None or decision.session != item.uuid:
         return decision
+    looks = (max(decision.at, seen.before or 0.0), now)
+    if before in _WAITS and item.phase == "PREPARING":
+        decision = replace(decision, preparing=looks)
+    elif before in _WAITS | {"PREPARING"} and item.phase in _RUNS:
+        decision = replace(decision, running=looks)
+    elif before in _RUNS and (item.phase == "RELEASING" or item.phase in phases.TERMINAL):
+        decision = replace(decision, over=looks)
     return replace(
         decision,
         actual_start=seen.began if seen.began is not None else decision.actual_start,

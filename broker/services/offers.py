@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from broker.domain import offerset, setbody
+from broker.domain import kinds, offerset, setbody
 from broker.domain.deadline import Deadline
 from broker.domain.experience import Experience
 from broker.domain.hops import share
@@ -25,6 +25,7 @@ from broker.domain.outcome import Outcome, Reason, Skipped
 from broker.domain.plain import strict
 from broker.domain.ranking import Ranked
 from broker.domain.request import ExecutionRequest, check
+from broker.domain.scoring import promises
 from broker.domain.setbody import Kept, SetBody
 from broker.domain.storages import Map
 from broker.domain.wishes import Defaults, resolve
@@ -367,8 +368,13 @@ class Offers:
         mine = next((ranked for ranked in ranking if ranked.session == str(uuid)), None)
         paid = [r.score.pay.expected for r in ranking if r.score is not None and not r.score.pay.stand_in]
         price = kept.candidate.price
+        staging, run = promises(kept.candidate)
         return msgspec.structs.replace(
             bare,
+            kind=_work(body.request),
+            prepares=kept.candidate.prepares,
+            staging=staging,
+            run=run,
             rank=mine.rank if mine else None,
             eligible=len(ranking),
             currency=kept.candidate.currency or body.wishes.exchange.base,
@@ -396,6 +402,19 @@ class Offers:
         why = refused or reasons or ["no site is registered here"]
         now = self._clock.now()
         return (await self._records.change(record.uuid, lambda r: offerset.give_up(r, uuid, why, now)))[1]
+
+
+class _Executable(msgspec.Struct, frozen=True):
+    kind: str = ""
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    executable: _Executable = _Executable()
+
+
+def _work(request: bytes) -> str:
+    """The kind of work that a request asks for, in its short name."""
+    return kinds.short(msgspec.json.decode(request, type=_Asked).executable.kind)
 
 
 def _targets(entries: Sequence[Entry]) -> list[Target]:

@@ -14,8 +14,9 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from broker.domain import offerset, setbody
+from broker.domain import kinds, offerset, setbody
 from broker.domain.deadline import Deadline
+from broker.domain.experience import BLANK, Experience
 from broker.domain.offerset import Note, SessionRecord, SetRecord
 from broker.domain.outcome import Declined, Offered, Outcome
 from broker.domain.plain import strict
@@ -127,7 +128,7 @@ class Requoting:
         taken = {item.uuid for item in record.sessions}
         gathering = Gathering(
             ask, body.wishes, self._map, self._clock.now(), self._margin, (entry,),
-            taken=taken, located=lambda: body.located,
+            taken=taken, located=lambda: body.located, experience=_experience(body, old.uuid, request),
         )  # fmt: skip
         return await self._outcome(entry, ask), gathering
 
@@ -145,6 +146,14 @@ class Requoting:
 def _marked(item: SessionRecord, excluded: Mapping[str, str]) -> SessionRecord:
     reason = item.excluded or excluded.get(str(item.uuid)) or ""
     return msgspec.structs.replace(item, excluded=reason, requoted=True)
+
+
+def _experience(body: SetBody, uuid: UUID, request: ExecutionRequest) -> Experience:
+    """That by which the old offer was ranked: what the site wants now is compared with what it wanted then."""
+    old = body.by_session().get(uuid)
+    if old is None or old.candidate.correction is None:
+        return BLANK
+    return Experience(usual={kinds.short(request.executable.kind): old.candidate.correction})
 
 
 def _within(body: SetBody, record: SetRecord, old: UUID, fresh: list[SessionRecord]) -> UUID | None:

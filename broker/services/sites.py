@@ -61,6 +61,14 @@ class Guarded(Planner, Protocol):
     def breakers(self) -> Mapping[str, str]: ...
 
 
+class Memory(Protocol):
+    """What was learned of sites (services/learning)."""
+
+    def shown(self, site: str, origins: Iterable[str] = ()) -> dict[str, Any]: ...
+
+    async def forget(self, site: str, origins: Iterable[str] = ()) -> None: ...
+
+
 @dataclass
 class Entry:
     """A site in this process. `since` and `seen` are epoch seconds."""
@@ -104,9 +112,10 @@ class Sites:
         clock: Clock,
         build: Callable[[Registration], Guarded],
         broker_id: str,
+        memory: Memory | None = None,
     ) -> None:
         self._store, self._clock, self._build = store, clock, build
-        self._id = broker_id
+        self._id, self._memory = broker_id, memory
         self._file = {site.name: site for site in configured}
         self._entries = {site.name: self._entry(site, configured=True) for site in self._file.values()}
         self._roster, self._seen = Roster(), 0  # as last looked at, and its version
@@ -329,6 +338,14 @@ class Sites:
                 entry.site = await self._save(name, lambda old: _drained(_known(old, name), drained, until))
             return self._view(entry)
 
+    async def forget(self, name: str, caller: Caller) -> dict[str, Any]:
+        """Drop what was learned of a site, and of the sites behind it: it begins anew. Idempotent."""
+        _operator(caller)
+        entry = self.entry(name)
+        if self._memory is not None:
+            await self._memory.forget(name, entry.profile.origins if entry.profile else ())
+        return self._view(entry)
+
     # ── the store ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _save(self, name: str, step: Callable[[Registration | None], Registration]) -> Registration:
@@ -385,6 +402,7 @@ class Sites:
             "seen": format_instant(round(entry.seen)) if entry.seen else None,
             "breaker": dict(entry.planner.breakers()),
             "profile": entry.profile.to_wire() if entry.profile else None,
+            **(self._memory.shown(entry.name, entry.profile.origins if entry.profile else ()) if self._memory else {}),
         }
 
 

@@ -16,6 +16,7 @@ import structlog
 
 from broker.domain import offerset, session
 from broker.domain.deadline import Deadline
+from broker.domain.learning import told
 from broker.domain.offerset import SetRecord
 from broker.errors import BrokerError, NotFound, SiteError, SiteForgot, Unavailable
 from broker.ports import Clock, Order, Sighting, Store
@@ -46,6 +47,7 @@ class Watching:
         self._store, self._records, self._sites = store, records, sites
         self._window, self._clock = window, clock
         self._looks: dict[UUID, float] = {}
+        self._looked: dict[UUID, float] = {}  # when each was seen last, by this replica
         self._watched: dict[str, frozenset[UUID]] = {}  # of each site, when it was last looked at here
 
     # ── timers ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -88,6 +90,7 @@ class Watching:
         """What is on the list no more, whichever replica took it off."""
         for uuid in self._watched.get(site, frozenset()) - watched.sessions:
             self._looks.pop(uuid, None)
+            self._looked.pop(uuid, None)
         self._watched[site] = watched.sessions
 
     # ── one look ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -136,22 +139,27 @@ class Watching:
         if isinstance(found, Sighting):
             if found.next_look is not None:
                 self._looks[uuid] = max(now + entry.site.poll, found.next_look)
-            before, after = await self._records.change(uuid, lambda r: offerset.see(r, uuid, seen(found), now))
+            what = msgspec.structs.replace(seen(found), before=self._looked.get(uuid))
+            before, after = await self._records.change(uuid, lambda r: offerset.see(r, uuid, what, now))
+            self._looked[uuid] = now
         elif isinstance(found, SiteForgot):
             before, after = await self._records.change(uuid, lambda r: self._forgotten(r, uuid, entry, now))
         else:
             return False
-        self._note_start(entry, before, after)
+        self._note_start(entry, before, after, now)
         phase = after.session(uuid).phase
         if phase in session.TERMINAL and before.session(uuid).phase not in session.TERMINAL:
             self._window.ended(entry.name, phase)
             _log.info("session ended", site=entry.name, session=str(uuid), phase=phase)
         return phase in session.TERMINAL
 
-    def _note_start(self, entry: Entry, before: SetRecord, after: SetRecord) -> None:
+    def _note_start(self, entry: Entry, before: SetRecord, after: SetRecord, now: float) -> None:
         old, new = before.decision, after.decision
-        if new and new.actual_start is not None and new.start is not None and (old is None or old.actual_start is None):
-            self._window.started(entry.name, new.actual_start - new.start)
+        if old == new or new is None or new.start is None:
+            return
+        began = told(new, now).began
+        if began is not None and (old is None or told(old, now).began is None):
+            self._window.started(entry.name, began - new.start)
 
     def _forgotten(self, record: SetRecord, uuid: UUID, entry: Entry, now: float) -> SetRecord:
         since = record.session(uuid).lost_since

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 from broker.domain import kinds, session
-from broker.domain.experience import BLANK
 from broker.domain.identity import Caller, Hop, Owner
 from broker.domain.money import Exchange
 from broker.domain.offerset import SetRecord
@@ -29,6 +28,7 @@ from broker.services.fleet import Fleet
 from broker.services.forwarding import Forwarding
 from broker.services.guard import GuardedPlanner
 from broker.services.hub import Hub
+from broker.services.learning import FADE, Learning
 from broker.services.locating import Bounds, Known, Locating
 from broker.services.offers import Offers, SetState, Timing
 from broker.services.records import Records
@@ -88,6 +88,7 @@ class Bench:
         self.records = Records(store, clock, self._nudge, self.hub)
         self.window = Window(clock.now)
         given = registrations or {}
+        self.learning = Learning(store=store, records=self.records, clock=clock, map_=map_)
         configured = [given.get(name, Registration(name=name, url="http://x/")) for name in planners]
         self.sites = Sites(
             configured,
@@ -95,6 +96,7 @@ class Bench:
             clock=clock,
             build=lambda site: GuardedPlanner(planners[site.name], site, clock, fleet=fleet),
             broker_id="us",
+            memory=self.learning,
         )
         self.fanout = Fanout(clock, grace=grace)
         self.taken = Taken(clock, fleet)
@@ -103,7 +105,7 @@ class Bench:
             routing=Routing(map_, self.taken, clock, at_once=at_once),
             locating=Locating(catalogues, clock, Bounds(patience=0.05)), window=self.window, store=store,
             limits=limits or MemoryLimits(clock), clock=clock, readers=readers,
-            map_=map_, defaults=Defaults(), experience=lambda: BLANK,
+            map_=map_, defaults=Defaults(), experience=lambda: self.learning.experience,
             timing=Timing(grace=grace), broker_id="us",
         )  # fmt: skip
         self.sessions = Sessions(
@@ -135,12 +137,15 @@ class Bench:
             "release": self.releasing.release,
             "follow": self.watching.follow,
             "look": self.watching.look,
+            "learn": self.learning.learn,
+            FADE: self.learning.fade,
         }
 
     def _nudge(self, due: float = 0.0) -> None:
         self.nudges += 1
 
     async def start(self) -> Bench:
+        await self.learning.start()
         await self.sites.start()
         return self
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from broker.domain import learning
 from broker.domain.experience import STAGING_SLACK, WAITING_SLACK, Experience, Factor, voice
 from broker.domain.learning import DAY, Lived, Sample, Told, Transfer
+from broker.domain.offerset import Decision
 
 NOW = 1_795_356_120.0
 
@@ -278,3 +280,30 @@ def test_a_quantile_lies_among_its_values_whatever_their_order(pairs: list[tuple
     assert found <= max(values) * (1 + 1e-9) + 1e-9
     back = learning.quantile(values[::-1], weights[::-1], q)
     assert found == pytest.approx(back)
+
+
+# ── a decision, as it was seen to come ───────────────────────────────────────────────────────────────────────
+
+
+def decision(**more: Any) -> Decision:
+    return Decision(number(1), "alba", "alba", NOW, **more)
+
+
+def test_a_site_cannot_have_begun_before_a_look_that_showed_it_waiting() -> None:
+    lied = learning.told(decision(actual_start=NOW + 10, running=(NOW + 500, NOW + 515)), NOW + 9000)
+    assert lied.began == NOW + 500
+    assert (
+        learning.told(decision(actual_start=NOW + 507, running=(NOW + 500, NOW + 515)), NOW + 9000).began == NOW + 507
+    )
+
+
+def test_what_a_site_does_not_state_is_as_it_was_seen_where_the_looks_were_close() -> None:
+    assert learning.told(decision(running=(NOW + 500, NOW + 520)), NOW + 9000).began == NOW + 510
+    assert learning.told(decision(running=(NOW + 500, NOW + 5000)), NOW + 9000).began is None
+    assert learning.told(decision(running=(NOW, NOW + 20), over=(NOW + 600, NOW + 640)), NOW + 640).ended == NOW + 620
+
+
+def test_times_before_the_acceptance_or_after_the_end_are_not_believed() -> None:
+    assert learning.told(decision(actual_start=NOW - 86400), NOW + 9000).began is None
+    assert learning.told(decision(actual_start=NOW - 20), NOW + 9000).began == NOW
+    assert learning.told(decision(actual_start=NOW + 10, actual_end=NOW + 99999), NOW + 9000).ended is None
