@@ -18,6 +18,8 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from adapters.data.http import HttpOptions
+from adapters.data.s3 import S3Options
 from adapters.ivoa.adapter import IvoaOptions
 from adapters.local.options import LocalOptions
 from adapters.planning.settings import SiteSettings
@@ -349,6 +351,8 @@ MADE: Mapping[str, Callable[[], str]] = {
     "local-options": lambda: settings(LocalOptions),
     "simulated-options": lambda: settings(SimulatedOptions),
     "ivoa-options": lambda: settings(IvoaOptions),
+    "s3-options": lambda: settings(S3Options),
+    "http-options": lambda: settings(HttpOptions),
     "calls": calls,
     "commands": commands,
     "problems": problems,
