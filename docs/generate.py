@@ -32,7 +32,7 @@ from broker.cli.main import build
 from broker.settings import Settings
 
 HERE = Path(__file__).parent
-BLOCK = re.compile(r"(<!-- made: ([a-z-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- made: ([a-z0-9-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _MOST = 2**63 - 1  # a bound that bounds nothing
 
 Schema = Mapping[str, Any]
