@@ -134,7 +134,7 @@ class Course:
     def next(self, outcomes: Mapping[str, Outcome]) -> Target | None:
         if self._queue:
             self._review()
-            self._hear(outcomes)
+        self._hear(outcomes)  # the last ones too: the next request goes by them
         while self._queue:
             name = self._queue.popleft().name
             least = self._floor(self._entries[name])
