@@ -66,25 +66,26 @@ async def test_what_was_staged_once_is_offered_as_held_and_not_fetched_again(
     top = Program(tmp_path, "top", **above(site=site)).start()
     try:
 
-        async def run(between: Callable[[], object] = lambda: None) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        async def run() -> tuple[dict[str, Any], list[dict[str, Any]]]:
             """The locality of the first offer, and the transfers of the session that came of it."""
             offer = (await call("POST", f"{top.url}/requests", request(url))).json()["offers"][0]
             await call("POST", offer["meta"]["url"], ACCEPT)
-            between()
             ended = await until(offer["meta"]["url"])
             assert ended["phase"] == "COMPLETED", ended
             return offer["locality"], ended["transfers"]
 
-        def restart() -> None:
-            site.kill()
-            site.start()
-
-        first, brought = await run(restart)
+        first, brought = await run()
         assert "held" not in first
         assert [(note["url"], note["bytes"], note["files"]) for note in brought] == [(url, len(CUBE), 1)]
         assert "cached" not in brought[0]
         assert brought[0]["seconds"] > 0
         asked = list(server.asked)
+
+        site.kill()
+        site.start()
+        below = (await call("GET", f"{site.url}/sessions")).json()["sessions"]
+        shown = (await call("GET", below[0]["url"])).json()
+        assert shown["transfers"] == brought
 
         second, brought = await run()
         assert (second["held"], second["cached"]) == (["data[0]"], len(CUBE))
