@@ -2,7 +2,7 @@
 
 0 s … FAULTS s    people ask and accept; replicas die, sites misbehave, the network and the store fail
 then              all faults end; what is left of the replicas finishes the work
-at rest           no timer is left but those that forget keys by age; people read once more
+at rest           no timer is left but those that forget by age; people read once more
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from broker.services.doctor import Report
 from broker.services.doubts import Doubt
 from broker.services.keeping import TIMER as KEEP
 from broker.services.keys import TIMER as FORGET
+from broker.services.learning import FADE
 from broker.store.database import connect
 from broker.store.sqlite import SqliteStore, open_sqlite
 from broker.testing.executor import InlineExecutor
@@ -49,7 +50,8 @@ DOUBTS = 120.0  # seconds after the faults from which on an operator decides wha
 SEEN = 30.0  # seconds after which every replica has seen where the store's clock was moved, and what is due by it
 LOOK = 15.0  # seconds between two looks whether all is at rest
 TIMERS = (
-    f"SELECT aggregate, key, due, ready FROM timers WHERE key NOT IN ('{FORGET}', '{KEEP}') ORDER BY aggregate, key"  # noqa: S608 - a constant
+    f"SELECT aggregate, key, due, ready FROM timers WHERE key NOT IN ('{FORGET}', '{KEEP}', '{FADE}') "  # noqa: S608 - constants
+    "ORDER BY aggregate, key"
 )
 NAMES = ("alba", "borealis", "cirrus", "dune")
 
