@@ -65,6 +65,7 @@ class Taken:
         self._texts: dict[str, str] = {}  # of every session, as it stands on the board
         self._by_site: dict[str, list[Taking]] = {}
         self._back: set[str] = set()  # taken back, though they may still stand on the board
+        self._heard_mine: set[str] = set()  # of ours, what the board has shown
         self._heard = float("-inf")  # monotonic
         self._hearing: asyncio.Task[None] | None = None
 
@@ -105,10 +106,9 @@ class Taken:
         if not takings or not room or (profile is not None and profile.reserves):
             return None
         work = sum(taking.work for taking in takings)
-        count = "one session" if len(takings) == 1 else f"{len(takings)} sessions"
         return Lag(
             work / room,
-            f"{count} of {amount(work / _HOUR)} core-hours were accepted there in the last minute; "
+            f"{amount(work / _HOUR)} core-hours of work were accepted there in the last minute; "
             f"it starts about {length(work / room)} later than it says",
         )
 
@@ -159,6 +159,9 @@ class Taken:
             self._hearing = None
         found = dict(_read(texts))
         self._back &= found.keys()
+        for name in self._heard_mine - found.keys():  # another replica has taken it back
+            self._mine.pop(name, None)
+        self._heard_mine = self._mine.keys() & found.keys()
         self._theirs = {
             name: taking for name, (taking, _) in found.items() if name not in self._mine and name not in self._back
         }
