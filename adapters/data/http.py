@@ -182,13 +182,17 @@ def _addresses(resource: AbstractDataResource, urls: Sequence[str]) -> Iterator[
         case S3DataResource(endpoint=str(endpoint), bucket=str(bucket), object=str(key)) if (
             bucket and key and not key.endswith("/")
         ):
-            yield f"{endpoint.rstrip('/')}/{quote(bucket, safe='')}/{quote(key, safe='/~')}"
+            yield f"{endpoint.rstrip('/')}/{_quoted(bucket)}/{_quoted(key)}"
         case S3DataResource():
             return  # a bucket's page is a list, and no list has the size of what it names
         case SkaoDataResource() if resource.skao and resource.skao.objecttype in ("CONTAINER", "DATASET"):
             return
         case _:
             yield from urls
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="/~", errors="replace")
 
 
 def _address(text: str) -> URL | None:

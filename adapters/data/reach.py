@@ -77,7 +77,7 @@ class PublicReach:
 
 
 def strict(allowed: Callable[[str], bool] = public) -> aiohttp.TCPConnector:
-    """Within a running loop. Connects to addresses that are `allowed`, and keeps no connection."""
+    """Within a running loop. Connects to addresses that are `allowed`, and keeps neither connections nor names."""
 
     def opened(info: tuple[Any, ...]) -> socket.socket:
         family, kind, proto, _, address = info
@@ -86,7 +86,7 @@ def strict(allowed: Callable[[str], bool] = public) -> aiohttp.TCPConnector:
             raise OSError(errno.EADDRNOTAVAIL, "its address is not a public one")
         return socket.socket(family, kind, proto)
 
-    return aiohttp.TCPConnector(limit=0, force_close=True, resolver=Names(), socket_factory=opened)
+    return aiohttp.TCPConnector(limit=0, force_close=True, use_dns_cache=False, resolver=Names(), socket_factory=opened)
 
 
 def _names(url: URL) -> Iterable[str]:

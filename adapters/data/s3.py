@@ -148,7 +148,7 @@ class S3Catalogue:
 
     async def _object(self, origin: Origin, root: URL, name: str, deadline: Deadline) -> Located:
         _, _, key = name.partition("/")
-        url = URL(f"{str(root).rstrip('/')}/{quote(key, safe='/~')}", encoded=True)
+        url = URL(f"{str(root).rstrip('/')}/{quote(key, safe='/~', errors='replace')}", encoded=True)
 
         async def head() -> Answer:
             return await origin.head(url, headers=self._signed("HEAD", url), deadline=deadline)
@@ -198,7 +198,7 @@ class S3Catalogue:
         asked = {"encoding-type": "url", "list-type": "2", "max-keys": str(listing.MOST_ON_A_PAGE), "prefix": prefix}
         if token is not None:
             asked["continuation-token"] = token
-        query = "&".join(f"{key}={quote(value, safe='~')}" for key, value in sorted(asked.items()))
+        query = "&".join(f"{key}={quote(value, safe='~', errors='replace')}" for key, value in sorted(asked.items()))
         url = URL(f"{root}?{query}", encoded=True)
         restored = {"x-amz-optional-object-attributes": "RestoreStatus"}
 

@@ -36,8 +36,8 @@ class RawServer:
     """One request a connection. A reply is found by method and path, else by path, else as `*`, else it is a 404. One
     that is a function writes for itself, and may go on for ever: it is cancelled at the end."""
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
-        self.host, self.port = host, 0
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.host, self.port = host, port
         self.seen: list[Seen] = []
         self._replies: dict[str, Reply] = {}
         self._server: asyncio.Server | None = None
@@ -51,7 +51,7 @@ class RawServer:
         self._replies[f"{method} {path}".strip()] = reply
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, self.host, 0, limit=MOST_READ)
+        self._server = await asyncio.start_server(self._connected, self.host, self.port, limit=MOST_READ)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

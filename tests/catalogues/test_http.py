@@ -14,6 +14,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from yarl import URL
 
 from adapters.common.http import Answer, Origin
@@ -137,6 +139,21 @@ async def test_only_a_single_file_has_a_size_that_an_address_can_tell(
     http: aiohttp.ClientSession, resource: AbstractDataResource, name: str | None
 ) -> None:
     assert catalogue(http).name(resource, ["https://data.example/first"]) == name
+
+
+SCHEMES = ("", "http://", "https://", "HTTP://[", "http://h:", "s3://", "data:", "//", "http://a@", "http://xn--")
+
+
+@given(st.sampled_from(SCHEMES), st.text(max_size=40))
+async def test_whatever_people_write_a_name_is_an_address_or_none(scheme: str, rest: str) -> None:
+    async with shared_http() as http:
+        written = scheme + rest
+        resource = S3DataResource(kind=kinds.S3_DATA, endpoint=written, bucket="b", object=rest or None)
+        for name in (
+            catalogue(http).name(SimpleDataResource(kind=kinds.SIMPLE_DATA, location="x"), [written]),
+            catalogue(http).name(resource, [written]),
+        ):
+            assert name is None or (URL(name).scheme in ("http", "https") and str(URL(name)) == name)
 
 
 # ── what counts as a size ────────────────────────────────────────────────────────────────────────────────────
@@ -477,21 +494,34 @@ async def test_a_name_that_means_another_address_the_second_time_is_refused_then
     strangers: Callable[..., HttpCatalogue], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DNS rebinding: the address is judged as it is connected to."""
-    asked = resolving(monkeypatch, "127.0.0.2", "127.0.0.1")
-    async with RawServer("127.0.0.2") as outside:
+    looked_up = resolving(monkeypatch, "127.0.0.2", "127.0.0.1")
+    async with RawServer("127.0.0.2") as outside, RawServer("127.0.0.1", outside.port) as inside:
         outside.on("/cube", answer(405, {"Content-Length": 0}))
-        words = await trouble(strangers(outside.port), f"http://data.example:{outside.port}/cube")
-        assert "its address is not a public one" in words or methods(outside) == ["HEAD", "GET"]
-    # Whether the name is looked up again is the connector's affair; each new connection is judged all the same.
-    async with RawServer("127.0.0.1") as inside:
         inside.on("/cube", answer(200, {"Content-Length": 5}))
-        monkeypatch.undo()
-        resolving(monkeypatch, "127.0.0.1")
-        words = await trouble(strangers(inside.port), f"http://data.example:{inside.port}/cube")
-        assert "its address is not a public one" in words
-        assert "127.0.0.1" not in words
-        assert inside.seen == []
-    assert asked
+        words = await trouble(strangers(outside.port), f"http://data.example:{outside.port}/cube")
+    assert "its address is not a public one" in words
+    assert "127.0.0.1" not in words
+    assert (methods(outside), methods(inside)) == (["HEAD"], [])
+    assert looked_up == ["data.example", "data.example"]
+
+
+async def test_a_name_with_a_public_and_a_private_address_leads_to_the_public_one_at_most(
+    strangers: Callable[..., HttpCatalogue], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = socket.getaddrinfo
+
+    def both(host: str, port: int, *rest: Any, **more: Any) -> Any:
+        if host != "data.example":
+            return really(host, port, *rest, **more)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in ("127.0.0.1", "127.0.0.2")]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    async with RawServer("127.0.0.2") as outside, RawServer("127.0.0.1", outside.port) as inside:
+        outside.on("/cube", answer(200, {"Content-Length": 7}))
+        inside.on("/cube", answer(200, {"Content-Length": 5}))
+        found = await locate(strangers(outside.port), f"http://data.example:{outside.port}/cube")
+    assert found.portions == (Portion(7.0),)
+    assert inside.seen == []
 
 
 @pytest.mark.parametrize(

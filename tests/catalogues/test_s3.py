@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -11,6 +12,8 @@ from urllib.parse import parse_qs, unquote
 
 import aiohttp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from yarl import URL
 
 from adapters.data import listing
@@ -129,6 +132,14 @@ async def test_an_address_below_the_endpoint_is_an_object_of_it(
     http: aiohttp.ClientSession, url: str, name: str | None
 ) -> None:
     assert catalogue(http).name(simple(url), ["root://first.example/x", url]) == name
+
+
+@given(st.sampled_from(("", "s3://", "https://s3.example/", "https://b.s3.example/", "https://[", "S3://")), st.text())
+async def test_whatever_people_write_a_name_has_a_bucket(start: str, rest: str) -> None:
+    async with shared_http() as http:
+        for resource in (simple("x"), s3(rest, bucket=rest or None, endpoint=start or None)):
+            name = catalogue(http).name(resource, [start + rest])
+            assert name is None or re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*/", name)
 
 
 async def test_an_endpoint_may_have_a_path_of_its_own(http: aiohttp.ClientSession) -> None:
