@@ -14,7 +14,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -109,6 +109,8 @@ class RucioServer:
         """Returns when it answers: with its tables, the account, and nothing else."""
         self._configure()
         self._run(str(self._bin.parent / "rucio/tools/bootstrap.py"))
+        with self._tables() as tables:
+            tables.execute("PRAGMA journal_mode = WAL")  # else a list that is being read holds up a log-in
         # One worker: SQLite takes no more, and several would only wait for each other.
         command = ["-w", "1", "--threads", "4", "-b", f"127.0.0.1:{self.port}", "--no-control-socket", "-t", "120"]
         application = "rucio.web.rest.flaskapi.v1.main:application"
@@ -165,19 +167,21 @@ class RucioServer:
                 for c in copies
                 if c.rse == rse
             ]
-            self.call("POST", "/replicas", {"rse": rse, "files": files, "ignore_availability": True})
+            for part in _parts(files):
+                self.call("POST", "/replicas", {"rse": rse, "files": part, "ignore_availability": True})
 
     def add_collection(self, scope: str, name: str, kind: str, members: Sequence[str]) -> None:
         """`kind`: DATASET (of files) or CONTAINER (of both)."""
         self.call("POST", f"/dids/{scope}/{quote(name, safe='')}", {"type": kind})
         dids = [{"scope": scope, "name": member} for member in members]
-        for at in range(0, len(dids), 500):
-            self.call("POST", f"/dids/{scope}/{quote(name, safe='')}/dids", {"dids": dids[at : at + 500]})
+        for part in _parts(dids):
+            self.call("POST", f"/dids/{scope}/{quote(name, safe='')}/dids", {"dids": part})
 
     def end_tokens(self) -> None:
         """Every token that was given out has ended an hour ago, ours too."""
-        with sqlite3.connect(self.folder / "rucio.db", timeout=ANSWER_WITHIN) as database:
-            database.execute("UPDATE tokens SET expired_at = datetime('now', '-1 hour')")
+        with self._tables() as tables:
+            tables.execute("UPDATE tokens SET expired_at = datetime('now', '-1 hour')")
+            tables.commit()
         self._token = ""
 
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -215,6 +219,9 @@ class RucioServer:
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "RUCIO_CONFIG": str(self.folder / "rucio.cfg"), "PYTHONWARNINGS": "ignore"}
 
+    def _tables(self) -> closing[sqlite3.Connection]:
+        return closing(sqlite3.connect(self.folder / "rucio.db", timeout=ANSWER_WITHIN))
+
     def _run(self, script: str) -> None:
         done = subprocess.run(  # noqa: S603 - a script of the environment
             [str(self._bin / "python"), script],
@@ -238,6 +245,11 @@ class RucioServer:
     def _tail(self) -> str:
         log = self.folder / "log"
         return log.read_text(errors="replace")[-3000:] if log.exists() else ""
+
+
+def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """SQLite takes no statement as deep as a thousand files make it."""
+    return (items[at : at + 400] for at in range(0, len(items), 400))
 
 
 def checksum(name: str) -> str:

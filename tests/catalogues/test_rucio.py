@@ -213,10 +213,13 @@ async def test_a_token_that_rucio_does_not_know_is_said_and_not_shown(rucio: Ruc
 
 
 async def test_a_token_that_has_ended_before_its_time_costs_one_more_log_in(rucio: RucioServer) -> None:
-    async with catalogue(rucio.url) as asked:
+    stale = Credentials(token=rucio.sign_in())
+    async with catalogue(rucio.url) as asked, catalogue(rucio.url, stale) as without_password:
         await asked.locate("survey:cube", soon())
         rucio.end_tokens()
         assert len((await asked.locate("survey:cube", soon())).portions) == 1
+        with pytest.raises(SiteForbids, match="does not take our token"):
+            await without_password.locate("survey:cube", soon())
 
 
 async def test_many_questions_at_once_are_answered_each_with_its_own(rucio: RucioServer) -> None:

@@ -331,20 +331,38 @@ async def test_an_answer_that_breaks_off_is_none(liar: Liar, rucio: Rucio, clock
         await ask(rucio, clock)
 
 
-async def test_an_answer_that_never_ends_ends_by_the_deadline(liar: Liar, rucio: Rucio, clock: FakeClock) -> None:
-    stop = asyncio.Event()
-
+def dripping(lines: str, stop: asyncio.Event) -> Handler:
     async def drip(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        await response.write(line("other").encode())
+        await response.write(lines.encode())
         await stop.wait()
         return response
 
-    liar.lists = drip
-    await rucio._login.token(Deadline.after(30.0, clock.monotonic()))
+    return drip
+
+
+async def test_an_answer_that_never_begins_ends_by_the_deadline(liar: Liar, rucio: Rucio, clock: FakeClock) -> None:
+    stop = asyncio.Event()
+    liar.lists = dripping("", stop)
     with pytest.raises(SiteTimeout):
-        await ask(rucio, clock, seconds=0.2)
+        await ask(rucio, clock, seconds=0.5)
+    stop.set()
+
+
+@pytest.mark.parametrize(
+    ("length", "rest"), [(5, (Portion(3000, (), 3),)), (2, ()), (None, (Portion(3000),)), (-1, (Portion(3000),))]
+)
+async def test_of_a_list_that_takes_too_long_what_came_in_time_has_places_and_the_rest_a_size(
+    liar: Liar, rucio: Rucio, clock: FakeClock, length: int | None, rest: tuple[Portion, ...]
+) -> None:
+    stop = asyncio.Event()
+    liar.lists = dripping(line("a") + line("b"), stop)
+    liar.dids = answer(json.dumps({"type": "DATASET", "bytes": 5000, "length": length}))
+
+    found = await ask(rucio, clock, seconds=1.0)
+
+    assert set(found.portions) == {Portion(2000, (Replica("A"),), 2), *rest}
     stop.set()
 
 
