@@ -99,12 +99,14 @@ class Sighting(msgspec.Struct, frozen=True):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """One file that a run left in ./results. `name` is a relative POSIX path; `checksum` is `sha256:` and hex."""
+    """One file that a run left in ./results. `name` is a relative POSIX path; `checksum` is `sha256:` and hex. `url`:
+    where the site has written it to as well, because the request wants it there."""
 
     name: str
     bytes: int
     checksum: str | None = None
     kept_until: float | None = None
+    url: str | None = None
 
 
 class Logs(msgspec.Struct, frozen=True):

@@ -136,6 +136,8 @@ class _Result(msgspec.Struct):
     bytes: Annotated[int, msgspec.Meta(ge=0)]
     checksum: str | None = None
     kept_until: str | None = None
+    url: str | None = None
+    written: bool = False
 
 
 class _Results(msgspec.Struct):
@@ -250,7 +252,7 @@ def results(body: bytes, place: str) -> tuple[Result, ...]:
     """Names that would lead out of the folder in which somebody keeps them are left out."""
     document = _document(body, _Results, place, "a list of results")
     return tuple(
-        Result(item.name, item.bytes, item.checksum, _instant(item.kept_until))
+        Result(item.name, item.bytes, item.checksum, _instant(item.kept_until), item.url if item.written else None)
         for item in document.results
         if item.name.isprintable() and not {"", ".", ".."} & set(item.name.split("/"))
     )

@@ -147,7 +147,22 @@ class Jobs:
         state = layout.read_state(folder)
         if state is None or state.phase in TERMINAL:
             return state
+        if state.delivering is not None:
+            return self._revive(folder, state)
         return self._bury(folder, state)
+
+    def _revive(self, folder: Path, state: State) -> State:
+        """The supervisor was killed while it wrote results elsewhere. Another goes on with that: it may be done
+        twice, and its time is bounded by what the state says, whoever does it."""
+        lock = layout.acquire(folder)
+        if lock is None:
+            return state
+        try:
+            self._clear_away(folder)
+        finally:
+            os.close(lock)
+        self._launch(folder)
+        return layout.read_state(folder) or state
 
     def _bury(self, folder: Path, state: State) -> State:
         """The supervisor was killed: so are the processes it had, and the job has FAILED."""
@@ -155,8 +170,7 @@ class Jobs:
         if lock is None:
             return state
         try:
-            if not processes.kill_marked(folder.name, folder):
-                raise SiteMisbehaved(f"Processes of the session {folder.name} live on and cannot be killed.")
+            self._clear_away(folder)
             ended = max(layout.pulse(folder) or 0.0, state.began or 0.0) or None
             dead = layout.closed(state)._replace(phase="FAILED", message=KILLED, ended=state.ended or ended)
             layout.write_state(folder, dead)
@@ -164,10 +178,16 @@ class Jobs:
         finally:
             os.close(lock)
 
+    def _clear_away(self, folder: Path) -> None:
+        if not processes.kill_marked(folder.name, folder):
+            raise SiteMisbehaved(f"Processes of the session {folder.name} live on and cannot be killed.")
+
     # ── clearing ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def kept_until(self, state: State) -> float | None:
-        return state.ended + self._keep if state.phase in TERMINAL and state.ended is not None else None
+        if state.phase not in TERMINAL or state.ended is None:
+            return None
+        return state.ended + max(self._keep, state.keep or 0.0)
 
     def sweep(self, now: float) -> None:
         """Remove what has been kept long enough, and what nobody finished making. Errors leave things for the next
@@ -188,8 +208,11 @@ class Jobs:
         if now > until + REMEMBERED:
             remove(place)
             return
+        stays = {layout.STATE, layout.LOCK, layout.TRANSFERS}
+        if state is not None and state.delivered:
+            stays.add(layout.RESULTS)  # which says where they are
         for entry in place.iterdir():
-            if entry.name not in (layout.STATE, layout.LOCK, layout.TRANSFERS):
+            if entry.name not in stays:
                 remove(entry)
 
 

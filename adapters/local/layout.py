@@ -8,7 +8,8 @@
         cancel         somebody asked for the end
         stdout stderr  what was written, with stdout.1 and stderr.1 before them; staging and pip write to stderr
         transfers.json what was brought in for it, written while it is staged
-        results.json   the files in the results folder, written when the run has ended
+        results.json   the files in the results folder, written when the run has ended; with their URLs once they were
+                       written elsewhere as well
         store/         the bytes: store/data/<name> and store/storage/<name>
         work/          where the program runs: program.py or a notebook, data/, results/, mounted volumes
         home/ tmp/     the program's HOME and TMPDIR; tmp/opened: the port of a Jupyter server that listens
@@ -46,7 +47,9 @@ _FLOCK = "hhqqi4x"  # struct flock of 64-bit Linux: type, whence, start, length,
 class State(NamedTuple):
     """`began` and `ended` are epoch seconds of the program itself; `exit` its code, negative: the signal. `connector`:
     of an interactive session, as it stands on the wire; its location, which holds the token, is there only while the
-    server is to be reached."""
+    server is to be reached. `keep`: seconds after `ended` for which files stay, where the request asked for it.
+    `delivering`: results.json is written, and all that is left is to write results elsewhere, by this epoch second;
+    whoever takes the lock goes on with it. `delivered`: results.json says where they are."""
 
     phase: str
     message: str = ""
@@ -55,6 +58,9 @@ class State(NamedTuple):
     ended: float | None = None
     exit: int | None = None
     connector: dict[str, str] | None = None
+    keep: float | None = None
+    delivering: float | None = None
+    delivered: bool = False
 
 
 class Datum(NamedTuple):
@@ -109,6 +115,23 @@ class Shelf(NamedTuple):
     keep: float
 
 
+class Delivery(NamedTuple):
+    """Where results are written to: `to` as the request says it, `target` as it is reached by http or https. `kind`:
+    "http" or "s3", of that `region`. `credentials`: the path of the site's file; empty: none are sent. `above`: steps
+    of the target's path that are there already. `public`: hosts at public addresses alone. `within`: seconds that it
+    may take; `kept`: seconds for which results stay at the site as well."""
+
+    to: str
+    target: str
+    kind: str
+    within: float
+    kept: float
+    region: str = ""
+    credentials: str = ""
+    above: int = 0
+    public: bool = False
+
+
 class Spec(NamedTuple):
     """What to run. Of `source` and `location` one is set. `desk`: of an interactive notebook alone."""
 
@@ -129,6 +152,8 @@ class Spec(NamedTuple):
     isolation: str = "none"
     network: bool = True
     desk: Desk | None = None
+    delivery: Delivery | None = None
+    keep: float | None = None
     cache: Shelf | None = None
 
     @property
@@ -145,6 +170,7 @@ class Spec(NamedTuple):
             "data": [datum._asdict() for datum in self.data],
             "mounts": [mount._asdict() for mount in self.mounts],
             "desk": self.desk._asdict() if self.desk else None,
+            "delivery": self.delivery._asdict() if self.delivery else None,
             "cache": self.cache._asdict() if self.cache else None,
         }
 
@@ -157,6 +183,7 @@ class Spec(NamedTuple):
             "data": [Datum(**_tuples(datum)) for datum in record["data"]],
             "mounts": [Mount(**mount) for mount in record["mounts"]],
             "desk": Desk(**_tuples(record["desk"])) if record.get("desk") else None,
+            "delivery": Delivery(**record["delivery"]) if record.get("delivery") else None,
             "cache": Shelf(**record["cache"]) if record.get("cache") else None,
         }
         return cls(**_tuples(whole))

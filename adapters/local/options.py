@@ -5,15 +5,18 @@ from __future__ import annotations
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from broker.domain.outputs import Outputs
 from broker.domain.quantities import Duration
 
 Bytes = Annotated[int, Field(ge=1)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+
+_HERE = ("localhost", "127.0.0.1", "::1")
 
 MIB = 1024**2
 GIB = 1024**3
@@ -72,6 +75,51 @@ class CacheOptions(BaseModel):
     )
 
 
+class WriteOptions(BaseModel):
+    """A place that results can be written to. Written as a word alone, it is the prefix."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prefix: str = Field(
+        description="beginning of the URLs, such as s3://results/ or https://store.example.org/results/; or https, "
+        "which is every host at a public address"
+    )
+    endpoint: str = Field("", description="where s3 is spoken for it, such as https://s3.example.org")
+    region: str = Field("us-east-1", description="the region in signatures of S3")
+    credentials_file: Path | None = Field(
+        None,
+        description="a file with a section [default]: aws_access_key_id and aws_secret_access_key for s3, token, or "
+        "username and password, for https; absent: none are sent",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> WriteOptions:
+        parts = urlsplit(self.prefix)
+        if self.prefix in ("http", "https"):
+            if self.credentials_file:
+                raise ValueError(
+                    "credentials are for a prefix with a host: else they would go to whomever a user names"
+                )
+            return self
+        if parts.scheme not in ("http", "https", "s3"):
+            raise ValueError("http, https or s3 is wanted")
+        Outputs(to=self.prefix)
+        if (parts.scheme == "s3") != bool(self.endpoint):
+            raise ValueError("a prefix of s3 needs its endpoint, and no other has one")
+        if self.endpoint and (urlsplit(self.endpoint).scheme not in ("http", "https") or "?" in self.endpoint):
+            raise ValueError("the endpoint is an http or https URL")
+        if parts.scheme == "http" and self.credentials_file and parts.hostname not in _HERE:
+            raise ValueError("credentials are not sent over http")
+        return self
+
+
+def _word(value: Any) -> Any:
+    return {"prefix": value} if isinstance(value, str) else value
+
+
+Write = Annotated[WriteOptions, BeforeValidator(_word, json_schema_input_type=str | WriteOptions)]
+
+
 class LocalOptions(BaseModel):
     """Options of a site of kind `local`: programs and notebooks run on the broker's own machine (Linux)."""
 
@@ -87,6 +135,15 @@ class LocalOptions(BaseModel):
     )
     keep: Duration = Field(
         timedelta(days=7), description="how long logs and results of an ended job are kept; its state for 30 days more"
+    )
+    keep_longest: Duration | None = Field(
+        None, description="the longest that a request can have them kept; absent: as `keep`"
+    )
+    writes: tuple[Write, ...] = Field(
+        (), description="where results can be written to; empty: they stay here and are fetched"
+    )
+    delivering: Duration = Field(
+        timedelta(hours=1), description="the longest that writing results elsewhere may take, all tries together"
     )
     install_requirements: bool = Field(
         False, description="install the requirements of a program with pip into its own folder; False: refuse such jobs"

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 PIECE = 256 * 1024
 MOST_FILES = 10_000  # results beyond these are not listed
@@ -74,6 +75,11 @@ def used(folder: Path) -> int:
             except OSError:
                 continue
     return total
+
+
+def escaped(name: str) -> str:
+    """A file's name as a path in a URL, whatever bytes it is made of."""
+    return quote(os.fsencode(name), safe="/-._~")
 
 
 def survey(folder: Path, root: str) -> tuple[list[dict[str, Any]], int]:

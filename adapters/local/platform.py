@@ -116,6 +116,8 @@ class LocalPlatform:
             installs_requirements=options.install_requirements and interpreter.pip,
             results=True,
             reads=("http", "https", "data", *(("file",) if options.file_roots else ())),
+            writes=tuple(entry.prefix for entry in options.writes),
+            keeps=max(options.keep, options.keep_longest or options.keep),
             reserves=True,
             repeatable=True,
             batches=True,
@@ -194,7 +196,7 @@ class LocalPlatform:
             return ()
         files = read_json(self._jobs.place(session) / RESULTS) or []
         until = self._jobs.kept_until(state)
-        return tuple(Result(file["name"], file["bytes"], file["checksum"], until) for file in files)
+        return tuple(Result(file["name"], file["bytes"], file["checksum"], until, file.get("url")) for file in files)
 
     def _open(self, session: UUID, name: str) -> int:
         if name not in {result.name for result in self._listed(session)}:

@@ -1,5 +1,5 @@
-"""The children that a supervisor runs one after another for a job: staging, installing, the program itself. Imports the
-standard library alone.
+"""The children that a supervisor runs one after another for a job: staging, installing, the program itself, writing its
+results elsewhere. Imports the standard library alone.
 
 Every child is run with a clean environment: what is passed on is named here, and the job's own is added. A program
 works in a folder of its own and finds there
@@ -45,6 +45,9 @@ UNUSED = 4  # exit code of a server that nobody used for long, as in interactive
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
+SILENCE = 60.0  # seconds that a step which keeps to its time itself may take beyond it
+
+
 class Step(NamedTuple):
     """`what` names the child in messages, `within` is its limit in seconds, `out` the log that its stdout goes to.
     `inside`: variables for the sandbox that the command makes, and not for the command itself.
@@ -72,6 +75,13 @@ def preparations(folder: Path, spec: Spec) -> list[Step]:
         (folder / PACKAGES).mkdir(exist_ok=True)
         steps.append(_shut_in(folder, spec, "installing", pip, _at_home(folder, spec), within))
     return steps
+
+
+def delivering(folder: Path, spec: Spec, within: float) -> Step:
+    """What comes after it, where results are to be written elsewhere. It keeps to its time itself, and says what stood
+    in the way; the limit is for when it cannot."""
+    ours = [sys.executable, "-P", "-m", "adapters.local.delivering", str(folder), str(within)]
+    return Step("writing results", ours, _base(spec), within + SILENCE, speaks=True)
 
 
 def program(folder: Path, spec: Spec) -> Step:

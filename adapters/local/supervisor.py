@@ -6,7 +6,8 @@ with 0 or 3. The fork lives on without parent, terminal or ties to the broker. I
 whatever the job forks, runs the steps (staging, installing, the program) one after another as children, bounds them,
 and writes state.json at every transition. SIGTERM, or a file `cancel` in the folder, ends the job.
 
-A job is taken only by who holds the lock and finds no state.json: this is what makes it run once at most.
+A job is taken only by who holds the lock and finds no state.json: this is what makes it run once at most. The one
+exception is a job that has run and of which only the results are to be written elsewhere: that may be done twice.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from adapters.local import layout, limits, opening, processes, sandbox
-from adapters.local.layout import Spec, State, write_json, write_state
-from adapters.local.outputs import Log, survey, tail, used
+from adapters.local.layout import Delivery, Spec, State, read_json, write_json, write_state
+from adapters.local.outputs import Log, escaped, survey, tail, used
 from adapters.local.pump import Pump
-from adapters.local.steps import UNUSED, Step, preparations, program, server
+from adapters.local.steps import UNUSED, Step, delivering, preparations, program, server
 
 TICK = 0.5  # seconds between two looks at memory, processes and the cancel file
 PULSE = 5.0  # seconds between two signs of life
@@ -54,12 +55,18 @@ class Supervisor:
 
     def run(self) -> None:
         """Returns when the job is at a terminal phase and nothing of it lives."""
-        try:
-            self._steps()
-            over = Over("COMPLETED", code=0)
-        except Over as end:
-            over = end
-        self._finish(over)
+        if self._state.delivering is None:
+            try:
+                self._steps()
+                over = Over("COMPLETED", code=0)
+            except Over as end:
+                over = end
+            over = self._finish(over)
+        else:
+            over = Over("COMPLETED", code=self._state.exit)
+        if self._spec.delivery and over.phase == "COMPLETED":
+            over = self._deliver(self._spec.delivery, over)
+        self._to(phase=over.phase, message=over.message, ended=self._state.ended, exit=over.code, delivering=None)
 
     def abort(self, message: str) -> None:
         """After a fault of ours: end the job's processes, and say so."""
@@ -94,7 +101,8 @@ class Supervisor:
             for descriptor in held:
                 os.close(descriptor)
 
-    def _finish(self, over: Over) -> None:
+    def _finish(self, over: Over) -> Over:
+        """Collect what the run has left. Returns how it ended, which too many results may change."""
         ended = time.time()
         self._state = layout.closed(self._state)
         if self._state.began is not None:
@@ -108,7 +116,28 @@ class Supervisor:
             if over.phase == "COMPLETED":
                 over = Over("FAILED", f"its results are {total} bytes, this site keeps {most}", over.code)
         write_json(self._folder / layout.RESULTS, files)
-        self._to(phase=over.phase, message=over.message, ended=ended, exit=over.code)
+        self._state = self._state._replace(ended=ended)  # written with the phase that follows
+        return over
+
+    def _deliver(self, delivery: Delivery, over: Over) -> Over:
+        """Write the results where they are wanted. What cannot be brought there is no loss: it is kept here, but the
+        session has not done what was asked of it."""
+        end = self._state.delivering or time.time() + delivery.within
+        self._to(phase="RELEASING", exit=over.code, delivering=end)
+        try:
+            self._run(delivering(self._folder, self._spec, max(0.0, end - time.time())))
+        except Over as trouble:
+            until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime((self._state.ended or 0.0) + delivery.kept))
+            what = "was cancelled before" if trouble.phase == "CANCELLED" else "ran, but"
+            why = f"{what} results could not be written to {delivery.to}: {str(trouble).rstrip('.')}."
+            text = f"{why} They are kept here until {until}."
+            return Over(trouble.phase, text, over.code)
+        files = read_json(self._folder / layout.RESULTS) or []
+        place = delivery.to.rstrip("/")
+        urls = [{**file, "url": f"{place}/{escaped(file['name'])}"} for file in files]
+        write_json(self._folder / layout.RESULTS, urls)
+        self._state = self._state._replace(delivered=True)
+        return Over("COMPLETED", over.message or f"results were written to {delivery.to}", over.code)
 
     def _heed(self) -> None:
         """Raises Over when somebody asked for the end."""
@@ -257,12 +286,13 @@ class Supervisor:
 
 def take(folder: Path) -> tuple[Spec, State] | None:
     """Make the job ours. None: another has it or had it. The lock is held until this process ends."""
-    while layout.acquire(folder) is None and layout.read_state(folder) is None:
+    while (held := layout.acquire(folder)) is None and layout.read_state(folder) is None:
         time.sleep(TICK / 100)  # whoever has the lock is about to write the state, or has just died
-    if layout.read_state(folder) is not None:
+    state = layout.read_state(folder)
+    if held is None or (state is not None and state.delivering is None):
         return None
     spec = layout.read_spec(folder)
-    state = State("PREPARING", pid=os.getpid())
+    state = state._replace(pid=os.getpid()) if state else State("PREPARING", pid=os.getpid(), keep=spec.keep)
     write_state(folder, state)
     return spec, state
 

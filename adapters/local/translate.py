@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from adapters.local.fetching import CHECKSUMS, checksum_type, local_path
-from adapters.local.layout import NOTEBOOK, STORE, Bounds, Datum, Desk, Mount, Shelf, Spec, notebook_name
+from adapters.local.layout import NOTEBOOK, STORE, Bounds, Datum, Delivery, Desk, Mount, Shelf, Spec, notebook_name
 from adapters.local.options import GIB, LocalOptions
 from adapters.planning.platform import Job
+from adapters.planning.results import kept
 from broker.domain import kinds
 from broker.domain.components import AbstractComponent
 from broker.domain.data import (
@@ -25,8 +26,10 @@ from broker.domain.data import (
 from broker.domain.executables import JupyterNotebook, PythonProgram
 from broker.domain.located import Item, items
 from broker.domain.outcome import Reason
+from broker.domain.outputs import SESSION, covers
 from broker.domain.request import ExecutionRequest
 from broker.domain.resources import SimpleStorageResource, SimpleVolumeMount
+from broker.errors import SiteRefused
 
 DATA = (kinds.SIMPLE_DATA, kinds.IVOA_DATA, kinds.SKAO_DATA, kinds.S3_DATA, kinds.RUCIO_DATA)
 RESULTS = "work/results"
@@ -225,6 +228,8 @@ def spec(job: Job, options: LocalOptions) -> Spec:
         file_roots=tuple(str(root) for root in options.file_roots),
         isolation=options.isolation,
         network=options.network,
+        delivery=_delivery(job, options),
+        keep=kept(request) or None,
         cache=shelf(options),
     )
 
@@ -239,6 +244,36 @@ def shelf(options: LocalOptions) -> Shelf | None:
     """What is kept for other jobs; None: nothing is."""
     cache = options.cache
     return Shelf(int(cache.bytes), cache.keep.total_seconds()) if cache else None
+
+
+def _delivery(job: Job, options: LocalOptions) -> Delivery | None:
+    """By the longest prefix that covers the place."""
+    outputs = job.request.outputs
+    if outputs is None or outputs.to is None:
+        return None
+    to = outputs.to.replace(SESSION, str(job.session))
+    entry = max((e for e in options.writes if covers(e.prefix, to)), key=lambda e: len(e.prefix), default=None)
+    if entry is None:
+        raise SiteRefused(f"results cannot be written to {to[:200]} from here.")
+    s3 = to.startswith("s3:")
+    steps = [step for step in urlsplit(entry.prefix).path.split("/") if step] if ":" in entry.prefix else []
+    return Delivery(
+        to=to,
+        target=_object(to, entry.endpoint) if s3 else to,
+        kind="s3" if s3 else "http",
+        within=options.delivering.total_seconds(),
+        kept=max(kept(job.request), options.keep.total_seconds()),
+        region=entry.region,
+        credentials=str(entry.credentials_file.absolute()) if entry.credentials_file else "",
+        above=len(steps),
+        public=":" not in entry.prefix,
+    )
+
+
+def _object(place: str, endpoint: str) -> str:
+    """Of a place in S3, by path addressing."""
+    parts = urlsplit(place)
+    return f"{endpoint.rstrip('/')}/{parts.netloc}/{quote(unquote(parts.path.strip('/')), safe='/-._~')}"
 
 
 def _desk(options: LocalOptions) -> Desk:

@@ -156,10 +156,12 @@ def _text(text: str | None, stream: str) -> web.Response:
 
 
 def _result(item: Result, base: str, uuid: UUID) -> dict[str, object]:
+    """`url`: where it was written to, if it was; else where it is handed out from here, as it is in both cases."""
     return {
         "name": item.name,
         "bytes": item.bytes,
         "checksum": item.checksum,
-        "url": f"{base}/sessions/{uuid}/results/{quote(item.name)}",
+        "url": item.url or f"{base}/sessions/{uuid}/results/{quote(item.name)}",
         "kept_until": format_instant(item.kept_until) if item.kept_until is not None else None,
+        **({"written": True} if item.url else {}),
     }

@@ -55,6 +55,8 @@ class Follower:
             until = f"   kept until {self._time(file.kept_until)}" if file.kept_until else ""
             self._screen.say(
                 f"      results/{plain(file.name)}  {size(file.bytes)}{until}    broker fetch {short(session.uuid)}"
+                if file.written_to is None
+                else f"      {plain(file.written_to)}  {size(file.bytes)}"
             )
 
     def _line(self, session: Session, text: str) -> None:

@@ -22,7 +22,8 @@ _PIECE = 2**20
 
 
 class File:
-    """`checksum` is `sha256:` and hexadecimal digits, where the broker knows it."""
+    """`checksum` is `sha256:` and hexadecimal digits, where the broker knows it. `written_to`: the URL at which the
+    site has put it, because the request asked for that."""
 
     def __init__(self, connection: Connection, folder: URL, entry: Mapping[str, Any]) -> None:
         """`folder`: the URL of the session's results. Raises Misanswered for an entry that is none."""
@@ -32,6 +33,7 @@ class File:
             self.bytes = int(entry["bytes"])
             self.checksum: str | None = entry.get("checksum")
             self.kept_until: datetime | None = parse_instant(entry["kept_until"]) if entry.get("kept_until") else None
+            self.written_to: str | None = str(entry["url"]) if entry.get("written") else None
         except (KeyError, TypeError, ValueError):
             raise Misanswered(f"{folder} lists something that is no file.") from None
         # Neither the listed URL nor the raw name is used: a site must not lead the caller's credentials elsewhere.

@@ -1,0 +1,301 @@
+"""Results that are written elsewhere: by real supervisors and children, to places that take them and places that do
+not."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from msgspec.structs import replace
+
+from adapters.local import layout
+from adapters.local.platform import LocalPlatform
+from adapters.planning.platform import Job
+from broker.domain.outputs import Outputs
+from broker.errors import SiteForgot
+from broker.ports import Sighting
+from tests.adapters.test_local_platform import a_job, a_platform, seen, soon, until
+
+SOURCE = """
+from pathlib import Path
+Path("results/sub").mkdir()
+Path("results/a.txt").write_text("hello")
+Path("results/sub/b ü%.txt").write_bytes(b"x" * 1_000_000)
+"""
+NAMES = {"a.txt", "sub/b ü%.txt"}
+
+
+class Store:
+    """A place that takes what is put: path → body. `answer` may say something else first; `seen` is all that came."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.seen: list[web.Request] = []
+        self.answer: Callable[[web.Request], Awaitable[web.StreamResponse | None]] | None = None
+        self.url = ""
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append(request)
+        if self.answer is not None and (other := await self.answer(request)) is not None:
+            return other
+        if request.method == "HEAD":
+            body = self.files.get(request.path)
+            return (
+                web.Response(status=404) if body is None else web.Response(headers={"Content-Length": str(len(body))})
+            )
+        if request.method == "PUT":
+            body = await request.read()
+            stated = request.headers["Content-Digest"]
+            assert stated == f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:"
+            self.files[request.path] = body
+        return web.Response(status=201)
+
+    def count(self, method: str = "PUT") -> int:
+        return sum(request.method == method for request in self.seen)
+
+
+@asynccontextmanager
+async def served(store: Store) -> AsyncIterator[Store]:
+    app = web.Application(client_max_size=2**30)
+    app.router.add_route("*", "/{path:.*}", store.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    store.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    try:
+        yield store
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[Store]:
+    async with served(Store()) as one:
+        yield one
+
+
+def wanting(job: Job, **outputs: Any) -> Job:
+    return replace(job, request=job.request.with_(outputs=Outputs.model_validate(outputs)))
+
+
+def sending(job: Job, to: str) -> Job:
+    return wanting(job, to=to)
+
+
+def a_writer(tmp_path: Path, *writes: Any, **options: Any) -> LocalPlatform:
+    return a_platform(tmp_path / "jobs", writes=writes, **{"delivering": "PT20S"} | options)
+
+
+async def over(platform: LocalPlatform, job: Job) -> Sighting:
+    async def ended() -> Sighting | None:
+        sighting = await seen(platform, job)
+        return sighting if sighting.phase in layout.TERMINAL else None
+
+    found: Sighting = await until(ended)
+    return found
+
+
+async def run(platform: LocalPlatform, job: Job) -> Sighting:
+    await platform.start(job, soon())
+    return await over(platform, job)
+
+
+# ── what goes well ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_results_are_where_they_are_wanted_and_are_listed_with_their_urls(tmp_path: Path, store: Store) -> None:
+    platform = a_writer(tmp_path, f"{store.url}/r/")
+    job = sending(a_job(SOURCE), f"{store.url}/r/{{session}}")
+    sighting = await run(platform, job)
+    place = f"/r/{job.session}"
+    assert (sighting.phase, sighting.messages) == ("COMPLETED", (f"results were written to {store.url}{place}",))
+    assert store.files == {f"{place}/a.txt": b"hello", f"{place}/sub/b ü%.txt": b"x" * 1_000_000}
+    listed = await platform.results(job, soon())
+    assert {result.name: result.url for result in listed} == {
+        "a.txt": f"{store.url}{place}/a.txt",
+        "sub/b ü%.txt": f"{store.url}{place}/sub/b%20%C3%BC%25.txt",
+    }
+    assert b"".join([piece async for piece in platform.fetch(job, "a.txt", soon())]) == b"hello"
+
+
+async def test_they_are_listed_after_the_site_has_cleared_its_own(tmp_path: Path, store: Store) -> None:
+    platform = a_writer(tmp_path, f"{store.url}/r/", keep="PT0S")
+    job = sending(a_job(SOURCE), f"{store.url}/r/")
+    await run(platform, job)
+    platform._jobs.sweep(time.time() + 60)
+    assert {result.url for result in await platform.results(job, soon())} == {
+        f"{store.url}/r/a.txt",
+        f"{store.url}/r/sub/b%20%C3%BC%25.txt",
+    }
+    with pytest.raises(SiteForgot):
+        await anext(aiter(platform.fetch(job, "a.txt", soon())))
+
+
+@pytest.mark.parametrize(("source", "phase"), [("raise SystemExit(1)", "FAILED"), ("pass", "COMPLETED")])
+async def test_what_failed_or_left_nothing_writes_nothing(
+    tmp_path: Path, store: Store, source: str, phase: str
+) -> None:
+    platform = a_writer(tmp_path, store.url)
+    assert (await run(platform, sending(a_job(source), f"{store.url}/r/"))).phase == phase
+    assert store.seen == []
+
+
+async def test_what_a_failed_run_left_stays_here_and_does_not_cover_what_is_there(tmp_path: Path, store: Store) -> None:
+    platform = a_writer(tmp_path, store.url)
+    job = sending(a_job(f"{SOURCE}\nraise SystemExit(1)"), f"{store.url}/r/")
+    assert (await run(platform, job)).phase == "FAILED"
+    assert store.files == {}
+    assert {result.name for result in await platform.results(job, soon())} == NAMES
+
+
+async def test_the_session_is_releasing_while_results_are_on_their_way(tmp_path: Path, store: Store) -> None:
+    gate, come = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request) -> None:
+        come.set()
+        await gate.wait()
+
+    store.answer = answer
+    platform = a_writer(tmp_path, store.url)
+    job = sending(a_job(SOURCE), f"{store.url}/r/")
+    await platform.start(job, soon())
+    await asyncio.wait_for(come.wait(), 60)
+    assert (await seen(platform, job)).phase == "RELEASING"
+    assert await platform.results(job, soon()) == ()
+    gate.set()
+    assert (await over(platform, job)).phase == "COMPLETED"
+
+
+async def test_folders_are_made_where_a_place_wants_them_first_but_not_its_own(tmp_path: Path, store: Store) -> None:
+    made = {"/own/"}
+
+    async def answer(request: web.Request) -> web.Response | None:
+        if request.method == "MKCOL":
+            made.add(request.path)
+        if request.method == "PUT" and request.path.rpartition("/")[0] + "/" not in made:
+            return web.Response(status=409)
+        return None
+
+    store.answer = answer
+    platform = a_writer(tmp_path, f"{store.url}/own/")
+    job = sending(a_job(SOURCE), f"{store.url}/own/mine/")
+    assert (await run(platform, job)).phase == "COMPLETED"
+    assert made == {"/own/", "/own/mine/", "/own/mine/sub/"}
+    assert len(store.files) == 2
+
+
+# ── what the site keeps ──────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_what_was_asked_to_be_kept_is_kept_longer(tmp_path: Path) -> None:
+    platform = a_writer(tmp_path, keep="PT1H", keep_longest="P30D")
+    profile = await platform.describe(soon())
+    assert profile.keeps is not None
+    assert profile.keeps.days == 30
+    plain, asked = a_job(SOURCE), wanting(a_job(SOURCE), keep="P2D")
+    for job, seconds in ((plain, 3600.0), (asked, 2 * 86400.0)):
+        sighting = await run(platform, job)
+        (first, *_) = await platform.results(job, soon())
+        assert sighting.ended is not None
+        assert first.kept_until == pytest.approx(sighting.ended + seconds)
+
+
+# ── places that do not take it ───────────────────────────────────────────────────────────────────────────────
+
+
+def failing(status: int, **headers: str) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(request: web.Request) -> web.Response:
+        await request.read()
+        return web.Response(status=status, headers=headers)
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [(401, "401 Unauthorized"), (403, "403 Forbidden"), (413, "413"), (507, "507 Insufficient Storage"), (302, "302")],
+)
+async def test_a_place_that_will_not_have_it_ends_the_session_as_failed_and_nothing_is_lost(
+    tmp_path: Path, store: Store, status: int, says: str
+) -> None:
+    store.answer = failing(status)
+    platform = a_writer(tmp_path, store.url)
+    job = sending(a_job(SOURCE), f"{store.url}/r/")
+    sighting = await run(platform, job)
+    assert sighting.phase == "FAILED"
+    (message,) = sighting.messages
+    assert message.startswith(f"ran, but results could not be written to {store.url}/r/: ")
+    assert says in message
+    assert ". They are kept here until 20" in message
+    assert store.count() == 1
+    assert {(result.name, result.url) for result in await platform.results(job, soon())} == {(n, None) for n in NAMES}
+
+
+async def test_a_place_that_answers_500_for_ever_is_tried_until_the_time_is_up(tmp_path: Path, store: Store) -> None:
+    store.answer = failing(500)
+    platform = a_writer(tmp_path, store.url, delivering="PT4S")
+    sighting = await run(platform, sending(a_job(SOURCE), f"{store.url}/r/"))
+    assert sighting.phase == "FAILED"
+    assert "answers 500 Internal Server Error. The time for it is up." in sighting.messages[0]
+    assert store.count() >= 2
+
+
+async def test_nobody_there_is_said_in_words(tmp_path: Path) -> None:
+    platform = a_writer(tmp_path, "http://127.0.0.1:1/", delivering="PT0.5S")
+    sighting = await run(platform, sending(a_job(SOURCE), "http://127.0.0.1:1/r/"))
+    assert (
+        "127.0.0.1:1 cannot be written to: [Errno 111] Connection refused. The time for it is up."
+        in (sighting.messages[0])
+    )
+
+
+async def test_the_end_can_be_asked_for_while_results_are_on_their_way(tmp_path: Path, store: Store) -> None:
+    come = asyncio.Event()
+
+    async def answer(request: web.Request) -> None:
+        come.set()
+        await asyncio.sleep(60)
+
+    store.answer = answer
+    platform = a_writer(tmp_path, store.url)
+    job = sending(a_job(SOURCE), f"{store.url}/r/")
+    await platform.start(job, soon())
+    await asyncio.wait_for(come.wait(), 60)
+    await platform.cancel(job, soon())
+    sighting = await over(platform, job)
+    assert sighting.phase == "CANCELLED"
+    assert {result.name for result in await platform.results(job, soon())} == NAMES
+
+
+async def test_a_supervisor_that_is_killed_on_the_way_is_followed_by_another(tmp_path: Path, store: Store) -> None:
+    come, gate = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request) -> None:
+        come.set()
+        await gate.wait()
+
+    store.answer = answer
+    platform = a_writer(tmp_path, store.url)
+    job = sending(a_job(SOURCE + "open('../ran', 'a').write('once ')"), f"{store.url}/r/")
+    await platform.start(job, soon())
+    await asyncio.wait_for(come.wait(), 60)
+    pid = layout.holder(platform._jobs.place(job.session))
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    gate.set()
+    sighting = await over(platform, job)
+    assert sighting.phase == "COMPLETED"
+    assert len(store.files) == 2
+    assert (platform._jobs.place(job.session) / "ran").read_text() == "once "
+    assert {result.url is None for result in await platform.results(job, soon())} == {False}
