@@ -22,7 +22,7 @@ from broker.domain.experience import STAGING_SLACK, WAITING_SLACK, Correction
 from broker.domain.locality import NOTHING, Locality
 from broker.domain.quantities import Span
 from broker.domain.ranking import Candidate, Ranked, Wishes, good, rank
-from broker.domain.scoring import HOUR
+from broker.domain.scoring import HOUR, score
 from broker.domain.words import money, size
 
 NEVER = Correction()
@@ -73,8 +73,8 @@ class Likely(msgspec.Struct, frozen=True):
 def likely(locality: Locality, interactive: bool, wishes: Wishes, run: float, now: float) -> Likely:
     """`locality`: what is known of the way of the data; `run`: seconds that were asked for; `interactive`: which do not
     count."""
-    score = rank([_free(locality, run, now, interactive)], wishes, now)[0].score
-    return Likely(score.order[0], score.staging.expected) if score else Likely(0.0, 0.0)
+    found = score(_free(locality, run, now, interactive), wishes, now)
+    return Likely(0.0, 0.0) if isinstance(found, str) else Likely(found.order[0], found.staging.expected)
 
 
 class Sort(msgspec.Struct, frozen=True):

@@ -9,15 +9,12 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from operator import attrgetter
 from zlib import crc32
-
-import msgspec
 
 from broker.domain import kinds
 from broker.domain import locality as place
 from broker.domain.executables import JupyterNotebook
-from broker.domain.experience import Experience, voice
+from broker.domain.experience import Correction, Experience, voice
 from broker.domain.locality import Locality, Place, Terrain
 from broker.domain.located import Item
 from broker.domain.outcome import Outcome, Reason, Skipped
@@ -82,12 +79,7 @@ class Routing:
         return Course(self, gathering, entries, found, experience) if len(entries) > self.at_once else None
 
 
-class _Site(msgspec.Struct, frozen=True, gc=False):
-    """Who was not asked yet. `lot`: which of equals goes first."""
-
-    estimate: float
-    lot: int
-    name: str
+_Site = tuple[float, int, str]  # estimate, lot, name: of equals the lot decides who goes first
 
 
 class Course:
@@ -123,7 +115,7 @@ class Course:
         self._beaten: dict[str, Floor] = {}
         self._barred: dict[str, str] = {}
         self._measured = self._routing.measures.of(known, self._experience, self._wishes.weights.value_of_time)
-        self._queue = deque(sorted(self._sites(), key=attrgetter("estimate", "lot", "name")))
+        self._queue = deque(sorted(self._sites()))
 
     # ── for the fan-out ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -136,7 +128,7 @@ class Course:
             self._review()
         self._hear(outcomes)  # the last ones too: the next request goes by them
         while self._queue:
-            name = self._queue.popleft().name
+            _, _, name = self._queue.popleft()
             least = self._floor(self._entries[name])
             if least.barred:
                 self._barred[name] = least.barred
@@ -151,9 +143,9 @@ class Course:
         left: dict[str, Outcome] = {name: _not_asked(why) for name, why in self._barred.items()}
         for name, least in self._beaten.items():
             left[name] = _not_asked(beaten(least, self._bar.value, self._wishes))
-        for before, site in enumerate(self._queue, len(self._asked)):
+        for before, (_, _, name) in enumerate(self._queue, len(self._asked)):
             late = f"{before} sites came before it, and the time was over"
-            left[site.name] = _not_asked("enough good offers were in" if early else late)
+            left[name] = _not_asked("enough good offers were in" if early else late)
         return left
 
     # ── the order ────────────────────────────────────────────────────────────────────────────────────────────
@@ -161,17 +153,27 @@ class Course:
     def _sites(self) -> Iterator[_Site]:
         """Those that were not asked yet, each with what is likely of its offers."""
         seed = crc32(self._gathering.set.bytes)
-        ways: dict[Place, Likely] = {}
+        lag, habits = self._routing.taken.lag, self._routing.habits
+        ways: dict[Locality, Likely] = {}
+        plain: dict[Place, Likely] = {}
         for name, entry in self._entries.items():
             if name in self._asked:
                 continue
             at = self._place(entry)
-            if at not in ways:
-                ways[at] = likely(self._locality(at), self._interactive, self._wishes, self._run, self._now)
-            habit, lag = self._routing.habits.get(name, _NO_HABIT), self._routing.taken.lag(entry)
-            correction = self._experience.correction(voice(name, name), self._kind) or NEVER
-            estimate = ways[at].estimate(habit, lag.seconds if lag else 0.0, self._run, self._wishes, correction)
-            yield _Site(estimate, crc32(name.encode(), seed), name)
+            if at not in plain:
+                way = self._locality(at)
+                if way not in ways:
+                    ways[way] = likely(way, self._interactive, self._wishes, self._run, self._now)
+                plain[at] = ways[way]
+            habit, later, correction = habits.get(name), lag(entry), self._correction(name)
+            estimate = plain[at].value
+            if habit is not None or later is not None or correction is not None:
+                seconds = later.seconds if later is not None else 0.0
+                estimate = plain[at].estimate(habit or _NO_HABIT, seconds, self._run, self._wishes, correction or NEVER)
+            yield estimate, crc32(name.encode(), seed), name
+
+    def _correction(self, name: str) -> Correction | None:
+        return self._experience.correction(voice(name, name), self._kind)
 
     def _floor(self, entry: Entry) -> Floor:
         habit = self._routing.habits.get(entry.name)
@@ -181,7 +183,7 @@ class Course:
             leaves=habit is not None and not habit.prepares,
             interactive=self._interactive,
             countries=_countries(entry),
-            correction=self._experience.correction(voice(entry.name, entry.name), self._kind),
+            correction=self._correction(entry.name),
         )
         if sort not in self._floors:
             self._floors[sort] = floor(sort, self._wishes, self._run, self._now)
