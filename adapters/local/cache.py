@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
-from adapters.local.layout import Shelf, write_json
+from adapters.local.layout import Shelf
 
 CACHE = "cache"  # in the folder of all jobs
 
@@ -261,7 +261,7 @@ class Cache:
             return
         about = about._replace(checksums={**about.checksums, kind: value})
         with suppress(OSError):
-            write_json(self._folder / _key(about.url) / _ABOUT, about._asdict())
+            _write_about(self._folder / _key(about.url), about)
             self._link(_key(about.url), about)
 
     def close(self) -> None:
@@ -435,7 +435,14 @@ def _fill(new: Path, about: About, source: Path) -> None:
     (new / _DATA).chmod(0o400)
     if (new / _DATA).stat().st_size != about.bytes:
         raise OSError(errno.EIO, "it is not what was fetched")
-    write_json(new / _ABOUT, about._asdict())
+    _write_about(new, about)
+
+
+def _write_about(place: Path, about: About) -> None:
+    """Does not wait for the disk: what a crash makes of it is no JSON, and then there is no entry."""
+    new = place / f"{_NEW}{_ABOUT}"
+    new.write_text(json.dumps(about._asdict()))
+    new.replace(place / _ABOUT)
 
 
 def _is(path: Path, descriptor: int) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -49,7 +50,9 @@ class Report:
             self._write()
 
     def _write(self) -> None:
-        write_json(self._path, [transfer._asdict() for transfer in condensed(self._added)])
+        """On a full disk the report is lost, and not the job."""
+        with suppress(OSError):
+            write_json(self._path, [transfer._asdict() for transfer in condensed(self._added)])
 
 
 def read(folder: Path) -> tuple[Transfer, ...]:

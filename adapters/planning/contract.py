@@ -20,7 +20,7 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from adapters.planning.platform import Job, Platform
+from adapters.planning.platform import Job, Keeper, Platform
 from broker.domain.deadline import Deadline
 from broker.domain.identity import Owner
 from broker.domain.request import ExecutionRequest
@@ -118,6 +118,14 @@ class PlatformContract:
         assert isinstance(found[other.session], SiteForgot)
         assert isinstance(found[job.session], Sighting)
         await stage.make().cancel(job, stage.soon())
+
+    async def test_what_is_at_hand_is_data_that_was_asked_for(self, stage: Stage) -> None:
+        platform, request = stage.make(), ExecutionRequest.model_validate(stage.short)
+        if not isinstance(platform, Keeper):
+            pytest.skip("it does not say which data it has")
+        found = await platform.at_hand(request, stage.soon())
+        assert set(found) <= {f"data[{i}]" for i in range(len(request.data or ()))}
+        assert all(count >= 0 for count in found.values())
 
     # ── running ──────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -132,6 +132,15 @@ def test_a_report_is_there_at_once_and_whole_when_it_is_closed(tmp_path: Path) -
     assert [transfer.url for transfer in transfers.read(tmp_path)] == ["https://a/file", "https://b/file"]
 
 
+def test_a_report_that_cannot_be_written_is_no_trouble_of_the_job(tmp_path: Path) -> None:
+    report = Report(tmp_path / "gone")
+    report.add(a_transfer("a"))
+    report.close()
+    (tmp_path / "gone").mkdir()
+    report.close()
+    assert len(transfers.read(tmp_path / "gone")) == 1
+
+
 @pytest.mark.parametrize("text", ["", "{", "7", '[{"url": 1}]', '["x"]'])
 def test_what_is_no_report_is_shown_as_none(tmp_path: Path, text: str) -> None:
     (tmp_path / layout.TRANSFERS).write_text(text)
