@@ -39,7 +39,7 @@ _GONE = (404, 410)
 _LONGEST_ADDRESS = 4096  # characters
 _PLAIN = {"Accept": "*/*", "Accept-Encoding": "identity"}
 _FIRST_BYTE = {**_PLAIN, "Range": "bytes=0-0"}
-_MARGIN = 0.1  # seconds: we end before whoever waits for us does, who would take a host's delay for the catalogue's
+_MARGIN = 0.2  # of the time: we end before whoever waits for us, who would take a host's delay for the catalogue's
 _PAGES = ("text/html", "application/xhtml+xml")
 
 
@@ -107,8 +107,9 @@ class HttpCatalogue:
         return None if best is None else str(best)
 
     async def locate(self, name: str, deadline: Deadline) -> Located:
+        margin = _MARGIN * deadline.left(self._clock.monotonic())
         try:
-            size, checksum = await self._measured(URL(name), deadline.less(_MARGIN))
+            size, checksum = await self._measured(URL(name), deadline.less(margin))
         except (NotAsked, SiteForgot):
             raise
         except SiteError as error:

@@ -9,6 +9,7 @@ import socket
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from itertools import cycle
 from typing import Any
 
@@ -36,7 +37,9 @@ from broker.domain.deadline import Deadline
 from broker.domain.located import Located, Portion
 from broker.errors import NotAsked, SettingsError, SiteError, SiteForgot
 from broker.plugins import CatalogueResources
+from broker.services.breaker import BreakerSettings
 from broker.services.clock import SystemClock
+from broker.services.locating import Bounds, Desk, Known
 from broker.testing.clock import FakeClock
 from broker.testing.raw_http import RawServer, Seen, answer
 from broker.testing.resources import shared_http
@@ -627,6 +630,21 @@ async def test_one_hosts_trouble_is_none_of_the_catalogue(http: aiohttp.ClientSe
         with pytest.raises(SiteError) as caught:
             await locate(catalogue(http), f"{server.url}/cube")
         assert isinstance(caught.value, (SiteForgot, NotAsked))
+
+
+async def test_hosts_that_are_silent_do_not_shut_out_others(http: aiohttp.ClientSession, server: RawServer) -> None:
+    server.on("/cube", answer(200, {"Content-Length": 5}))
+    async with AsyncExitStack() as stack:
+        mute = [await stack.enter_async_context(RawServer()) for _ in range(2 * BreakerSettings().failures)]
+        known = Known("http", catalogue(http), 40, places=False, sizes=True, timeout=2.0, concurrency=len(mute))
+        desk = Desk(known, CLOCK, Bounds())
+        for one in mute:
+            one.on("/cube", silent)
+        answers = await asyncio.gather(*(desk.ask(f"{one.url}/cube") for one in mute))
+        assert all("by the deadline" in answer.trouble for answer in answers)
+        found = (await desk.ask(f"{server.url}/cube")).found
+        await desk.close()
+    assert found == Located((Portion(5.0),))
 
 
 def test_the_plugin_tells_sizes_and_no_places() -> None:
