@@ -65,7 +65,9 @@ _OURS = (
     Registration,
     Profile,
 )
-_SESSION = "site origin platform reserved simulated native results offerset locality ranking promise transfers located outputs"
+_SESSION = (
+    "site origin platform reserved simulated native results offerset locality ranking promise transfers located outputs"
+)
 _OFFERSET = "expires outcomes pending closed taken asof preferences located"
 ADDITIONS: dict[type[BaseModel], frozenset[str]] = {
     **plain.ADDITIONS,
@@ -300,6 +302,8 @@ _CALLS: tuple[tuple[str, str, str, str, Any, dict[str, Any]], ...] = (
     ("post", "/sites/{name}/drain", "SiteDrain", "Ask a site for nothing new.", _DRAIN,
      {"200": {"type": "object"}}),
     ("post", "/sites/{name}/resume", "SiteResume", "Ask a site again.", None, {"200": {"type": "object"}}),
+    ("post", "/sites/{name}/forget", "SiteForget", "Drop what was learned of a site.", None,
+     {"200": {"type": "object"}}),
     ("get", "/profile", "ProfileSelect", "What this broker can do, for a broker above it.", None, {"200": "Profile"}),
     ("post", "/admin/identities", "IdentityCreate", "Make a local user.", _NEW_IDENTITY, {"201": _IDENTITY}),
     ("get", "/status", "StatusSelect", "The aggregated status.", None, {"200": {"type": "object"}}),

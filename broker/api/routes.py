@@ -117,6 +117,7 @@ def routes(parts: Parts) -> Iterator[Route]:
     yield Route("DELETE", "/sites/{name}", operator, sites.delete, document=False)
     yield Route("POST", "/sites/{name}/drain", operator, sites.drain)
     yield Route("POST", "/sites/{name}/resume", operator, sites.resume)
+    yield Route("POST", "/sites/{name}/forget", operator, sites.forget)
     yield Route("GET", "/profile", reader, sites.profile)
 
     yield Route("POST", "/admin/identities", Policy.ADMINISTRATOR, identities.make)

@@ -51,6 +51,9 @@ class SiteCalls:
     async def resume(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         return await self._wire.document(request, await self._sites.resume(self._site(request), caller))
 
+    async def forget(self, request: web.Request, caller: Caller) -> web.StreamResponse:
+        return await self._wire.document(request, await self._sites.forget(self._site(request), caller))
+
     async def profile(self, request: web.Request, caller: Caller) -> web.StreamResponse:
         """What this broker can do, for a broker above it."""
         return await self._wire.document(request, self._sites.profile().to_wire(), root=root_of(Profile))

@@ -88,8 +88,53 @@ def print_sites(screen: Screen, sites: Sequence[Mapping[str, Any]], *, json: boo
     for site in sites:
         state, reason = _health(site)
         platform = site.get("platform") or _part(site, "profile").get("platform")
-        rows.append([site.get("name"), site.get("kind"), platform, state, reason])
-    print_rows(screen, ("SITE", "KIND", "PLATFORM", "HEALTH", "REASON"), rows)
+        rows.append([site.get("name"), site.get("kind"), platform, state, _promises(site), reason])
+    print_rows(screen, ("SITE", "KIND", "PLATFORM", "HEALTH", "PROMISES", "REASON"), rows)
+
+
+def _listed(site: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    items = site.get(key)
+    return [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
+
+
+def _promises(site: Mapping[str, Any]) -> str:
+    """How its starts have come, by the kind of work of which most is known: `x 2.1 later (34)`."""
+    found = [line for line in _listed(site, "calibration") if line.get("what") == "waiting"]
+    best = max(found, key=lambda line: _figure(line.get("samples")), default=None)
+    if best is None:
+        return ""
+    factor, count = _figure(best.get("factor")), int(_figure(best.get("samples")))
+    word = f"x {factor:.2g} later" if factor >= 1.05 else f"x {factor:.2g} sooner" if factor <= 0.95 else "kept"
+    return f"{word} ({count})"
+
+
+def _figure(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def print_promises(screen: Screen, site: Mapping[str, Any], *, json: bool) -> None:
+    """What promises have come to, then the ways by which bytes reach the site."""
+    calibration, measured = _listed(site, "calibration"), _listed(site, "measured")
+    if json:
+        screen.json({"calibration": calibration, "measured": measured})
+        return
+    if not calibration and not measured and screen.tty:
+        screen.note("nothing was learned of it yet: its promises are taken as they are.")
+        return
+    rows = [
+        [line.get(key) for key in ("site", "kind", "what", "factor", "samples", "since", "says")]
+        for line in calibration
+    ]
+    ways = [
+        [site.get("name"), way.get("source") or "anywhere", "bytes", _rates(way), way.get("samples"), way.get("latest"),
+         f"brings in {_rates(way)} {way.get('unit') or ''}"]
+        for way in measured
+    ]  # fmt: skip
+    print_rows(screen, ("SITE", "OF", "WHAT", "FACTOR", "RUNS", "SINCE", "SAYS"), [*rows, *ways])
+
+
+def _rates(way: Mapping[str, Any]) -> str:
+    return f"{_figure(way.get('low')):.3g}-{_figure(way.get('high')):.3g}"
 
 
 def print_status(screen: Screen, status: Mapping[str, Any], *, json: bool) -> None:

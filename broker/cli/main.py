@@ -80,7 +80,7 @@ def build() -> _Command:
     for command in _JOBS:
         app.command()(command)
     app.command("open")(opening.open_)
-    app.add_typer(_sites(), name="sites", help="List, add, drain and remove sites.")
+    app.add_typer(_sites(), name="sites", help="List, add, drain and remove sites; see what their promises are worth.")
     app.command()(doubts.resolve)
     for command in _SERVICE:
         app.command()(command)
@@ -101,7 +101,7 @@ def _sites() -> typer.Typer:
             sites.list_(context)
 
     app.command("list")(sites.list_)
-    for command in (sites.show, sites.put, sites.delete, sites.drain, sites.resume):
+    for command in (sites.show, sites.put, sites.delete, sites.drain, sites.resume, sites.promises, sites.forget):
         app.command()(command)
     return app
 

@@ -125,6 +125,27 @@ def resume(context: typer.Context, name: Name) -> None:
     desk.run(work)
 
 
+def promises(context: typer.Context, name: Name, json: Json = False) -> None:
+    """Show what a site promised and what came of it, by which its offers are ranked, and how fast bytes reach it."""
+    desk = desks.of(context)
+
+    async def work(broker: Broker) -> None:
+        lists.print_promises(desk.screen, await broker.site(name), json=json)
+
+    desk.run(work)
+
+
+def forget(context: typer.Context, name: Name) -> None:
+    """Drop what was learned of a site: what it promises is taken as it is again, until it has shown otherwise."""
+    desk = desks.of(context)
+
+    async def work(broker: Broker) -> None:
+        await broker.forget_site(name)
+        desk.screen.say(f"{plain(name)}: what was learned of it is forgotten")
+
+    desk.run(work)
+
+
 def parse_until(text: str, now: datetime) -> datetime:
     """A weekday or a date means its first minute in this machine's zone. Raises BadInput."""
     word = text.strip().lower()

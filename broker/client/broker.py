@@ -232,6 +232,10 @@ class Broker:
     async def resume_site(self, name: str) -> None:
         await self._connection.call("POST", self._site(name) / "resume", {})
 
+    async def forget_site(self, name: str) -> None:
+        """Drop what was learned of the site from its sessions: its promises are taken as they are again."""
+        await self._connection.call("POST", self._site(name) / "forget", {})
+
     def _site(self, name: str) -> URL:
         return self.url / "sites" / name
 

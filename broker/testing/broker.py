@@ -379,7 +379,10 @@ class FakeBroker:
             del self.sites[name]
             return web.Response(status=204)
         if rest[1:]:
-            self.sites[name]["health"] = {"state": "draining" if rest[1] == "drain" else "live"}
+            if rest[1] == "forget":
+                self.sites[name] |= {"calibration": [], "measured": []}
+            else:
+                self.sites[name]["health"] = {"state": "draining" if rest[1] == "drain" else "live"}
         return _json(self.sites[name])
 
 

@@ -208,6 +208,10 @@ class FakeSites:
         self._services.note("resume", name, caller)
         return {"name": name, "drained": False}
 
+    async def forget(self, name: str, caller: Caller) -> dict[str, Any]:
+        self._services.note("forget", name, caller)
+        return {"name": name, "calibration": []}
+
 
 def draw(state: State, base: str, caller: Caller) -> bytes:
     return msgspec.json.encode(

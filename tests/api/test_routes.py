@@ -47,6 +47,7 @@ POLICIES = {
     "DELETE /sites/{name}": Policy.OPERATOR,
     "POST /sites/{name}/drain": Policy.OPERATOR,
     "POST /sites/{name}/resume": Policy.OPERATOR,
+    "POST /sites/{name}/forget": Policy.OPERATOR,
     "GET /profile": Policy.READER,
     "POST /admin/identities": Policy.ADMINISTRATOR,
     "GET /status": Policy.READER,
@@ -410,6 +411,12 @@ async def test_a_site_is_drained_and_resumed(api: Any) -> None:
     wrong = await api.call("POST", "/sites/alba/drain", user="ops", json={"untill": "x"})
     assert wrong.json()["element"] == "untill"
     assert (await api.call("POST", "/sites/alba/resume", user="ops")).json()["drained"] is False
+
+
+async def test_what_was_learned_of_a_site_is_forgotten(api: Any) -> None:
+    assert (await api.call("POST", "/sites/alba/forget", user="ops")).json()["calibration"] == []
+    assert api.services.calls[-1][:2] == ("forget", "alba")
+    assert (await api.call("POST", "/sites/alba/forget")).status == 403
 
 
 # ── the rest ─────────────────────────────────────────────────────────────────────────────────────────────────

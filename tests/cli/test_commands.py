@@ -305,6 +305,31 @@ async def test_sites_are_put_listed_drained_and_deleted(run: Any, fake: FakeBrok
     assert (await run("sites", "show", "alba")).err == 'no site "alba".\n'
 
 
+LEARNED = {
+    "calibration": [
+        {"site": "alba", "kind": "python-program", "what": "waiting", "factor": 2.13, "samples": 34,
+         "since": "2026-11-01T00:00:00Z", "says": "starts later than promised × 2.1 (34 runs)"},
+        {"site": "alba", "kind": "docker-container", "what": "waiting", "factor": 1.0, "samples": 3,
+         "since": "2026-11-20T00:00:00Z", "says": "starts as promised (3 runs)"},
+    ],
+    "measured": [
+        {"source": "lund-disk", "low": 80.0, "high": 120.0, "unit": "MB/s", "samples": 12,
+         "latest": "2026-11-22T00:00:00Z"}
+    ],
+}  # fmt: skip
+
+
+async def test_what_a_sites_promises_are_worth_is_listed_explained_and_forgotten(run: Any, fake: FakeBroker) -> None:
+    fake.sites["alba"] = {"name": "alba", "kind": "ivoa", "health": "live", **LEARNED}
+    assert (await run("sites")).out.splitlines()[1].split("\t")[4] == "x 2.1 later (34)"
+    lines = (await run("sites", "promises", "alba")).out.splitlines()
+    assert lines[1].split("\t")[-1] == "starts later than promised × 2.1 (34 runs)"
+    assert lines[3].split("\t")[1:5] == ["lund-disk", "bytes", "80-120", "12"]
+    assert json.loads((await run("sites", "promises", "alba", "--json")).out) == LEARNED
+    assert (await run("sites", "forget", "alba")).out == "alba: what was learned of it is forgotten\n"
+    assert "nothing was learned" in (await run("sites", "promises", "alba", tty=True)).err
+
+
 async def test_a_wrong_registration_is_named_with_its_line(run: Any, fake: FakeBroker, home: Path) -> None:
     (home / "alba.yaml").write_text("kind: ivoa\nurll: https://broker.alba.example\n")
     ran = await run("sites", "put", "alba", "alba.yaml")

@@ -126,6 +126,7 @@ def test_both_faces_have_the_same_names() -> None:
         "delete_site",
         "drain_site",
         "resume_site",
+        "forget_site",
         "whoami",
     }  # of operators, and of the command
     for face in ("Broker", "Session", "Offers", "File"):
