@@ -18,8 +18,11 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from adapters.data.datalink import DatalinkOptions
 from adapters.data.http import HttpOptions
+from adapters.data.rucio import RucioOptions
 from adapters.data.s3 import S3Options
+from adapters.data.tap import TapOptions
 from adapters.ivoa.adapter import IvoaOptions
 from adapters.local.options import LocalOptions
 from adapters.planning.settings import SiteSettings
@@ -351,6 +354,9 @@ MADE: Mapping[str, Callable[[], str]] = {
     "local-options": lambda: settings(LocalOptions),
     "simulated-options": lambda: settings(SimulatedOptions),
     "ivoa-options": lambda: settings(IvoaOptions),
+    "datalink-options": lambda: settings(DatalinkOptions),
+    "tap-options": lambda: settings(TapOptions),
+    "rucio-options": lambda: settings(RucioOptions),
     "s3-options": lambda: settings(S3Options),
     "http-options": lambda: settings(HttpOptions),
     "calls": calls,

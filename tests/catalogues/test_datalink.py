@@ -152,6 +152,7 @@ def test_a_plain_address_below_a_links_service_is_asked_there(make: Make) -> Non
     address = "https://links.example/l/one"
     assert make("https://links.example/l").name(simple(address), (address,)) == address
     assert make("https://links.example/l/o").name(simple(address), (address,)) is None
+    assert make("https://links.example/l").name(simple(address), ("https://LINKS.example:443/l/./one#x",)) == address
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,21 @@ async def test_a_length_is_read_as_services_write_it(
 
 @pytest.mark.parametrize(
     "url",
-    ["javascript:alert(1)", "file:///etc/passwd", "data:,x", "/relative", "not an address", "https://", "h" * 5000, ""],
+    [
+        "javascript:alert(1)",
+        "javascript://data.example/%0aalert(1)",
+        "file:///etc/passwd",
+        "file://data.example/a",
+        "data:,x",
+        "/relative",
+        "not an address",
+        "https://",
+        "https://data.example/\u202estif.a",
+        "h" * 5000,
+        f"https://data.example/{'a' * 5000}",
+        "https://[::1",
+        "",
+    ],
 )
 async def test_an_address_that_none_could_fetch_from_is_no_place(
     make: Make, service: Service, base: str, url: str

@@ -13,13 +13,13 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from pydantic import ValidationError
 
-from adapters.data.datalink import MOST_DOCUMENTS
+from adapters.data.datalink import MOST_DOCUMENTS, Links
 from adapters.data.tap import ESTIMATE, TapCatalogue, TapOptions
 from broker.domain import kinds
 from broker.domain.data import IvoaDataResource, SimpleDataResource
 from broker.domain.deadline import Deadline
 from broker.domain.located import Located, Portion, Replica
-from broker.errors import SettingsError, SiteForgot, SiteMisbehaved, SiteRefused
+from broker.errors import SettingsError, SiteForgot, SiteMisbehaved, SiteRefused, SiteTimeout
 from broker.plugins import CatalogueResources
 from broker.services.clock import SystemClock
 
@@ -256,6 +256,22 @@ async def test_links_that_hang_do_not_cost_the_estimate(catalogue: TapCatalogue,
     service.rows = table(("d", f"{base}/links/silent", LINKED, "4"))
     found = await catalogue.locate("x = 'y'", soon(1.0))
     assert found.portions == (Portion(4000.0),)
+
+
+async def test_links_have_to_answer_before_the_whole_does(
+    catalogue: TapCatalogue, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Deadline] = []
+
+    async def files(self: Links, address: str, deadline: Deadline) -> tuple[Portion, ...]:
+        given.append(deadline)
+        raise SiteTimeout("no answer.")
+
+    monkeypatch.setattr(Links, "files", files)
+    service.rows = table(("d", "https://links.example/l", LINKED, "4"))
+    deadline = soon()
+    assert (await catalogue.locate("x = 'y'", deadline)).portions == (Portion(4000.0),)
+    assert given[0].at < deadline.at
 
 
 async def test_so_many_links_documents_are_read_and_no_more(
