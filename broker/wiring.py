@@ -325,7 +325,7 @@ def checked(site: Registration, kinds: Mapping[str, Plugin]) -> tuple[Plugin, ob
 @asynccontextmanager
 async def built(settings: Settings) -> AsyncIterator[list[tuple[Registration, GuardedPlanner]]]:
     """Every planner that the settings name, on a throw-away store, closed on leaving: what is asked of them books
-    nothing. Raises SettingsError for the first that cannot be built."""
+    nothing. Raises SettingsError for the first that cannot be built, and for the first such catalogue."""
     async with AsyncExitStack() as stack:
         clock = SystemClock()
         # A throw-away store: planners want one, and the real one may be another process's at the moment.
@@ -338,6 +338,8 @@ async def built(settings: Settings) -> AsyncIterator[list[tuple[Registration, Gu
         for site in _registrations(settings):
             found.append((site, builder.build(site)))
             stack.push_async_callback(found[-1][1].close)
+        for known in builder.catalogues(_map(settings)):
+            stack.push_async_callback(known.catalogue.close)
         yield found
 
 
@@ -383,6 +385,8 @@ async def check(settings: Settings) -> list[str]:
         for site, _ in planners:
             where = f"sites.{site.name}" if site.name in settings.sites else "platform"
             lines.append(f"ok    {where}: {site.kind}" + (f" at {site.url}" if site.url else ""))
+    for name, item in settings.catalogues.items():
+        lines.append(f"ok    catalogues.{name}: {item.kind}" + (f" at {item.url}" if item.url else ""))
     found = await weaknesses(settings.store, settings.store_password_file)
     lines += [f"warn  store: {weakness}" for weakness in found]
     if settings.platform is not None and settings.tariff is None:

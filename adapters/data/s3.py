@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Annotated, Literal
 from urllib.parse import quote, unquote
 
@@ -72,6 +73,8 @@ class S3Catalogue:
         self._options, self._clock, self._http = options, resources.clock, resources.http
         self._base = _plain(Origin(resources.http, resources.url, resources.clock).base)
         self._key = _key(resources.credentials, options.region)
+        if options.addressing == "virtual" and _is_number(self._base.host or ""):
+            raise SettingsError("a number has no names below it.", key="options.addressing", remedy="Write path.")
 
     # ── what is meant ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -247,6 +250,14 @@ class Count:
         self.objects += 1
         self.bytes += entry.bytes
         self.files += not (entry.key.endswith("/") and entry.bytes == 0)
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _plain(url: URL) -> URL:
