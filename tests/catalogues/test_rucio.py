@@ -3,17 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 import pytest
 
 from adapters.data.rucio import Rucio, RucioOptions, plugin
+from broker.domain import kinds
 from broker.domain.deadline import Deadline
 from broker.domain.located import Located
 from broker.errors import SiteForbids, SiteForgot, SiteTimeout, SiteUnreachable
 from broker.plugins import CatalogueResources, Credentials
 from broker.services.clock import SystemClock
+from broker.testing.asks import wanted
 from broker.testing.children import free_port
+from broker.testing.program import Caller, Program
 from broker.testing.rucio_server import ACCOUNT, PASSWORD, USERNAME, Copy, RucioServer, checksum
 from tests.conftest import want_server
 
@@ -47,6 +51,9 @@ def fill(server: RucioServer) -> None:
             rse, _, state = place.partition("=")
             server.add_copies("survey", [Copy(rse, name, 0 if name == "empty-file" else 1000, state or "A")])
     server.add_copies("survey", [Copy("DISK-A" if i % 7 else "DISK-B", f"file{i:04}", 10) for i in range(MANY)])
+    server.add_copies("survey", [Copy("DISK-A", "huge1", 10**12), Copy("DISK-A", "huge2", 10**12)])
+    server.add_copies("survey", [Copy("DISK-B", "huge3", 10**9)])
+    server.add_collection("survey", "huge", "DATASET", ["huge1", "huge2", "huge3"])
     server.add_collection("survey", "night1", "DATASET", ["a", "b", "raw"])
     server.add_collection("survey", "night2", "DATASET", ["b", "c", "away", "unread"])
     server.add_collection("survey", "nights", "CONTAINER", ["night1", "night2"])
@@ -245,3 +252,35 @@ async def test_nobody_at_the_address_is_unreachable() -> None:
     async with catalogue(f"http://127.0.0.1:{free_port()}") as asked:
         with pytest.raises(SiteUnreachable, match="connection refused"):
             await asked.locate("survey:cube", soon())
+
+
+# ── in a broker ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_broker_that_is_told_of_rucio_ranks_first_where_the_files_are(
+    rucio: RucioServer, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text(PASSWORD + "\n")
+    sites = {
+        name: {"kind": "simulated", "storages": [{"name": rse}]}
+        for name, rse in (("far", "DISK-B"), ("near", "DISK-A"))
+    }
+    broker = Program(
+        tmp_path, "net", sites=sites, tariff="free", capacity={"cores": 100, "memory": 100},
+        catalogues={"ska": {"kind": "rucio", "url": rucio.url, "credentials": "ska", "timeout": 60}},
+        credentials={"ska": {"username": USERNAME, "password_file": str(tmp_path / "password")}},
+        locating={"patience": 60},
+    )  # fmt: skip
+    data = [{"kind": kinds.RUCIO_DATA, "meta": {"name": "n"}, "rucio": {"scope": "survey", "object": "huge"}}]
+    try:
+        broker.start()
+        async with aiohttp.ClientSession() as http:
+            answer = await Caller(http)("POST", f"{broker.url}/requests", wanted(data=data))
+    finally:
+        broker.stop()
+    assert answer.status == 303, answer.body
+    [told] = answer.json()["located"]
+    assert (told["bytes"], told["files"], told["sized"], told["placed"]) == (2.001e12, 3, "ska", "ska")
+    moved = [(offer["site"], offer["locality"]["bytes"]["expected"]) for offer in answer.json()["offers"]]
+    assert moved == [("near", 1e9), ("far", 2e12)]
+    assert PASSWORD not in broker.log.read_text()
