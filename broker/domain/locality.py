@@ -21,6 +21,7 @@ from broker.domain.storages import Map, Way
 GB = 1e9
 NOTHING = Span(0.0, 0.0)
 RECALL = Span(600.0, 14400.0)  # seconds: stand-in for a tape of which nothing is configured
+UNSIZED = Span(1e9, 19e9)
 _HOUR = 3600.0
 
 Certainty = Literal["stated", "measured", "estimated", "unknown"]
@@ -38,6 +39,15 @@ class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):
     stand_in: bool = False
 
 
+class Guess(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What moves by the ways that there are, where configured bytes take the place of sizes that are not known. The
+    same units as Locality; None: a way or its price is not known either."""
+
+    bytes: Span
+    staging: Span | None = None
+    egress: Span | None = None
+
+
 class Locality(msgspec.Struct, frozen=True, omit_defaults=True):
     """What moves to one site. `bytes` to move, `staging` in seconds, `egress` in the base currency; None: not known.
 
@@ -45,7 +55,8 @@ class Locality(msgspec.Struct, frozen=True, omit_defaults=True):
     `least`: bytes that surely move, where not all sizes are known. `recall`: seconds of `staging` that tapes take.
     `cached`: bytes that need not move because the site says that it has them. `held`: the data resources, by path, of
     which it says so. `samples`: measured transfers behind the slowest way. `certainty`: "stated" where nothing moves,
-    "measured" where all ways were, "unknown" where anything is None. `delivery`: of results that are to go elsewhere.
+    "measured" where all ways were, "unknown" where anything is None. `guess`: where `bytes` is. `delivery`: of
+    results that are to go elsewhere.
     """
 
     bytes: Span | None = NOTHING
@@ -58,6 +69,7 @@ class Locality(msgspec.Struct, frozen=True, omit_defaults=True):
     cached: float = 0.0
     held: tuple[str, ...] = ()
     samples: int = 0
+    guess: Guess | None = None
     delivery: Delivery | None = None
 
     @property
@@ -77,17 +89,18 @@ class Place(msgspec.Struct, frozen=True):
 
 class Terrain(msgspec.Struct, frozen=True):
     """What all sites of one question are measured by. `hour`: money for an hour, which weighs a quicker way against a
-    cheaper one."""
+    cheaper one. `unsized`: bytes that stand in for all data whose size is not known."""
 
     map_: Map
     experience: Experience = BLANK
     hour: float = 2.0
+    unsized: Span = UNSIZED
 
 
 # ── what must move ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Copy(msgspec.Struct, frozen=True):
+class _Copy(msgspec.Struct, frozen=True, order=True):
     """Where one copy lies; an empty name: where no storage is declared."""
 
     name: str
@@ -97,23 +110,34 @@ class _Copy(msgspec.Struct, frozen=True):
 _NOWHERE = _Copy("")
 
 
-class _Move(msgspec.Struct, frozen=True):
-    """One portion by one way; `way` None: no way is known. `local`: it lies at the site, on a tape."""
+class _Load(msgspec.Struct, frozen=True):
+    """A portion that is on no disk of the site. `guessed`: its size is not known, and a share of what stands in."""
 
-    bytes: float
+    bytes: Span
     files: int
+    copies: tuple[_Copy, ...]
+    guessed: bool = False
+
+
+class _Move(msgspec.Struct, frozen=True):
+    """A load by one way; `way` None: no way is known. `local`: it lies at the site, on a tape, and no byte moves."""
+
+    load: _Load
     source: str
     way: Way | None = None
     recall: Span = NOTHING
     local: bool = False
 
+    @property
+    def bytes(self) -> Span:
+        return NOTHING if self.local else self.load.bytes
+
 
 class _Tally(msgspec.Struct):
     """What was found of the portions, one after the other."""
 
-    moves: list[_Move]
+    loads: list[_Load]
     local: list[str]
-    unsized: list[str]
     cached: float = 0.0
     held: tuple[str, ...] = ()
 
@@ -154,27 +178,31 @@ def measure(wanted: Sequence[Item], place: Place, terrain: Terrain) -> Locality:
     A portion with a replica on a disk of the site moves nothing, nor does what the site says it has. Of several
     replicas the one is taken whose way costs least, time at the price of an hour and egress together, given what goes
     by that way already; then the first by name. Files that go by one way share its bandwidth; different ways work side
-    by side. Files on tape wait for their recall first. A portion of unknown size that is not here makes the bytes
-    unknown; a missing way makes time and price unknown.
+    by side. Files on tape wait for their recall first. A portion of unknown size that has to move makes bytes, time and
+    price unknown, and there is a guess of all three; a missing way makes time and price unknown.
     """
-    tally = _Tally([], [], [])
-    pending: list[tuple[float, tuple[_Copy, ...], int]] = []
+    tally = _Tally([], [])
+    unsized = sum(portion.bytes is None for item in wanted for portion in item.portions)
+    share = terrain.unsized.times(1 / unsized) if unsized else NOTHING
     for item in wanted:
         if item.path in place.held:
             tally.held += (item.path,)
             tally.cached += item.bytes or 0.0
             continue
         for portion in item.portions:
-            copies = _copies(portion, terrain.map_)
-            at = [copy for copy in copies if copy.name in place.storages and not copy.tape]
-            if at or portion.bytes == 0:
-                tally.local += [copy.name for copy in at[:1]]
-            elif portion.bytes is None and not any(copy.name in place.storages for copy in copies):
-                tally.unsized += [copy.name for copy in copies]
-            else:
-                pending.append((portion.bytes or 0.0, copies, portion.files))
-    _assign(pending, place, terrain, tally)
-    return _total(tally)
+            _weigh(portion, share, place, terrain, tally)
+    return _total(_assign(tally.loads, place, terrain), tally)
+
+
+def _weigh(portion: Portion, share: Span, place: Place, terrain: Terrain, tally: _Tally) -> None:
+    copies = _copies(portion, terrain.map_)
+    at = [copy.name for copy in copies if copy.name in place.storages and not copy.tape]
+    if at or portion.bytes == 0:
+        tally.local += at[:1]
+    elif portion.bytes is None:
+        tally.loads.append(_Load(share, portion.files, copies, True))
+    else:
+        tally.loads.append(_Load(Span.of(portion.bytes), portion.files, copies))
 
 
 def _copies(portion: Portion, map_: Map) -> tuple[_Copy, ...]:
@@ -188,69 +216,65 @@ def _copies(portion: Portion, map_: Map) -> tuple[_Copy, ...]:
     return tuple(_Copy(name, tape) for name, tape in sorted(found.items())) or (_NOWHERE,)
 
 
-def _assign(pending: list[tuple[float, tuple[_Copy, ...], int]], place: Place, terrain: Terrain, tally: _Tally) -> None:
+def _assign(loads: list[_Load], place: Place, terrain: Terrain) -> list[_Move]:
     """The largest first, each where it costs least beside what was given to the ways before it."""
-    loads: dict[tuple[str, str], tuple[float, int]] = {}
-    pending.sort(key=lambda entry: (-entry[0], tuple(copy.name for copy in entry[1]), entry[2]))
-    for count, copies, files in pending:
-        options = [move for copy in copies for move in _options(count, files, copy, place, terrain)]
-        best = min(options, key=lambda move: _order(move, loads, terrain))
-        tally.moves.append(best)
+    given: dict[tuple[str, str], tuple[float, int]] = {}
+    moves = []
+    for load in sorted(loads, key=lambda load: (-load.bytes.expected, load.copies, load.files, load.guessed)):
+        options = [move for copy in load.copies for move in _options(load, copy, place, terrain)]
+        best = min(options, key=lambda move: _order(move, given, terrain))
+        moves.append(best)
         if best.way is not None:
-            before, waiting = loads.get(best.way.key, (0.0, 0))
-            loads[best.way.key] = (before + count, waiting + files)
+            before, waiting = given.get(best.way.key, (0.0, 0))
+            given[best.way.key] = (before + load.bytes.expected, waiting + load.files)
+    return moves
 
 
-def _options(count: float, files: int, copy: _Copy, place: Place, terrain: Terrain) -> list[_Move]:
+def _options(load: _Load, copy: _Copy, place: Place, terrain: Terrain) -> list[_Move]:
     map_ = terrain.map_
     recall = (map_.recall(copy.name) or RECALL) if copy.tape else NOTHING
     if copy.name in place.storages:
-        return [_Move(0.0, 0, copy.name, None, recall, True)]
+        return [_Move(load, copy.name, None, recall, True)]
     ways = [
         map_.way(copy.name or None, target or None, place.site, terrain.experience.measured)
         for target in sorted(place.storages) or ("",)
     ]
-    return [_Move(count, files, copy.name, way, recall) for way in ways]
+    return [_Move(load, copy.name, way, recall) for way in ways]
 
 
 def _order(
-    move: _Move, loads: dict[tuple[str, str], tuple[float, int]], terrain: Terrain
+    move: _Move, given: dict[tuple[str, str], tuple[float, int]], terrain: Terrain
 ) -> tuple[bool, bool, float, str]:
     """What is known before what is not; then by cost, then by name."""
     if move.local:
         return False, False, move.recall.expected * terrain.hour / _HOUR, move.source
-    way = move.way
+    way, count = move.way, move.bytes.expected
     if way is None:
         return True, True, 0.0, move.source
-    before, waiting = loads.get(way.key, (0.0, 0))
-    seconds = way.seconds(before + move.bytes, waiting + move.files).expected + move.recall.expected
-    return False, way.price is None, seconds * terrain.hour / _HOUR + (way.price or 0.0) * move.bytes / GB, move.source
+    before, waiting = given.get(way.key, (0.0, 0))
+    seconds = way.seconds(before + count, waiting + move.load.files).expected + move.recall.expected
+    return False, way.price is None, seconds * terrain.hour / _HOUR + (way.price or 0.0) * count / GB, move.source
 
 
-def _total(tally: _Tally) -> Locality:
-    moved = [move for move in tally.moves if not move.local]
-    least = fsum(move.bytes for move in moved)
-    named = dict(held=tuple(sorted(tally.held)), cached=tally.cached)
-    if tally.unsized:
-        sources = _sources([*tally.unsized, *(move.source for move in moved)])
-        return Locality(None, sources, None, None, "unknown", least=least, **named)  # type: ignore[arg-type] # by name
-    if not tally.moves:
-        return Locality(sources=_sources(tally.local), **named)  # type: ignore[arg-type] # by name
-    staging, recall, samples = _time(tally.moves)
-    egress = _egress(moved)
-    known = staging is not None and egress is not None
-    certainty: Certainty = "estimated" if known else "unknown"
-    if known and not any(move.recall.high for move in tally.moves) and samples:
+def _total(moves: Sequence[_Move], tally: _Tally) -> Locality:
+    moved = [move for move in moves if not move.local]
+    sources = _sources([move.source for move in moved] or [*tally.local, *(move.source for move in moves)])
+    found = Locality(sources=sources, cached=tally.cached, held=tuple(sorted(tally.held)))
+    if not moves:
+        return found
+    staging, recall, samples = _time(moves)
+    count, egress = _sum([move.bytes for move in moved]), _egress(moved)
+    if any(move.load.guessed for move in moved):
+        least = fsum(move.bytes.low for move in moved if not move.load.guessed)
+        guess = Guess(count, staging, egress)
+        return replace(
+            found, bytes=None, staging=None, egress=None, certainty="unknown", least=least, recall=recall, guess=guess
+        )
+    certainty: Certainty = "unknown" if staging is None or egress is None else "estimated"
+    if certainty == "estimated" and samples and not recall.high:
         certainty = "measured"
-    return Locality(
-        Span.of(least),
-        _sources([move.source for move in moved] or [*tally.local, *(move.source for move in tally.moves)]),
-        staging,
-        egress,
-        certainty,
-        recall=recall,
-        samples=samples,
-        **named,  # type: ignore[arg-type] # by name
+    return replace(
+        found, bytes=count, staging=staging, egress=egress, certainty=certainty, recall=recall, samples=samples
     )
 
 
@@ -264,7 +288,8 @@ def _time(moves: Sequence[_Move]) -> tuple[Span | None, Span, int]:
     spans = [move.recall for move in moves if move.local]
     for key, way in ways.items():
         load = [move for move in moves if move.way is not None and move.way.key == key]
-        span = way.seconds(fsum(move.bytes for move in load), sum(move.files for move in load))
+        files, count = sum(move.load.files for move in load), _sum([move.bytes for move in load])
+        span = Span(way.seconds(count.low, files).low, way.seconds(count.high, files).high)
         spans.append(span.plus(_longest([move.recall for move in load])))
     return _longest(spans), recall, samples
 
@@ -273,12 +298,16 @@ def _longest(spans: Sequence[Span]) -> Span:
     return Span(max((span.low for span in spans), default=0.0), max((span.high for span in spans), default=0.0))
 
 
+def _sum(spans: Sequence[Span]) -> Span:
+    return Span(fsum(span.low for span in spans), fsum(span.high for span in spans))
+
+
 def _egress(moves: Sequence[_Move]) -> Span | None:
     """None: the price of one of the ways is not known."""
     prices = [None if move.way is None else move.way.price for move in moves]
     if None in prices:
         return None
-    return Span.of(fsum((price or 0.0) * move.bytes / GB for price, move in zip(prices, moves, strict=True)))
+    return _sum([move.bytes.times((price or 0.0) / GB) for price, move in zip(prices, moves, strict=True)])
 
 
 def _sources(names: Iterable[str]) -> tuple[str, ...]:

@@ -222,16 +222,20 @@ def _carbon(offer: Candidate, wishes: Wishes, run: Span) -> Estimate:
 
 def _bytes(offer: Candidate, wishes: Wishes) -> Estimate:
     moved = _range(offer.locality.bytes, _MOST_BYTES)
-    if moved is None:
-        least, guess = min(max(0.0, offer.locality.least), _MOST_BYTES), wishes.stand_ins.bytes
-        return Estimate(least + guess.expected, least + guess.high, True)
-    return _estimate(moved)
+    if moved is not None:
+        return _estimate(moved)
+    guess = offer.locality.guess
+    count = guess.bytes if guess else wishes.stand_ins.bytes.plus(Span.of(max(0.0, offer.locality.least)))
+    return Estimate(min(count.expected, _MOST_BYTES), min(count.high, _MOST_BYTES), True)
 
 
 def _egress(offer: Candidate, wishes: Wishes, moved: Estimate) -> Estimate:
     egress = _range(offer.locality.egress, _MOST)
     if egress is not None:
         return _estimate(egress)
+    guess = offer.locality.guess
+    if guess is not None and guess.egress is not None:
+        return Estimate(guess.egress.expected, guess.egress.high, True)
     price = wishes.stand_ins.egress
     return Estimate(price.expected * moved.expected / GB, price.high * moved.pessimistic / GB, moved.pessimistic > 0)
 
@@ -240,6 +244,9 @@ def _staging(offer: Candidate, wishes: Wishes, moved: Estimate) -> Estimate:
     staging = _range(offer.locality.staging, _LONGEST)
     if staging is not None:
         return _estimate(staging)
+    guess = offer.locality.guess
+    if guess is not None and guess.staging is not None:
+        return Estimate(guess.staging.expected, guess.staging.high, True)
     speed = wishes.stand_ins.bandwidth
     return Estimate(
         min(moved.expected / max(speed.expected, 1.0), _LONGEST),

@@ -76,7 +76,7 @@ class Gathering:
         self._located = located or (lambda: stated)
         self._items = self._located()
         self._wanted = place.locate(self._items, map_)
-        self._terrain = Terrain(map_, experience, wishes.weights.value_of_time)
+        self._terrain = Terrain(map_, experience, wishes.weights.value_of_time, wishes.stand_ins.bytes)
         self._kind = kinds.short(request.executable.kind)
         self._asking, self._lag = asking or ask.extended, lag
         self._taken = set(taken)

@@ -207,7 +207,7 @@ class Search:
                 if answer is None:
                     failed.append(f"{desk.known.name} has not answered yet")
                 elif answer.found is None or not answer.found.portions:
-                    failed.append(f"{desk.known.name}: {answer.trouble or 'it does not say'}")
+                    failed.append(f"{desk.known.name}: {(answer.trouble or 'it does not say').rstrip('.')}")
                 else:
                     said.append((desk.known.name, answer.found, answer.asof))
                     if desk.known.sizes and total(answer.found.portions) is None:

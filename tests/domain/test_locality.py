@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.domain import kinds
-from broker.domain.locality import Locality, Place, Terrain, locate, note, wire
+from broker.domain.experience import PRIOR, Experience, Measured
+from broker.domain.locality import RECALL, Guess, Locality, Place, Terrain, locate, note, outside, wire
 from broker.domain.locality import measure as measure_by
 from broker.domain.located import REQUEST, Item, Portion, Replica, items
 from broker.domain.money import Exchange
@@ -249,8 +250,91 @@ def test_of_a_sites_storages_the_quickest_to_reach_is_used() -> None:
 
 
 def test_a_missing_size_makes_the_whole_unknown() -> None:
-    found = measure([item(5e9, "b"), item(None, "c")], ["a"], a_map(link("*", "*")))
-    assert found == Locality(None, ("b", "c"), None, None, "unknown", least=5e9)
+    found = measure([item(5e9, "b"), item(None, "c")], ["a"], a_map(link("*", "*", 100e6, price=0.1)))
+    guess = Guess(Span(6e9, 24e9), Span(60, 240), Span(pytest.approx(0.6), pytest.approx(2.4)))
+    assert found == Locality(None, ("b", "c"), None, None, "unknown", least=5e9, guess=guess)
+
+
+def test_what_stands_in_is_for_all_sizes_that_are_not_known_together() -> None:
+    map_ = a_map(link("*", "*", 100e6))
+    both = measure([item(None, "b"), item(None, "c")], ["a"], map_)
+    one_here = measure([item(None, "b"), item(None, "a")], ["a"], map_)
+    assert both.guess is not None
+    assert both.guess.bytes == Span(1e9, 19e9)
+    assert one_here.guess is not None
+    assert one_here.guess.bytes == Span(0.5e9, 9.5e9)
+
+
+def test_a_size_that_is_not_known_is_no_reason_to_fetch_what_lies_on_a_tape_here() -> None:
+    map_ = Map([StorageElement(name="T", recall=(60, 60))], [link("*", "*", 1e6, price=0.1)], EXCHANGE)
+    found = measure([item(None, "T", "far")], ["T"], map_)
+    assert (found.bytes, found.sources, found.recall) == (Span.of(0), ("T",), Span.of(60))
+
+
+def test_a_tape_is_waited_for_unless_another_copy_is_sooner_and_cheaper() -> None:
+    map_ = Map([StorageElement(name="T", recall=(3600, 7200))], [link("b", "s", 100e6, price=0.1)], EXCHANGE)
+    near, far = item(1e9, "T", "b"), item(100e9, "T", "b")
+    assert measure([near], ["s", "T"], map_).sources == ("b",)  # 10 s and 0.10 against an hour and a half
+    assert measure([far], ["s", "T"], map_) == Locality(
+        Span.of(0), ("T",), Span(3600, 7200), Span.of(0), "estimated", recall=Span(3600, 7200)
+    )
+    moved = Map([StorageElement(name="T", recall=(3600, 7200))], [link("T", "s", 100e6)], EXCHANGE)
+    tape = measure([item(1e9, "T")], ["s"], moved)
+    assert (tape.staging, tape.recall) == (Span(3610, 7210), Span(3600, 7200))
+
+
+def test_a_catalogue_may_know_a_tape_that_nobody_declared() -> None:
+    found = measure([one(1e9, Replica("T", None, True))], ["s"], a_map(link("*", "*", 100e6)))
+    assert found.recall == RECALL
+
+
+def test_several_files_at_a_time_wait_together() -> None:
+    wanted = Item("data[0]", portions=(Portion(10e9, (Replica("a"),), 10),))
+    assert measure([wanted], ["b"], a_map(link("a", "b", 100e6, latency=3, concurrency=4))).staging == Span.of(109)
+
+
+def test_each_portion_of_a_data_set_comes_from_where_it_lies() -> None:
+    parts = (Portion(10e9, (Replica("s"),), 5), Portion(5e9, (Replica("a"),), 5), Portion(1e9, (Replica("b"),)))
+    found = measure([Item("data[0]", portions=parts)], ["s"], a_map(link("*", "*", 100e6)))
+    assert (found.bytes, found.sources, found.staging) == (Span.of(6e9), ("a", "b"), Span.of(60))
+
+
+def test_copies_share_out_over_the_ways_that_there_are() -> None:
+    """Alone each would come by the quick way; together the second is sooner by the other."""
+    map_ = a_map(link("a", "s", 120e6), link("b", "s", 100e6))
+    found = measure([item(6e9, "a", "b"), item(5e9, "a", "b")], ["s"], map_)
+    assert (found.sources, found.staging) == (("a", "b"), Span.of(50))
+
+
+def test_what_the_site_has_by_its_own_word_does_not_move() -> None:
+    map_ = a_map(link("*", "*", 100e6))
+    found = measure([item(5e9, "b"), item(3e9, "b", path="data[1]")], ["a"], map_, held={"data[0]"})
+    assert (found.bytes, found.cached, found.held) == (Span.of(3e9), 5e9, ("data[0]",))
+    assert measure([item(None, "b")], ["a"], map_, held={"data[0]"}).here
+
+
+def test_what_was_measured_corrects_what_is_configured() -> None:
+    map_ = a_map(link("a", "s", 100e6, latency=1))
+    seen = Measured(Span(25e6, 25e6), samples=4, asof=0.0, weight=PRIOR)
+    terrain = Terrain(map_, Experience({("a", "here"): seen}))
+    found = measure_by([item(1e9, "a")], Place("here", ("s",)), terrain)
+    assert (found.samples, found.certainty) == (4, "measured")
+    assert found.staging == Span(pytest.approx(21), pytest.approx(21))
+    elsewhere = measure_by([item(1e9, "a")], Place("there", ("s",)), terrain)
+    assert (elsewhere.staging, elsewhere.samples) == (Span.of(11), 0)
+
+
+def test_a_way_that_was_measured_and_never_configured_has_a_time_and_no_price() -> None:
+    terrain = Terrain(a_map(), Experience({("a", "here"): Measured(Span(50e6, 100e6), 9, 0.0, 9.0)}))
+    found = measure_by([item(1e9, "a")], Place("here"), terrain)
+    assert (found.staging, found.egress, found.certainty) == (Span(10, 20), None, "unknown")
+
+
+def test_what_lies_where_no_storage_is_declared_is_noted() -> None:
+    (noted,) = outside(asked({"kind": kinds.SIMPLE_DATA, "location": "https://else.where/x"}), a_map())
+    assert noted.notes == ("https://else.where/x is on no storage that is declared here",)
+    inside = asked({"kind": kinds.SIMPLE_DATA, "location": "https://alba.example/data/x"})
+    assert outside(inside, MAP) == inside
 
 
 def test_a_missing_link_is_unknown_not_free() -> None:

@@ -123,9 +123,9 @@ async def test_who_hangs_is_not_waited_for_and_still_counts_later(clock: FakeClo
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (SiteForgot("no such DID."), "a: no such DID."),
-        (SiteUnreachable("no connection."), "a: no connection."),
-        (ValueError("bug"), "a: its adapter failed (ValueError)."),
+        (SiteForgot("no such DID."), "a: no such DID"),
+        (SiteUnreachable("no connection."), "a: no connection"),
+        (ValueError("bug"), "a: its adapter failed (ValueError)"),
     ],
 )
 async def test_a_failure_is_a_stated_unknown_and_never_a_zero(
