@@ -199,7 +199,7 @@ class Cache:
             entry = Entry.open(self._folder / Path(os.readlink(link)).name)
         except OSError:
             return None
-        if entry is None or (entry.about.public and entry.about.checksums.get(kind) == value):
+        if entry is None or entry.about.checksums.get(kind) == value:
             return entry
         entry.close()
         return None

@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
@@ -48,6 +49,7 @@ class Server:
         self.asked: list[tuple[str, str, int]] = []
         self.go_on = asyncio.Event()
         self.lies: dict[str, str] | None = None  # headers of a 304 that answers every condition
+        self.shameless = False  # also where there is no condition
         self.deaf = False  # to conditions
         self.base = ""
 
@@ -70,12 +72,12 @@ class Server:
         if "Location" in headers:
             return web.Response(status=302, headers=headers)
         wanted = asked.headers.get("If-None-Match")
-        if wanted and self.lies is not None:
+        if self.lies is not None and (wanted or self.shameless):
             return web.Response(status=304, headers=self.lies)
         if wanted and not self.deaf and wanted == headers.get("ETag"):
             return web.Response(status=304, headers={"ETag": wanted})
         if "slow" not in asked.query:
-            return web.Response(body=body, headers=headers)
+            return web.Response(body=body, headers=headers, status=int(headers.get("X-Status", "200")))
         answer = web.StreamResponse(headers={**headers, "Content-Length": str(len(body))})
         await answer.prepare(asked)
         await answer.write(body[: len(body) // 2])
@@ -209,9 +211,28 @@ async def test_the_replica_that_is_here_goes_first(jobs: Jobs, server: Server) -
 
 async def test_what_the_cache_has_no_room_for_is_fetched_each_time(tmp_path: Path, server: Server) -> None:
     jobs = Jobs(tmp_path, most=len(CUBE) - 1)
+    small = server.put("/small", b"1234", ETag='"v1"')
     url = server.put("/cube", CUBE, ETag='"v1"')
+    await jobs.get(small)
     assert [await jobs.get(url) for _ in range(2)] == [(CUBE, False)] * 2
-    assert jobs.kept == []
+    assert [path.read_bytes() for path in jobs.kept] == [b"1234"]
+
+
+async def test_what_is_here_is_no_way_round_the_room_of_a_job(jobs: Jobs, server: Server) -> None:
+    url = server.put("/cube", CUBE, ETag='"v1"')
+    await jobs.get(url, checksum=sha256(CUBE))
+    for stated in (None, sha256(CUBE)):
+        bringer = Bringer(jobs.folder / "small", (), jobs.cache)
+        with pytest.raises(StagingError, match=f"larger than {len(CUBE) - 1} bytes"):
+            await asyncio.to_thread(bringer.bring, Datum("cube", (url,), "data/cube", stated), len(CUBE) - 1)
+
+
+async def test_what_is_announced_as_too_large_is_not_waited_for(jobs: Jobs, server: Server) -> None:
+    url = server.put("/cube", CUBE) + "?slow"
+    bringer = Bringer(jobs.folder / "small", (), None)
+    async with asyncio.timeout(30):
+        with pytest.raises(StagingError, match="larger than"):
+            await asyncio.to_thread(bringer.bring, Datum("cube", (url,), "data/cube"), len(CUBE) - 1)
 
 
 # ── never stale ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -255,6 +276,7 @@ async def test_a_file_that_is_gone_is_not_given_from_here(jobs: Jobs, server: Se
         {"ETag": '"v1"', "Cache_Control": "max-age=60, No-Store"},
         {"ETag": '"v1"', "Cache_Control": 'private="x"'},
         {"ETag": '"v1"', "Vary": "*"},
+        {"ETag": '"v1"', "X_Status": "203"},
     ],
 )
 async def test_what_cannot_or_may_not_be_kept_is_not(jobs: Jobs, server: Server, headers: dict[str, str]) -> None:
@@ -274,6 +296,15 @@ async def test_what_only_a_checksum_tells_apart_is_fetched_by_who_states_none(jo
     url = server.put("/cube", CUBE)
     await jobs.get(url, checksum=sha256(CUBE))
     assert await jobs.get(url) == (CUBE, False)
+    assert server.asked == [("GET", "/cube", 200)] * 2
+
+
+async def test_an_unchanged_that_nobody_asked_for_is_an_error(jobs: Jobs, server: Server) -> None:
+    url = server.put("/cube", CUBE, ETag='"v1"')
+    await jobs.get(url)
+    server.lies, server.shameless = {"ETag": '"v2"'}, True
+    with pytest.raises(StagingError, match="304"):
+        await jobs.get(url)
 
 
 @pytest.mark.parametrize("lie", [{"Last-Modified": LONG_AGO}, {"ETag": '"v3"'}], ids=lambda lie: next(iter(lie)))
@@ -410,6 +441,16 @@ async def test_when_the_disk_is_full_the_cache_makes_way_for_a_job(small_disk: P
         await jobs.get(server.put("/again", CUBE * 20))
 
 
+async def test_the_cache_makes_no_more_way_than_is_needed(small_disk: Path, server: Server) -> None:
+    jobs = Jobs(small_disk)
+    urls = [server.put(f"/{i}", random.Random(i).randbytes(700_000), ETag='"v1"') for i in range(2)]
+    for url in urls:
+        await jobs.get(url)
+    assert len(jobs.kept) == 2
+    await jobs.get(server.put("/large", random.Random(7).randbytes(1_900_000)))  # 1.4 MB were free
+    assert [jobs.cache.about(url) is not None for url in urls] == [False, True]
+
+
 async def test_full_is_said_with_what_had_no_room(small_disk: Path, server: Server) -> None:
     url = server.put("/large", CUBE * 60)
     with pytest.raises(Full) as caught:
@@ -488,6 +529,8 @@ async def test_what_was_killed_half_way_leaves_nothing_for_long(jobs: Jobs, serv
     (place / "empty").mkdir()
     (place / ".locks" / "abc").touch()
     assert await jobs.get(url) == (CUBE, True)
+    server.put("/cube", OTHER, ETag='"v2"')
+    assert [await jobs.get(url) for _ in range(2)] == [(OTHER, False), (OTHER, True)]
     jobs.cache.tidy()
     assert jobs.leftovers() == []
     assert sorted(p.name for p in place.iterdir() if not p.name.startswith(".")) == [key]
@@ -519,6 +562,37 @@ async def test_of_those_that_want_a_file_at_once_one_fetches_it(jobs: Jobs, serv
     assert sorted(cached for _, cached in answers) == [False] + [True] * 5
     assert {body for body, _ in answers} == {CUBE}
     assert (server.count(status=200), server.count(status=304)) == (1, 5)
+
+
+async def test_who_has_waited_has_the_turn_alone(jobs: Jobs) -> None:
+    url, inside, leave = "https://data.example/x", threading.Event(), threading.Event()
+
+    def wait_and_stay() -> None:
+        with jobs.cache.turn(url) as ours:
+            assert ours
+            inside.set()
+            assert leave.wait(30)
+
+    def waits() -> bool:
+        """Whether the kernel has somebody in a queue for a lock of this process."""
+        lines = Path("/proc/locks").read_text().splitlines()
+        return any("-> FLOCK" in line and f" {os.getpid()} " in line for line in lines)
+
+    async def queued() -> bool:
+        return waits()
+
+    with jobs.cache.turn(url):
+        waiting = asyncio.create_task(asyncio.to_thread(wait_and_stay))
+        await until(queued)
+        assert not inside.is_set()
+    assert await asyncio.to_thread(inside.wait, 30)
+    key = hashlib.sha256(url.encode()).hexdigest()
+    assert jobs.cache._lock(key, wait=False) is None
+    leave.set()
+    await waiting
+    lock = jobs.cache._lock(key, wait=False)
+    assert lock is not None
+    os.close(lock)
 
 
 async def test_where_the_first_fails_the_next_fetches(jobs: Jobs, server: Server) -> None:
@@ -692,6 +766,9 @@ async def test_what_is_here_is_known_without_asking(jobs: Jobs, server: Server, 
                     here(elsewhere, checksum=md5(CUBE)), here(url, checksum=sha256(CUBE))):  # fmt: skip
         assert nothing is None
     assert len(server.asked) == asked
+    server.put("/plain", CUBE)
+    await jobs.get(plain, checksum=sha256(CUBE))  # in the place of what was there
+    assert here(elsewhere, checksum=sha256(OTHER)) is None
 
 
 def test_files_below_the_roots_are_here(tmp_path: Path) -> None:
