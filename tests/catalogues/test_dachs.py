@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,7 +22,9 @@ from broker.errors import SiteForgot, SiteRefused
 from broker.plugins import CatalogueResources
 from broker.services.clock import SystemClock
 from broker.services.locating import Bounds, Known, Locating
+from broker.testing.asks import wanted
 from broker.testing.dachs import COLLECTION, DATA, LINKED, MANY, POSTGRES, Dachs, dachs, did
+from broker.testing.program import Caller, Program
 from tests.conftest import want
 
 
@@ -173,3 +176,40 @@ async def test_both_together_tell_of_a_request_what_each_knows_best(
     assert unsized.bytes is None
     assert unsized.placed == "obs"
     assert "no data set of this name" in " ".join(unsized.unknown)
+
+
+async def test_a_broker_with_both_ranks_first_where_the_files_are_and_says_what_it_does_not_know(
+    server: Dachs, tmp_path: Path
+) -> None:
+    sites = {
+        "far": {"kind": "simulated"},
+        "near": {"kind": "simulated", "storages": [{"name": "SURVEY", "prefixes": [DATA]}]},
+    }
+    broker = Program(
+        tmp_path, "net", sites=sites, tariff="free", capacity={"cores": 100, "memory": 100},
+        catalogues={
+            "obs": {"kind": "tap", "url": server.tap, "timeout": 60},
+            "links": {"kind": "datalink", "url": server.links, "timeout": 60},
+        },
+        locating={"patience": 60},
+    )  # fmt: skip
+    strange = "http://127.0.0.1:1/links?ID=x"
+    blocks = [
+        {"obscore": {"obs_publisher_did": did("linked")}},
+        {"ivoid": did("plain")},
+        {"obscore": {"access_url": strange, "access_format": LINKED}},
+    ]
+    data = [{"kind": kinds.IVOA_DATA, "meta": {"name": f"d{i}"}, "ivoa": block} for i, block in enumerate(blocks)]
+    try:
+        broker.start()
+        async with aiohttp.ClientSession() as http:
+            answer = await Caller(http)("POST", f"{broker.url}/requests", wanted(data=data))
+    finally:
+        broker.stop()
+    assert answer.status == 303, answer.body
+    linked, plain, unknown = answer.json()["located"]
+    assert (linked["bytes"], linked["files"], linked["sized"], linked["placed"]) == (8e9, 2, "links", "links")
+    assert (plain["bytes"], plain["sized"], plain["placed"], plain["estimated"]) == (12e6, ESTIMATE, "obs", True)
+    assert "bytes" not in unknown
+    assert f"links: not asked: {strange} is not an address that this broker may ask" in unknown["unknown"][0]
+    assert [offer["site"] for offer in answer.json()["offers"]] == ["near", "far"]
