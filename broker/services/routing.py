@@ -18,7 +18,7 @@ from broker.domain.experience import Correction, Experience, voice
 from broker.domain.locality import Locality, Place, Terrain
 from broker.domain.located import Item
 from broker.domain.outcome import Outcome, Reason, Skipped
-from broker.domain.ranking import Candidate, rank
+from broker.domain.ranking import Candidate
 from broker.domain.routing import NEVER, Bar, Floor, Habit, Likely, Sort, beaten, floor, likely
 from broker.domain.storages import Map
 from broker.ports import Clock
@@ -102,6 +102,7 @@ class Course:
         self._kind = kinds.short(request.executable.kind)
         self._entries = {entry.name: entry for entry in entries}
         self._measured_ways = {site for _, site in experience.measured}
+        self._corrected = bool(experience.corrections or experience.usual)
         self._asked: set[str] = set()
         self._heard = 0  # outcomes
         self._reviewed = routing.clock.monotonic()
@@ -110,10 +111,12 @@ class Course:
     def _begin(self, known: tuple[Item, ...]) -> None:
         """With what is known of the data now."""
         self._known = known
-        self._bar = Bar(self._wishes)
+        self._bar = Bar(self._wishes, self._now)
         self._floors: dict[Sort, Floor] = {}
         self._beaten: dict[str, Floor] = {}
         self._barred: dict[str, str] = {}
+        # Else all floors are the same, and below whatever is offered.
+        self._telling = bool(known or self._corrected or any(_ours(entry) for entry in self._entries.values()))
         self._measured = self._routing.measures.of(known, self._experience, self._wishes.weights.value_of_time)
         self._queue = deque(sorted(self._sites()))
 
@@ -179,7 +182,7 @@ class Course:
         habit = self._routing.habits.get(entry.name)
         sort = Sort(
             locality=self._locality(self._place(entry)),
-            ours=entry.profile is not None and entry.profile.ours,
+            ours=_ours(entry),
             leaves=habit is not None and not habit.prepares,
             interactive=self._interactive,
             countries=_countries(entry),
@@ -215,7 +218,8 @@ class Course:
         for name, outcome in islice(outcomes.items(), self._heard, None):
             _, _, kept = self._gathering.take(name, outcome)
             if kept:
-                self._bar.add(rank([item.candidate for item in kept], self._wishes, self._now))
+                if self._telling:
+                    self._bar.add(item.candidate for item in kept)
                 self._learn(name, [(item.candidate, item.later) for item in kept])
         self._heard = len(outcomes)
 
@@ -226,6 +230,10 @@ class Course:
 
 def _not_asked(why: str) -> Skipped:
     return Skipped(Reason(f"not asked: {why}"))
+
+
+def _ours(entry: Entry) -> bool:
+    return entry.profile is not None and entry.profile.ours
 
 
 def _countries(entry: Entry) -> tuple[str, ...]:

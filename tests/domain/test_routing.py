@@ -148,20 +148,20 @@ def test_a_habit_is_what_the_last_answer_shows_but_for_preparing_which_is_rememb
 
 
 def test_the_bar_stands_when_as_many_good_offers_are_in_as_are_wanted() -> None:
-    bar = Bar(PLAIN)
+    bar = Bar(PLAIN, NOW)
     for price, value in ((3.0, inf), (1.0, inf), (2.0, 5.0), (0.5, 4.0), (9.0, 4.0)):
-        bar.add(rank([candidate(price=Span.of(price), carbon=Span.of(0.0))], PLAIN, NOW))
+        bar.add([candidate(price=Span.of(price), carbon=Span.of(0.0))])
         assert bar.value == pytest.approx(value)
-    more = Bar(wishes(enough=5))
-    more.add(rank([candidate(f"s{n}") for n in range(4)], PLAIN, NOW))
+    more = Bar(wishes(enough=5), NOW)
+    more.add(candidate(f"s{n}") for n in range(4))
     assert more.value == inf
-    more.add(rank([candidate("s4")], PLAIN, NOW))
+    more.add([candidate("s4")])
     assert more.value < inf
 
 
 def test_excluded_offers_do_not_raise_the_bar() -> None:
-    bar = Bar(PLAIN)
-    bar.add(rank([candidate(f"s{n}", unfit="too small") for n in range(9)], PLAIN, NOW))
+    bar = Bar(PLAIN, NOW)
+    bar.add(candidate(f"s{n}", unfit="too small") for n in range(9))
     assert bar.value == inf
 
 
@@ -269,7 +269,7 @@ def test_no_offer_is_below_its_floor_and_none_of_a_barred_site_is_good(
 
 def routed(federation: dict[str, Site], wanted: tuple[Item, ...], want: Wishes) -> tuple[Ranked, ...]:
     """What is ranked of all sites when each is asked only if it can still win, the likeliest first."""
-    hour, bar, offers = want.weights.value_of_time, Bar(want), []
+    hour, bar, offers = want.weights.value_of_time, Bar(want, NOW), []
     ways = {name: measured(site, wanted, hour) for name, site in federation.items()}
     order = sorted(ways, key=lambda name: likely(ways[name], False, want, HOUR, NOW).value)
     for name in order:
@@ -277,7 +277,7 @@ def routed(federation: dict[str, Site], wanted: tuple[Item, ...], want: Wishes) 
         least = floor(sort(site, wanted, hour), want, HOUR, NOW)
         if least.barred is None and least.value <= bar.value:
             offers += answer(name, site, wanted, hour)
-            bar.add(rank(answer(name, site, wanted, hour), want, NOW))
+            bar.add(answer(name, site, wanted, hour))
     return rank(offers, want, NOW)
 
 
