@@ -38,9 +38,12 @@ def free_port() -> int:
     raise OSError("no free port on 127.0.0.1")
 
 
-def launch(command: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path) -> subprocess.Popen[bytes]:
-    """The head of a process group of its own, so that `end` reaches its children too. It is killed when this process
-    ends, however that does; what it started itself must see to that."""
+def launch(
+    command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.Popen[bytes]:
+    """In this process's environment and folder, unless told otherwise. The head of a process group of its own, so that
+    `end` reaches its children too. It is killed when this process ends, however that does; what it started itself must
+    see to that."""
     with log.open("ab") as out:
         return _LAUNCHER.submit(
             subprocess.Popen,
@@ -48,7 +51,7 @@ def launch(command: Sequence[str], log: Path, env: Mapping[str, str], cwd: Path)
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,
-            env=dict(env),
+            env=env,
             cwd=cwd,
             start_new_session=True,
             preexec_fn=_die_with_parent,

@@ -1,49 +1,25 @@
 """Real Redis servers on the loopback, for tests: one, a master with its replica under Sentinels, or a Cluster.
 
-Imports nothing of ours. Wants `redis-server` and `redis-cli` 7 (Debian: redis-server). Everything here blocks, like
+Imports `children`. Wants `redis-server` and `redis-cli` 7 (Debian: redis-server). Everything here blocks, like
 `broker.testing.program`, and every wait is bounded. No server outlives the process that started it, however it ends.
 """
 
 from __future__ import annotations
 
-import ctypes
-import random
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from broker.testing.children import free_port, launch
+
 READY_WITHIN = 30.0  # seconds; a machine that runs other things at the same time is slow
 ANSWER_WITHIN = 5.0  # seconds, for one command
-PORTS = range(19_000, 32_000)  # below those that the kernel hands out, so that a restart finds its port free
 MASTER = "m"  # what the Sentinels call their master
 SLOTS = 16_384
 REPLICATION = ("--repl-diskless-sync", "no")  # else a replica that follows is sent nothing for another second
-
-# PR_SET_PDEATHSIG kills a child when the thread that made it ends. This one ends with the process.
-_LAUNCHER = ThreadPoolExecutor(1, "redis-launcher")
-_LIBC = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _free_port() -> int:
-    for port in random.sample(PORTS, 200):
-        with socket.socket() as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                tried.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise OSError("no free port on 127.0.0.1")
 
 
 def wait_for(condition: Callable[[], bool], what: str, trouble: Callable[[], str] = str) -> None:
@@ -86,7 +62,7 @@ class RedisServer:
         """Returns when it answers, with all it had loaded. `options` are for this start alone."""
         assert not self.running, f"{self.name} runs already"
         for _ in range(5):
-            found = self.port or _free_port()
+            found = self.port or free_port()
             self._launch(found, options)
             wait_for(partial(self._up_or_gone, found), f"{self.name} is up", self._tail)
             if self.running:
@@ -129,15 +105,7 @@ class RedisServer:
     def _launch(self, port: int, options: tuple[str, ...]) -> None:
         command = [*self._command(port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
         command += ["--requirepass", self.password] if self.password else []
-        with self.log.open("ab") as log:
-            self._process = _LAUNCHER.submit(
-                subprocess.Popen,
-                [*command, *self._options, *options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                preexec_fn=_die_with_parent,
-            ).result()
+        self._process = launch([*command, *self._options, *options], self.log)
 
     def _up_or_gone(self, port: int) -> bool:
         return not self.running or self._cli(port, "PING") == "PONG"
@@ -368,7 +336,7 @@ class _Node(RedisServer):
 
     def _command(self, port: int) -> list[str]:
         if port != self.port:
-            self.bus = _free_port()
+            self.bus = free_port()
         return [*super()._command(port), "--cluster-port", str(self.bus)]
 
 
