@@ -24,6 +24,7 @@ from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
+from select import select
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
@@ -41,6 +42,7 @@ _SHOWN = 200  # characters of what a server says
 _UNREADABLE = "this site's credentials for it cannot be read: its operator has to look."
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})  # may be another on the next try
 _FOLLOWED = frozenset({307, 308})  # say that the same request, body and all, belongs elsewhere
+_NO_FOLDER = frozenset({404, 409, 500})  # what servers say of a file in a folder that is not there; nginx says 500
 _CODE = re.compile(rb"<Code>([A-Za-z]{1,60})</Code>")
 
 
@@ -132,7 +134,7 @@ class Courier:
                 return
             if status in _FOLLOWED:
                 path = self._followed(path, location)
-            elif status == 409 and not made and self._delivery.kind != "s3":
+            elif status in _NO_FOLDER and not made and self._delivery.kind != "s3":
                 self._make_folders(name)
                 made = True
             else:
@@ -169,26 +171,48 @@ class Courier:
             connection.putheader(header, value)
         connection.putheader("Host", self._host)
         connection.endheaders()
-        if source is not None:
-            try:
-                self._stream(connection, source(), size)
-            except (BrokenPipeError, ConnectionResetError) as error:
-                # Who will not have it often says so, and closes before all has come.
-                with suppress(OSError, HTTPException):
-                    return self._answer(connection)
-                raise error
-        return self._answer(connection)
+        if source is None:
+            return self._answer(connection)
+        try:
+            whole = self._stream(connection, source(), size)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            # Who will not have it often says so, and closes before all has come.
+            with suppress(OSError, HTTPException):
+                return self._answer(connection)
+            raise error
+        answer = self._answer(connection)
+        if not whole:
+            self.close()
+        return answer
 
-    def _stream(self, connection: HTTPConnection, descriptor: int, size: int) -> None:
+    def _stream(self, connection: HTTPConnection, descriptor: int, size: int) -> bool:
+        """False: an answer has come before all was sent."""
         left = size
         with os.fdopen(descriptor, "rb", buffering=0) as file:
             while left and (piece := file.read(min(PIECE, left))):
                 if time.monotonic() >= self._end:
                     raise DeliveryError(f"{self._base.netloc} takes it too slowly: the time for it is up.")
-                connection.send(piece)
+                if not self._push(connection.sock, piece):
+                    return False
                 left -= len(piece)
         if left:
             raise DeliveryError("a result has changed while it was written.")
+        return True
+
+    def _push(self, to: socket.socket, piece: bytes) -> bool:
+        """False: there is an answer already. Over TLS that cannot be seen, as servers send other things as well."""
+        if self._base.scheme == "https":
+            to.sendall(piece)
+            return True
+        left = memoryview(piece)
+        while left:
+            readable, writable, _ = select([to], [to], [], to.gettimeout())
+            if readable:
+                return False
+            if not writable:
+                raise TimeoutError("timed out")
+            left = left[to.send(left) :]
+        return True
 
     def _answer(self, connection: HTTPConnection) -> tuple[int, str, str]:
         with connection.getresponse() as answer:
