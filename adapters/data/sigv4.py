@@ -51,7 +51,9 @@ def signed(method: str, url: URL, headers: Mapping[str, str], key: Key, now: flo
     )
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     signature = _mac(_derived(key, scope), "\n".join((_ALGORITHM, moment, scope, digest))).hex()
-    told["Authorization"] = f"{_ALGORITHM} Credential={key.access}/{scope},SignedHeaders={names},Signature={signature}"
+    told["Authorization"] = (
+        f"{_ALGORITHM} Credential={key.access}/{scope}, SignedHeaders={names}, Signature={signature}"
+    )
     return told
 
 

@@ -1,7 +1,7 @@
 """A real S3 server on the loopback, for tests: moto, with objects in memory. Imports nothing of ours but the launcher.
 
-It takes any key, and refuses who has none where a bucket is not public. Signatures are not checked: that they are
-right is tested against botocore's (`signatures`), which lives in the same environment. Everything here blocks.
+It takes any key, and refuses who has none where an object is not public. Within `Moto.strict` it checks keys, rights
+and signatures too. `signatures` are botocore's, which lives in the same environment. Everything here blocks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from broker.testing.children import end, free_port, launch
 
@@ -35,6 +35,19 @@ for operation, arguments in json.load(sys.stdin):
     if body is not None:
         arguments["Body"] = body.encode() if isinstance(body, str) else bytes(body)
     getattr(client, operation)(**arguments)
+"""
+# Somebody who may read, and nothing else: prints their access key and secret.
+_READER = """
+import boto3, json, sys
+client = boto3.client("iam", endpoint_url=sys.argv[1], region_name="us-east-1", aws_access_key_id="maker",
+                      aws_secret_access_key="maker")
+name = json.load(sys.stdin)
+client.create_user(UserName=name)
+rights = {"Effect": "Allow", "Action": ["s3:GetObject", "s3:HeadObject", "s3:ListBucket"], "Resource": "*"}
+policy = {"Version": "2012-10-17", "Statement": [rights]}
+client.put_user_policy(UserName=name, PolicyName="read", PolicyDocument=json.dumps(policy))
+key = client.create_access_key(UserName=name)["AccessKey"]
+print(json.dumps([key["AccessKeyId"], key["SecretAccessKey"]]))
 """
 # The same for signatures: [[method, url, headers, access, secret, region, moment], …] to [Authorization, …].
 _SIGNATURES = """
@@ -69,6 +82,23 @@ class Moto:
         """A bucket with those objects: key → their size, or their text."""
         puts = [("put_object", {"Bucket": bucket, "Key": key, "Body": body}) for key, body in objects.items()]
         self.call(("create_bucket", {"Bucket": bucket}), *puts)
+
+    @contextmanager
+    def strict(self) -> Iterator[tuple[str, str]]:
+        """The access key and the secret of somebody who may read; nobody else may, nor whoever signs wrongly. Once."""
+        access, secret = json.loads(_python(self._programs, _READER, [self.url], "reader"))
+        self._free_calls("0")
+        try:
+            yield access, secret
+        finally:
+            self._free_calls("inf")
+
+    def _free_calls(self, count: str) -> None:
+        """How many further calls are taken from anybody."""
+        headers = {"Content-Type": "text/plain"}
+        told = Request(f"{self.url}/moto-api/reset-auth", count.encode(), headers, method="POST")  # noqa: S310  ours
+        with urlopen(told, timeout=STEP_WITHIN):  # noqa: S310  our own address
+            pass
 
 
 @contextmanager

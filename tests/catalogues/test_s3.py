@@ -178,7 +178,8 @@ async def test_settings_that_cannot_work_are_refused(
 @pytest.mark.parametrize(
     ("url", "headers", "names", "signature"),
     [
-        # The examples of "Authenticating Requests: Using the Authorization Header", Amazon S3 API Reference:
+        # "Authenticating Requests: Using the Authorization Header", Amazon S3 API Reference, but for the blanks behind
+        # commas, which everybody writes:
         # https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html
         (
             "https://examplebucket.s3.amazonaws.com/test.txt",
@@ -205,8 +206,8 @@ def test_a_signature_is_the_published_one(url: str, headers: dict[str, str], nam
     told = signed("GET", URL(url, encoded=True), headers, key, 1369353600.0)
     assert told["x-amz-date"] == "20130524T000000Z"
     assert told["Authorization"] == (
-        "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request,"
-        f"SignedHeaders={names},Signature={signature}"
+        "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, "
+        f"SignedHeaders={names}, Signature={signature}"
     )
     assert told.items() >= headers.items()
 

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from adapters.data import listing
 from adapters.data.s3 import S3Catalogue, S3Options
 from adapters.data.sigv4 import Key, signed
 from broker.domain.deadline import Deadline
@@ -25,7 +26,7 @@ from tests.conftest import want_server
 CLOCK = SystemClock()
 KEYS = Credentials(username="reader", password="secret")
 ODD = ("a b", "a+b", "ä/ö", "a%2Fb", "a?b&c=d", "a#b", "q=1;x", "~t", "a//b", "'\"<>", "*(!)")
-MANY = 1003  # objects: more than one page
+MANY, PAGE = 25, 10  # objects, and how many of them a page has in these tests
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,11 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
             ("put_object", {"Bucket": "open", "Key": "cube.fits", "Body": 99, "ACL": "public-read"}),
         )
         yield server
+
+
+@pytest.fixture(autouse=True)
+def short_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "MOST_ON_A_PAGE", PAGE)
 
 
 @pytest.fixture
@@ -88,8 +94,8 @@ async def test_a_bucket_with_odd_keys_is_summed(http: aiohttp.ClientSession, s3:
 async def test_a_list_of_several_pages_is_summed_to_its_end(http: aiohttp.ClientSession, s3: Moto) -> None:
     (portion,) = (await locate(http, s3, "many/part/")).portions
     assert (portion.bytes, portion.files) == (float(MANY), MANY)
-    with pytest.raises(SiteRefused, match="more than 1002 objects"):
-        await locate(http, s3, "many/part/", most_files=1002)
+    with pytest.raises(SiteRefused, match="more than 24 objects"):
+        await locate(http, s3, "many/part/", most_files=24)
 
 
 async def test_what_is_in_an_archive_is_on_tape_until_it_is_restored(http: aiohttp.ClientSession, s3: Moto) -> None:
@@ -110,6 +116,19 @@ async def test_without_credentials_only_what_is_public_is_known(http: aiohttp.Cl
     with pytest.raises(SiteForbids, match=r"403.*wants credentials"):
         await locate(http, s3, "survey/cube.fits", keys=None)
     assert (await locate(http, s3, "open/cube.fits", keys=None)).portions[0].bytes == 99.0
+
+
+async def test_a_server_that_checks_signatures_takes_ours(http: aiohttp.ClientSession, s3: Moto) -> None:
+    with s3.strict() as (access, secret):
+        keys = Credentials(username=access, password=secret)
+        for place, key in enumerate(ODD):
+            assert (await locate(http, s3, f"odd/{key}", keys)).portions[0].bytes == 10.0 + place
+        assert (await locate(http, s3, "many/part/", keys)).portions[0].files == MANY
+        wrong = Credentials(username=access, password=f"{secret}x")
+        with pytest.raises(SiteForbids, match=r"403 for survey/cube\.fits: this catalogue's key may not"):
+            await locate(http, s3, "survey/cube.fits", wrong)
+        with pytest.raises(SiteForbids, match="403 SignatureDoesNotMatch for survey/run/"):
+            await locate(http, s3, "survey/run/", wrong)
 
 
 def test_signatures_are_those_of_botocore() -> None:
