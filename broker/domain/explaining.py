@@ -81,7 +81,7 @@ def terms(score: Score, scale: Scale) -> list[dict[str, object]]:
     """Every term of the all-in, in the wishes' currency, as the wire has them (session.Term). They add up to it. That
     of writing results is there only where they go elsewhere."""
     found = map(_term, _TERMS, _parts(score, scale), _bases(score, scale))
-    return [term for term in found if score.delivery is not None or term["name"] != _WRITING]
+    return [term for term in found if score.locality.delivery is not None or term["name"] != _WRITING]
 
 
 def _term(name: str, part: Estimate, basis: str) -> dict[str, object]:
@@ -123,8 +123,8 @@ def _times(part: Estimate, price: float) -> Estimate:
 def _bases(score: Score, scale: Scale) -> tuple[str, ...]:
     """By _TERMS: what each was worked out from."""
     moved = size(score.bytes.expected)
-    if score.bytes.pessimistic and score.sources:
-        moved += f" from {', '.join(score.sources)}"
+    if score.bytes.pessimistic and score.locality.sources:
+        moved += f" from {', '.join(score.locality.sources)}"
     seconds = (("waiting", score.waiting), ("staging", score.staging), ("run", score.run))
     times = ", ".join(f"{what} {length(part.expected)}{_experience(score, what)}" for what, part in seconds)
     return (
@@ -161,7 +161,7 @@ def _by(found: Corrected) -> str:
 
 
 def _written(score: Score) -> str:
-    delivery = score.delivery
+    delivery = score.locality.delivery
     if delivery is None:
         return ""
     guess = "; a stand-in" if score.writing.stand_in else ""
@@ -213,7 +213,7 @@ def _tie(score: Score, first: Score) -> str:
 
 
 def why_first(score: Score, field: Field) -> str:
-    if score.here:
+    if score.locality.here:
         return "data is here"
     if field.alone:
         return "the only offer"
@@ -225,6 +225,8 @@ def why_first(score: Score, field: Field) -> str:
         )
         if is_best
     ]
+    if score.locality.mostly:
+        return "most data is here"
     if not merits and score.carbon.expected <= field.least_carbon and not score.carbon.stand_in:
         merits = ["least CO2e"]
     return " and ".join(merits) or "best balance"

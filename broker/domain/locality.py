@@ -55,8 +55,8 @@ class Locality(msgspec.Struct, frozen=True, omit_defaults=True):
     `least`: bytes that surely move, where not all sizes are known. `recall`: seconds of `staging` that tapes take.
     `cached`: bytes that need not move because the site says that it has them. `held`: the data resources, by path, of
     which it says so. `samples`: measured transfers behind the slowest way. `certainty`: "stated" where nothing moves,
-    "measured" where all ways were, "unknown" where anything is None. `guess`: where `bytes` is. `delivery`: of
-    results that are to go elsewhere.
+    "measured" where all ways were, "unknown" where anything is None. `guess`: where `bytes` is. `near`: bytes that lie
+    at the site. `delivery`: of results that are to go elsewhere.
     """
 
     bytes: Span | None = NOTHING
@@ -70,12 +70,19 @@ class Locality(msgspec.Struct, frozen=True, omit_defaults=True):
     held: tuple[str, ...] = ()
     samples: int = 0
     guess: Guess | None = None
+    near: float = 0.0
     delivery: Delivery | None = None
 
     @property
     def here(self) -> bool:
         """The request names data, and all of it lies at the site."""
         return bool(self.sources or self.held) and self.bytes is not None and self.bytes.high == 0
+
+    @property
+    def mostly(self) -> bool:
+        """More lies at the site, or in its cache, than has to move there."""
+        moved = self.bytes or (self.guess.bytes if self.guess else None)
+        return moved is not None and self.near + self.cached > moved.expected
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -138,6 +145,7 @@ class _Tally(msgspec.Struct):
 
     loads: list[_Load]
     local: list[str]
+    near: float = 0.0
     cached: float = 0.0
     held: tuple[str, ...] = ()
 
@@ -199,6 +207,7 @@ def _weigh(portion: Portion, share: Span, place: Place, terrain: Terrain, tally:
     at = [copy.name for copy in copies if copy.name in place.storages and not copy.tape]
     if at or portion.bytes == 0:
         tally.local += at[:1]
+        tally.near += portion.bytes or 0.0
     elif portion.bytes is None:
         tally.loads.append(_Load(share, portion.files, copies, True))
     else:
@@ -259,7 +268,8 @@ def _order(
 def _total(moves: Sequence[_Move], tally: _Tally) -> Locality:
     moved = [move for move in moves if not move.local]
     sources = _sources([move.source for move in moved] or [*tally.local, *(move.source for move in moves)])
-    found = Locality(sources=sources, cached=tally.cached, held=tuple(sorted(tally.held)))
+    near = tally.near + fsum(move.load.bytes.low for move in moves if move.local and not move.load.guessed)
+    found = Locality(sources=sources, cached=tally.cached, held=tuple(sorted(tally.held)), near=near)
     if not moves:
         return found
     staging, recall, samples = _time(moves)

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 import msgspec
 
 from broker.domain.experience import STAGING_SLACK, WAITING_SLACK, Correction, Factor
-from broker.domain.locality import GB, Delivery, Locality
+from broker.domain.locality import GB, Locality
 from broker.domain.quantities import Span
 from broker.domain.wishes import Wishes, tidy
 
@@ -90,8 +90,8 @@ class Score(msgspec.Struct, frozen=True):
 
     `all_in` is what ranks; `value` is the one number of it, between expected and pessimistic by risk. `pay` is what is
     billed: price, egress, and `writing` results elsewhere, which takes `delivering` after the run. `staging` is what it
-    adds to the waiting; `delay`: from now to ready; `until`: from now to the result, where it is wanted. `here`: all
-    data that the request names lies at the site. `order` is what offers are compared by, in the base currency."""
+    adds to the waiting; `delay`: from now to ready; `until`: from now to the result, where it is wanted. `locality`:
+    the offer's. `order` is what offers are compared by, in the base currency."""
 
     all_in: Estimate
     value: float
@@ -105,13 +105,11 @@ class Score(msgspec.Struct, frozen=True):
     until: Estimate
     carbon: Estimate
     bytes: Estimate
-    here: bool
-    sources: tuple[str, ...]
+    locality: Locality
     now: float
     order: Order
     writing: Estimate = Estimate(0.0, 0.0)
     delivering: Estimate = Estimate(0.0, 0.0)
-    delivery: Delivery | None = None
     corrected: tuple[Corrected, ...] = ()
 
     @property
@@ -172,10 +170,9 @@ def score(offer: Candidate, wishes: Wishes, now: float) -> Score | str:
     if wishes.factor != 1.0:
         all_in, pay, price, egress, writing = (_shown(part, wishes) for part in (all_in, pay, price, egress, writing))
         value = wishes.shown(value)
-    where = offer.locality
     return Score(
         all_in, value, pay, price, egress, waiting, staging, delay, working, until, carbon, moved,
-        where.here, where.sources, now, order, writing, delivering, where.delivery, corrected,
+        offer.locality, now, order, writing, delivering, corrected,
     )  # fmt: skip
 
 

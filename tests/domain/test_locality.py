@@ -198,7 +198,7 @@ def test_no_data_is_nothing_to_move() -> None:
 
 def test_data_at_the_site_moves_nothing_and_is_said_to_be_here() -> None:
     found = measure([item(5e9, "b", "a"), item(None, "a")], ["a", "c"], a_map())
-    assert found == Locality(Span.of(0), ("a",), Span.of(0), Span.of(0), "stated")
+    assert found == Locality(Span.of(0), ("a",), Span.of(0), Span.of(0), "stated", near=5e9)
     assert found.here
 
 
@@ -276,7 +276,7 @@ def test_a_tape_is_waited_for_unless_another_copy_is_sooner_and_cheaper() -> Non
     near, far = item(1e9, "T", "b"), item(100e9, "T", "b")
     assert measure([near], ["s", "T"], map_).sources == ("b",)  # 10 s and 0.10 against an hour and a half
     assert measure([far], ["s", "T"], map_) == Locality(
-        Span.of(0), ("T",), Span(3600, 7200), Span.of(0), "estimated", recall=Span(3600, 7200)
+        Span.of(0), ("T",), Span(3600, 7200), Span.of(0), "estimated", recall=Span(3600, 7200), near=100e9
     )
     moved = Map([StorageElement(name="T", recall=(3600, 7200))], [link("T", "s", 100e6)], EXCHANGE)
     tape = measure([item(1e9, "T")], ["s"], moved)
@@ -328,6 +328,13 @@ def test_a_way_that_was_measured_and_never_configured_has_a_time_and_no_price() 
     terrain = Terrain(a_map(), Experience({("a", "here"): Measured(Span(50e6, 100e6), 9, 0.0, 9.0)}))
     found = measure_by([item(1e9, "a")], Place("here"), terrain)
     assert (found.staging, found.egress, found.certainty) == (Span(10, 20), None, "unknown")
+
+
+def test_more_here_than_has_to_move_is_most_of_it() -> None:
+    map_ = a_map(link("*", "*", 100e6))
+    assert measure([item(3e9, "a"), item(2e9, "b")], ["a"], map_).mostly
+    assert not measure([item(2e9, "a"), item(3e9, "b")], ["a"], map_).mostly
+    assert not measure([item(2e9, "a"), item(None, "b")], ["a"], map_).mostly  # what stands in may be more
 
 
 def test_what_lies_where_no_storage_is_declared_is_noted() -> None:
