@@ -546,6 +546,27 @@ async def test_more_files_than_can_be_looked_through_are_not_kept(
     assert len(jobs.kept) >= 19
 
 
+def test_those_that_add_at_once_pass_the_bound_by_little_and_not_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "STEP", 4)
+    jobs = Jobs(tmp_path / "jobs", most=1000)
+    (tmp_path / "source").write_bytes(b"x" * 25)
+    one, two = jobs.cache, jobs.cache
+    totals = []
+    for i in range(100):
+        cache, url = (one, two)[i % 2], f"https://data.example/{i}"
+        with cache.turn(url):
+            cache.keep(About(url, url, 25, '"v1"'), tmp_path / "source")
+        totals.append(25 * len(jobs.kept))
+        if i > 80 and totals[-1] > 1000:
+            break
+    assert 1000 < max(totals) <= 1000 + 2 * 250
+    assert totals[-1] > 1000
+    one.close()
+    assert len(jobs.kept) * 25 <= 1000
+
+
 # ── many at once ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
