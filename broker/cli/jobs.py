@@ -61,6 +61,12 @@ def submit(
     interactive: Annotated[
         bool, typer.Option("--interactive", help="open the notebook for a person, in place of executing it")
     ] = False,
+    results_to: Annotated[
+        str | None,
+        typer.Option(help="where results are written, such as s3://bucket/{session}/; none: they are fetched"),
+    ] = None,
+    keep: Annotated[str | None, typer.Option(help="how long the site is to keep results: 30d, P30D")] = None,
+    expect: Annotated[str | None, typer.Option(help="how much the results will be: 20GB, 500MB")] = None,
     site: Annotated[str | None, typer.Option(help="ask this site alone")] = None,
     again: Annotated[
         str | None, typer.Option(help="ask once more what this set asked; of a batch, what failed")
@@ -82,7 +88,10 @@ def submit(
     desk, arguments = desks.of(context), arg or ()
 
     def options(row: dict[str, str] | None = None) -> Options:
-        return Options(data or (), cores, memory, duration, prefer, max_price, name, arguments, site, row, interactive)
+        return Options(
+            data or (), cores, memory, duration, prefer, max_price, name, arguments, site, row, interactive,
+            results_to, keep, expect,
+        )  # fmt: skip
 
     if (what is None) == (again is None):
         raise BadInput("a file is wanted, or --again and a set.", remedy="Write: broker submit FILE")

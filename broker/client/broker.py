@@ -91,16 +91,23 @@ class Broker:
         arguments: Sequence[str] = (),
         site: str | None = None,
         wait: float | None = None,
+        results_to: str | None = None,
+        keep: timedelta | str | None = None,
+        expect: float | str | None = None,
     ) -> Offers:
         """Ask every site at once. `what`: a program (.py), a notebook (.ipynb), a request's file (YAML, JSON), or a
         request. `data`: URLs; `memory` in GiB; `duration` such as "1h" or "PT1H"; `prefer` a preset; `max_price` the
         most that may be paid; `arguments` those of a program; `site`: ask this one alone.
         `wait`: seconds until the answer, None: as long as the broker thinks right; 0: at once, to a set that grows
-        (`offers.complete`), where the broker can do so.
+        (`offers.complete`), where the broker can do so. `results_to`: where results are written, such as
+        `s3://bucket/{session}/`; `keep`: how long the site is to keep them; `expect`: how much, in GB or as "500MB".
 
         A NO is no error: `offers.yes` is False and `outcomes` name the reasons. Raises BadInput for a wrong request.
         """
-        options = Options(data, cores, memory, duration, prefer, max_price, name, arguments, site)
+        options = Options(
+            data, cores, memory, duration, prefer, max_price, name, arguments, site,
+            results_to=results_to, keep=keep, expect=expect,
+        )  # fmt: skip
         return await self.send(compose(what, options), wait=wait)
 
     async def submit_each(
@@ -116,16 +123,33 @@ class Broker:
         max_price: float | None = None,
         name: str | None = None,
         arguments: Sequence[str] = (),
+        results_to: str | None = None,
+        keep: timedelta | str | None = None,
+        expect: float | str | None = None,
     ) -> Batch:
         """A request for each row, asked a few at a time: each `{column}` in it takes the row's value. Then
         `await batch.accept()`, `await batch.finished()`, and `await batch.again()` for what failed.
 
-        Raises BadInput before anything is sent where a row makes no request."""
+        Raises BadInput before anything is sent where a row makes no request, or where all would write their results to
+        the same place: `results_to` holds `{session}` or a column."""
         batch = Batch.compose(
             self,
             what,
             rows,
-            lambda row: Options(data, cores, memory, duration, prefer, max_price, name, arguments, row=row),
+            lambda row: Options(
+                data,
+                cores,
+                memory,
+                duration,
+                prefer,
+                max_price,
+                name,
+                arguments,
+                row=row,
+                results_to=results_to,
+                keep=keep,
+                expect=expect,
+            ),
         )
         return await batch.ask()
 

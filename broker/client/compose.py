@@ -41,6 +41,8 @@ _PLACES: dict[str, tuple[tuple[str, ...], str]] = {
     "metrics[]": ((kinds.MINMAX_METRIC,), kinds.MINMAX_METRIC),
 }
 _SPAN = re.compile(r"^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?$")
+_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]B)?$", re.IGNORECASE)
+_GIGABYTES = {"KB": 1e-6, "MB": 1e-3, "GB": 1.0, "TB": 1e3}
 _COLUMN = re.compile(r"\{([^{}]+)\}")
 _NUMBERS = frozenset({"cores", "memory", "size", "costs", "metrics"})
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
@@ -50,7 +52,8 @@ _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
 class Options:
     """What can be said beside the file; what is said here wins. `memory` in GiB, `max_price` in the currency of the
     preferences; `site`: ask this one alone; `row`: what takes the place of each `{column}` in the request;
-    `interactive`: a notebook is opened for a person, not executed."""
+    `interactive`: a notebook is opened for a person, not executed; `results_to`: where results are written; `keep`: how
+    long the site is to keep them; `expect`: how much they will be, in GB, or with a unit."""
 
     data: Sequence[str] = ()
     cores: int | None = None
@@ -63,6 +66,9 @@ class Options:
     site: str | None = None
     row: Mapping[str, str] | None = None
     interactive: bool = False
+    results_to: str | None = None
+    keep: timedelta | str | None = None
+    expect: float | str | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,7 @@ def compose(what: str | os.PathLike[str] | ExecutionRequest | Mapping[str, Any],
     folder = Path(document.file).parent if document.file else Path()
     _apply(content, options, document)
     if options.row is not None:
+        _keep_apart(content)
         fill_row(content, options.row)
     _expand(content, document)
     _bring_along(content, document, folder)
@@ -122,6 +129,7 @@ def _apply(content: dict[str, Any], options: Options, document: Document) -> Non
     """The options, written into the document. What the document holds wrongly is left for the check that follows."""
     _apply_data(content, options.data, document)
     _apply_executable(content, options)
+    _apply_outputs(content, options)
     if options.site is not None:
         _into(content, "preferences")["sites_allowed"] = [options.site]
     for what, low in (("cores", options.cores), ("memory", options.memory)):
@@ -134,6 +142,15 @@ def _apply(content: dict[str, Any], options: Options, document: Document) -> Non
     if options.max_price is not None:
         others = [cost for cost in _listed(content.get("costs")) if not _is_money(cost)]
         content["costs"] = [*others, {"kind": kinds.MINMAX_COST, "type": kinds.MONETARY, "max": options.max_price}]
+
+
+def _apply_outputs(content: dict[str, Any], options: Options) -> None:
+    if options.results_to is not None:
+        _into(content, "outputs")["to"] = options.results_to
+    if options.keep is not None:
+        _into(content, "outputs")["keep"] = format_duration(parse_span(options.keep))
+    if options.expect is not None:
+        _into(content, "outputs")["size"] = parse_size(options.expect)
 
 
 def _apply_executable(content: dict[str, Any], options: Options) -> None:
@@ -217,6 +234,14 @@ def parse_span(text: timedelta | str) -> timedelta:
         raise BadInput(f'"{text}" is no duration.', remedy="Write 90m, 1h30m, 2d or PT1H30M.") from None
 
 
+def parse_size(text: float | str) -> float:
+    """GB (10^9 bytes): `20`, `20GB`, `500 MB`, `1.5TB`. Raises BadInput."""
+    match = _SIZE.match(str(text).strip())
+    if not match:
+        raise BadInput(f'"{text}" is no size.', remedy="Write 20GB, 500MB or 1.5TB.")
+    return float(match[1]) * _GIGABYTES[(match[2] or "GB").upper()]
+
+
 def preset(word: str) -> str:
     """Raises BadInput, naming the nearest."""
     if word not in PRESETS:
@@ -225,6 +250,15 @@ def preset(word: str) -> str:
 
 
 # ── one request for each row of a table ─────────────────────────────────────────────────────────────────────────
+
+
+def _keep_apart(content: Mapping[str, Any]) -> None:
+    """Runs that write to one and the same place would write over each other's results."""
+    outputs = content.get("outputs")
+    to = outputs.get("to") if isinstance(outputs, dict) else None
+    if isinstance(to, str) and not _COLUMN.search(to):
+        remedy = "Write {session}, or a column, into it."
+        raise BadInput("every run would write its results to the same place.", element="outputs.to", remedy=remedy)
 
 
 def fill_row(content: dict[str, Any], row: Mapping[str, str]) -> None:

@@ -106,10 +106,13 @@ class Broker:
         arguments: Sequence[str] = (),
         site: str | None = None,
         wait: float | None = None,
+        results_to: str | None = None,
+        keep: timedelta | str | None = None,
+        expect: float | str | None = None,
     ) -> Offers:
         asked = self._inner.submit(
             what, data=data, cores=cores, memory=memory, duration=duration, prefer=prefer, max_price=max_price,
-            name=name, arguments=arguments, site=site, wait=wait,
+            name=name, arguments=arguments, site=site, wait=wait, results_to=results_to, keep=keep, expect=expect,
         )  # fmt: skip
         return Offers(self._loop, self._loop.run(asked))
 
@@ -126,10 +129,13 @@ class Broker:
         max_price: float | None = None,
         name: str | None = None,
         arguments: Sequence[str] = (),
+        results_to: str | None = None,
+        keep: timedelta | str | None = None,
+        expect: float | str | None = None,
     ) -> Batch:
         asked = self._inner.submit_each(
             what, rows, data=data, cores=cores, memory=memory, duration=duration, prefer=prefer, max_price=max_price,
-            name=name, arguments=arguments,
+            name=name, arguments=arguments, results_to=results_to, keep=keep, expect=expect,
         )  # fmt: skip
         return Batch(self._loop, self._loop.run(asked))
 

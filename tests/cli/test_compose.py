@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from broker.client.batch import read_rows
-from broker.client.compose import Options, compose, parse_span
+from broker.client.compose import Options, compose, parse_size, parse_span
 from broker.client.errors import BadRequestFile
 from broker.domain import kinds
 from broker.domain.executables import JupyterNotebook, PythonProgram
@@ -284,3 +284,40 @@ def test_a_notebook_is_opened_when_that_is_asked(home: Path) -> None:
     assert compose("n.ipynb", Options(interactive=True)).request.to_wire()["executable"]["mode"] == "interactive"
     with pytest.raises(BadInput, match="only a notebook is interactive"):
         compose({"executable": {"kind": "python-program", "source": "x"}}, Options(interactive=True))
+
+
+# ── where results go ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_where_results_go_is_written_into_the_request() -> None:
+    given = {"executable": {"kind": "python-program", "source": "x"}, "outputs": {"keep": "P1D"}}
+    options = Options(results_to="s3://results/{session}/", keep="30d", expect="20GB")
+    outputs = compose(given, options).request.to_wire()["outputs"]
+    assert outputs == {"to": "s3://results/{session}/", "keep": "P30D", "size": 20.0}
+
+
+@pytest.mark.parametrize(
+    ("text", "gigabytes"), [("20", 20.0), (20, 20.0), ("20 GB", 20.0), ("500mb", 0.5), ("1.5TB", 1500.0)]
+)
+def test_a_size_is_in_powers_of_ten(text: str | float, gigabytes: float) -> None:
+    assert parse_size(text) == gigabytes
+
+
+@pytest.mark.parametrize("text", ["", "much", "20GiB", "-1", "1e3", "20 G B"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="no size"):
+        parse_size(text)
+
+
+def test_runs_of_a_batch_do_not_write_over_each_others_results() -> None:
+    given = {"executable": {"kind": "python-program", "source": "x", "arguments": ["{target}"]}}
+
+    def place(to: str) -> str:
+        request = compose(given, Options(row={"target": "m31"}, results_to=to)).request
+        assert request.outputs is not None
+        return str(request.outputs.to)
+
+    assert place("s3://results/{target}/") == "s3://results/m31/"
+    assert place("s3://results/{session}/") == "s3://results/{session}/"
+    with pytest.raises(BadInput, match="the same place"):
+        place("s3://results/")
