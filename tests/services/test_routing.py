@@ -89,7 +89,7 @@ async def test_so_many_are_out_at_a_time_and_the_next_is_asked_as_answers_come(f
 async def test_who_says_nothing_gives_its_place_up_and_is_waited_for_all_the_same(fanout: Fanout) -> None:
     silent, good = FakePlanner("wait"), FakePlanner()
     line = Line([Target("silent", silent), Target("good", good)], room=1)
-    asking = asyncio.create_task(fanout.ask([], an_ask(within(1.0)), on_late=nobody_is_late, course=line))
+    asking = asyncio.create_task(fanout.ask([], an_ask(within(2.0)), on_late=nobody_is_late, course=line))
     await good.called("quote", 1)
     silent.go.set()
     outcomes = await asking
@@ -114,6 +114,26 @@ async def test_nobody_more_is_asked_when_enough_is_in(fanout: Fanout) -> None:
     assert sum(planner.calls["quote"] for planner in planners) == 4
     assert [type(outcome) for outcome in outcomes.values()] == [Offered] * 4 + [Skipped] * 5
     assert outcomes["s8"] == Skipped(an_early_end)
+
+
+async def test_a_caller_that_goes_away_leaves_no_offer_unknown_and_nobody_more_is_asked(fanout: Fanout) -> None:
+    slow, rest = FakePlanner("wait"), FakePlanner()
+    late, heard = dict[str, Outcome](), asyncio.Event()
+
+    async def on_late(site: str, outcome: Outcome) -> None:
+        late[site] = outcome
+        heard.set()
+
+    line = Line([Target("slow", slow), Target("rest", rest)], room=1)
+    asking = asyncio.create_task(fanout.ask([], an_ask(within(60)), on_late=on_late, course=line))
+    await slow.called("quote", 1)
+    asking.cancel()
+    await asyncio.wait([asking])
+    slow.go.set()
+    await heard.wait()
+    assert list(late) == ["slow"]
+    assert isinstance(late["slow"], Offered)
+    assert rest.calls["quote"] == 0
 
 
 async def test_a_course_with_nobody_on_it_ends_at_once(fanout: Fanout) -> None:
