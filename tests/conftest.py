@@ -22,7 +22,7 @@ STANDARD = "ivoa/execution-broker-1.0.openapi.json"
 
 
 # Tests run side by side, a file at a time (make test): what takes long begins first, so that all end together.
-LONGEST_FIRST = ("system", "faults", "simulation", "clients", "store", "adapters", "services")
+LONGEST_FIRST = ("system", "faults", "simulation", "clients", "catalogues", "store", "adapters", "services")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

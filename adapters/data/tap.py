@@ -81,7 +81,12 @@ class TapCatalogue:
             estimated, trouble = estimated or guessed, trouble or why
         if not any(file.replicas or file.bytes is not None for file in found):
             raise SiteForgot(trouble or f"{self._place} tells neither a size nor an address to fetch from.")
-        return Located(joined(found), estimated=estimated, sized=ESTIMATE if estimated else "")
+        return Located(
+            joined(found),
+            estimated=estimated,
+            sized=ESTIMATE if estimated else "",
+            unknown=(trouble,) if trouble else (),
+        )
 
     async def close(self) -> None:
         """There is nothing of its own to give back."""

@@ -7,6 +7,7 @@ trusted first. What nobody says is not known, and never zero.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from math import fsum
@@ -52,16 +53,22 @@ class Portion(msgspec.Struct, frozen=True, omit_defaults=True):
 class Located(msgspec.Struct, frozen=True):
     """What one catalogue says of one data resource; no portions: it says nothing. A portion without replicas: it knows
     no place. `checksum`: type and value, of a single file. `estimated`: the sizes are. `sized`: who measured them,
-    where that is not the catalogue itself, such as "ObsCore access_estsize"."""
+    where that is not the catalogue itself, such as "ObsCore access_estsize". `unknown`: why it does not say
+    the rest."""
 
     portions: tuple[Portion, ...] = ()
     checksum: tuple[str, str] | None = None
     estimated: bool = False
     sized: str = ""
+    unknown: tuple[str, ...] = ()
 
     @property
     def urls(self) -> tuple[str, ...]:
         return _urls(self.portions)
+
+    @property
+    def files(self) -> int:
+        return sum(portion.files for portion in self.portions)
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -237,9 +244,9 @@ def _filled(item: Item, who: str, found: Located, asof: float) -> Item:
             item, portions=portions, placed=who, sized=sized, asof=asof, estimated=estimated, notes=notes,
             checksum=item.checksum or found.checksum,
         )  # fmt: skip
-    if size is None and theirs is not None:
+    if size is None and theirs is not None and found.files >= item.files:  # of some files only: no size of the whole
         return replace(
-            item, portions=_scaled(item.portions, theirs), sized=_by(found, who), asof=asof, notes=notes,
+            item, portions=_sized(item.portions, found, theirs), sized=_by(found, who), asof=asof, notes=notes,
             estimated=found.estimated, checksum=item.checksum or found.checksum,
         )  # fmt: skip
     return replace(item, notes=notes)
@@ -247,6 +254,18 @@ def _filled(item: Item, who: str, found: Located, asof: float) -> Item:
 
 def _by(found: Located, who: str) -> str:
     return found.sized or who
+
+
+def _sized(stated: Sequence[Portion], found: Located, size: float) -> tuple[Portion, ...]:
+    """What lies in one place has its files from whoever has counted them there, and their tapes."""
+    if len(stated) != 1 or len(stated[0].replicas) > 1:
+        return _scaled(stated, size)
+    return condense(
+        replace(
+            p, replicas=tuple(replace(r, tape=r.tape or any(f.tape for f in p.replicas)) for r in stated[0].replicas)
+        )
+        for p in found.portions
+    )
 
 
 def _scaled(portions: Sequence[Portion], size: float) -> tuple[Portion, ...]:
@@ -268,9 +287,24 @@ def condense(portions: Iterable[Portion]) -> tuple[Portion, ...]:
     joined.sort(key=lambda p: (p.bytes is not None, -(p.bytes or 0.0), _order(p.replicas)))
     if len(joined) <= MOST_PORTIONS:
         return tuple(joined)
+    folders = [_folders(portion) for portion in joined]
+    if folders != joined:  # each file has its own address, and those of one folder lie together
+        return condense(folders)
     rest = joined[MOST_PORTIONS - 1 :]
     common = frozenset.intersection(*(frozenset(portion.replicas) for portion in rest))
     return (*joined[: MOST_PORTIONS - 1], _joined(_places(common), rest))
+
+
+def _folders(portion: Portion) -> Portion:
+    """With the folders of its addresses, which storages are declared by."""
+    found = (r if r.storage or not r.url else replace(r, url=_folder(r.url)) for r in portion.replicas)
+    return replace(portion, replicas=tuple(found))
+
+
+def _folder(url: str) -> str:
+    """`https://x/a/b?c` → `https://x/a/`; itself, where there is no folder."""
+    head, _, _ = re.split(r"[?#]", url)[0].rpartition("/")
+    return f"{head}/" if "//" in head and not head.endswith("/") else url
 
 
 def _places(replicas: Iterable[Replica]) -> tuple[Replica, ...]:

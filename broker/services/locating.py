@@ -17,7 +17,7 @@ from broker.domain.data import AbstractDataResource
 from broker.domain.deadline import Deadline
 from broker.domain.located import Item, Located, fill, items, tame, total
 from broker.domain.request import ExecutionRequest
-from broker.errors import NotAsked, SiteError, SiteForgot, SiteMisbehaved, SiteTimeout
+from broker.errors import NotAsked, SiteError, SiteForbids, SiteForgot, SiteMisbehaved, SiteRefused, SiteTimeout
 from broker.ports import Clock, ReplicaCatalogue
 from broker.services.breaker import Breaker, BreakerSettings
 
@@ -108,7 +108,9 @@ class Desk:
         except SiteError as error:
             trouble = error.detail
             if not isinstance(error, SiteForgot):
-                _log.info("a catalogue did not say", catalogue=self.known.name, asked=name, why=trouble)
+                # Without its query: an address that was signed for somebody is a key.
+                asked = name.partition("?")[0]
+                _log.info("a catalogue did not say", catalogue=self.known.name, asked=asked, why=trouble)
         now = self._clock.now()
         keep = self.known.keep if not trouble else self._bounds.failures
         answer = Answer(found, now, now + keep, trouble)
@@ -124,7 +126,7 @@ class Desk:
         probe = self._breaker.enter()
         try:
             found = await self._located(name)
-        except (SiteForgot, NotAsked):
+        except (SiteForgot, SiteRefused, SiteForbids, NotAsked):  # an answer; users cause these, of others' data too
             self._breaker.succeeded(probe)
             raise
         except SiteError as error:
@@ -147,7 +149,8 @@ class Desk:
         except TimeoutError:
             raise SiteTimeout(f"no answer in {self.known.timeout:g} s.") from None
         except Exception as error:
-            _log.error("a catalogue's adapter failed", catalogue=self.known.name, asked=name, exc_info=error)
+            asked = name.partition("?")[0]
+            _log.error("a catalogue's adapter failed", catalogue=self.known.name, asked=asked, exc_info=error)
             raise SiteMisbehaved(f"its adapter failed ({type(error).__name__}).") from error
 
 
@@ -186,7 +189,8 @@ class Search:
         asked = self._names[i].setdefault(desk.known.name, [])
         if len(asked) >= TRIES or any(self._answer(desk.known.name, name) is None for name in asked):
             return
-        name = desk.name(resource, [url for url in item.urls if url not in asked])
+        urls = [url for url in item.urls if url not in asked]
+        name = desk.name(resource, urls if item.files == 1 else ())  # one file's size is not that of all
         if name is None or name in asked:
             return
         asked.append(name)
@@ -210,6 +214,7 @@ class Search:
                     failed.append(f"{desk.known.name}: {(answer.trouble or 'it does not say').rstrip('.')}")
                 else:
                     said.append((desk.known.name, answer.found, answer.asof))
+                    failed += [f"{desk.known.name}: {why.rstrip('.')}" for why in answer.found.unknown]
                     if desk.known.sizes and total(answer.found.portions) is None:
                         failed.append(f"{desk.known.name} does not say all of it")
         if not failed and not said:

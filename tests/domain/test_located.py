@@ -76,7 +76,7 @@ def test_the_requests_own_word_stands_and_who_says_otherwise_is_noted() -> None:
 def test_the_most_trusted_leads_and_the_next_fills_what_it_left() -> None:
     (item,) = items(request(DID))
     places = Located((portion(None, "ALBA", files=3), portion(None, "BOREALIS")))
-    sizes = Located((Portion(8.0),))
+    sizes = Located((Portion(8.0, (), 4),))
     found = fill(item, [("ska", places, 1.0), ("http", sizes, 2.0)])
     assert (found.bytes, found.sized, found.placed) == (8.0, "http", "ska")
     assert [part.bytes for part in found.portions] == [6.0, 2.0]  # by the number of files
@@ -88,11 +88,37 @@ def test_a_size_without_a_place_keeps_the_stated_places() -> None:
     assert (found.bytes, found.urls, found.placed, found.sized) == (5.0, ("https://x/cube",), REQUEST, "http")
 
 
+def test_the_size_of_one_file_is_not_that_of_all() -> None:
+    (item,) = items(request(DID))
+    places = Located((portion(None, "ALBA", files=2),))
+    found = fill(item, [("links", places, 1.0), ("http", Located((Portion(8.0),)), 2.0)], ["links: no lengths"])
+    assert (found.bytes, found.sized, found.unknown) == (None, "", ("links: no lengths",))
+
+
+def test_files_with_addresses_of_their_own_are_counted_by_folder() -> None:
+    files = [Portion(1.0, (Replica(None, f"https://x/{i % 2}/{i}.fits?v=1"),)) for i in range(200)]
+    assert condense(files) == (
+        Portion(100.0, (Replica(None, "https://x/0/"),), 100),
+        Portion(100.0, (Replica(None, "https://x/1/"),), 100),
+    )
+
+
 def test_what_nobody_says_stays_unknown_with_the_reasons() -> None:
     (item,) = items(request(DID))
     found = fill(item, [("empty", Located(), 1.0)], ["ska: no answer in 5 s", "http: not asked"])
     assert found.bytes is None
     assert found.unknown == ("ska: no answer in 5 s", "http: not asked")
+
+
+def test_who_counts_what_lies_in_one_place_tells_its_files_and_tapes() -> None:
+    (item,) = items(request({"kind": kinds.S3_DATA, "bucket": "b", "object": "deep/"}))
+    old, new = Portion(5.0, (Replica(None, "x", True),), 2), Portion(3.0, (Replica(None, "x"),), 7)
+    found = fill(item, [("s3", Located((old, new)), 1.0)])
+    place = "s3://b/deep/"
+    assert set(found.portions) == {
+        Portion(5.0, (Replica(None, place, True),), 2),
+        Portion(3.0, (Replica(None, place),), 7),
+    }
 
 
 def test_an_estimate_is_marked_and_contradicts_nobody() -> None:
