@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 SIDE_BY_SIDE ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-stop fleet fleet-stop check test test-faults bench docs servers schema clean
+.PHONY: help install demo demo-stop locality fleet fleet-stop check test test-faults bench docs servers schema clean
 
 help:
 	@echo "make demo       a whole federation on this machine: ask, compare, accept, run, fetch (KEEP=1 leaves it up)"
 	@echo "make demo-stop  stop what KEEP=1 left"
+	@echo "make locality   work that goes to its data, by a real Rucio, DaCHS and S3 (wants make servers)"
 	@echo "make fleet      replicas of one broker on one Redis, killed and restarted (KEEP=1 leaves it up; wants make servers)"
 	@echo "make fleet-stop stop what KEEP=1 left"
 	@echo "make check      style, types, imports, generated files"
@@ -47,6 +48,9 @@ demo: $(VENV)/.runs
 demo-stop: $(VENV)/.runs
 	@$(BIN)/python deploy/demo/demo.py --stop
 
+locality: $(VENV)/.runs
+	@$(BIN)/python deploy/locality/locality.py
+
 fleet: $(VENV)/.runs
 	@$(BIN)/python deploy/fleet/fleet.py $(if $(filter-out 0,$(KEEP)),--keep)
 
@@ -59,6 +63,7 @@ check: $(VENV)/.develops
 	$(BIN)/mypy -p broker -p adapters
 	$(BIN)/mypy deploy/demo/demo.py deploy/demo/sky.py
 	MYPYPATH=deploy/demo $(BIN)/mypy deploy/fleet/fleet.py
+	MYPYPATH=deploy/demo $(BIN)/mypy deploy/locality/locality.py
 	$(BIN)/lint-imports
 	$(BIN)/mypy config/schema.py docs/generate.py
 	MYPYPATH=docs/examples/adapter $(BIN)/mypy docs/examples/adapter/shelf docs/examples/adapter/test_shelf.py
@@ -91,5 +96,5 @@ schema: $(VENV)/.develops
 
 clean:
 	@if [ -e $(VENV)/.runs ]; then $(BIN)/python deploy/demo/demo.py --stop; $(BIN)/python deploy/fleet/fleet.py --stop; fi
-	rm -rf $(VENV) demo-data fleet-data build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo-data fleet-data locality-data build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -363,7 +363,7 @@ def _marks(rows: list[Facts], look: Look) -> list[str]:
         parts.append("~ estimate, else reserved" if not all(estimates) else "~ estimate, nothing is reserved")
     if any(row.guessed or (row.pay and row.pay.stand_in) or (row.moves and row.moves.stand_in) for row in rows):
         parts.append("? holds a stand-in")
-    if any(row.cached for row in rows):
+    if any(row.cached and row.moves and not row.moves.expected for row in rows):
         parts.append("cached: it has the data already")
     if any(row.trade_off for row in rows):
         parts.append("* best trade-off")

@@ -2,7 +2,7 @@
 
 Imports `children` and the waiting of `redis_server`. Wants Debian's python3-gavo, postgresql-15-pgsphere and
 postgresql-15-q3c. Where we are root they run as `postgres`, since PostgreSQL refuses to be root. It publishes one small
-collection, `PRODUCTS` with `LINKS`; no file of it exists. Some ten seconds until it answers.
+collection, unless told otherwise `PRODUCTS` with `LINKS`, of which no file exists. Some ten seconds until it answers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -160,8 +160,11 @@ class Dachs:
     """`url` is where it listens; `tap` and `links` are its services of TAP and of DataLink. `obscore_links` is that
     which DaCHS has for all of ObsCore: it redirects to `links`."""
 
-    def __init__(self, folder: Path, user: str) -> None:
+    def __init__(
+        self, folder: Path, user: str, products: Sequence[Product], links: Mapping[str, Sequence[Linked]]
+    ) -> None:
         self.folder, self._user = folder, user
+        self._products, self._rows = products, links
         self._port, self._database = children.free_port(), children.free_port()
         self.url = f"http://127.0.0.1:{self._port}"
         self.tap = f"{self.url}/tap"
@@ -200,13 +203,13 @@ class Dachs:
     def _collection(self) -> None:
         folder = self.folder / "root" / "inputs" / "survey"
         folder.mkdir()
-        links = {key: [tuple(link) for link in rows] for key, rows in LINKS.items()}
-        text = _COLLECTION.format(collection=COLLECTION, known=set(LINKS), links=links)
+        links = {key: [tuple(link) for link in rows] for key, rows in self._rows.items()}
+        text = _COLLECTION.format(collection=COLLECTION, known=set(links), links=links)
         (folder / "q.rd").write_text(text)
         with (folder / "products.csv").open("w", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(("did", "obs_id", "url", "format", "estsize"))
-            for item in PRODUCTS:
+            for item in self._products:
                 own = f"{self.links}?ID={urllib.parse.quote(item.did)}"
                 form = "application/fits" if item.url else LINKED
                 rows.writerow(
@@ -265,13 +268,19 @@ class Dachs:
         return ["setpriv", *identity, *command]
 
 
+def lacks() -> list[str]:
+    """The Debian packages that are missing."""
+    wanted = {"python3-gavo": shutil.which("dachs"), "postgresql-15-pgsphere": (POSTGRES / "initdb").exists()}
+    return [package for package, there in wanted.items() if not there]
+
+
 @contextmanager
-def dachs() -> Iterator[Dachs]:
+def dachs(products: Sequence[Product] = PRODUCTS, links: Mapping[str, Sequence[Linked]] = LINKS) -> Iterator[Dachs]:
     """A DaCHS that answers, in a folder of its own, which goes with it."""
     user = pwd.getpwuid(os.geteuid()).pw_name if os.geteuid() else "postgres"
     folder = Path(tempfile.mkdtemp(prefix="broker-dachs-"))  # pytest's own may not be entered by another user
     shutil.chown(folder, user)
-    server = Dachs(folder, user)
+    server = Dachs(folder, user, products, links)
     try:
         server.start()
         yield server
