@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
 from broker.domain import kinds
 from broker.domain.money import Exchange
+from broker.domain.outcome import Quote
 from broker.domain.site import Link, Profile, Registration, StorageElement
 from broker.domain.storages import Map
 from broker.errors import SiteTimeout, Unavailable
@@ -294,6 +296,34 @@ async def test_an_offer_that_was_put_off_says_so_and_the_sites_own_promise_is_ke
     record = (await bench.accept(first(state))).record
     assert record.decision is not None
     assert record.decision.start == pytest.approx(clock.now())
+
+
+class Reserving(ScriptedSite):
+    """Some of its offers hold room, others do not: it says so of each."""
+
+    def _offer(self, handle: str, price: float | None) -> Quote:
+        quote = super()._offer(handle, price)
+        return Quote(handle, msgspec.json.encode({**msgspec.json.decode(quote.body), "reserved": price == 1.0}))
+
+
+async def test_reserved_offers_are_left_as_they_are_and_are_not_counted(store: Store, clock: FakeClock) -> None:
+    bench = await opened(store, clock, Reserving("alba", clock, (1.0, 2.0), profile=Profile(broker="another")))
+    await bench.accept(first(await bench.ask(**ASKED)))
+    assert bench.taken.lag(bench.sites.entry("alba")) is None, "the best offer was reserved"
+    bench.taken.note("alba", uuid4(), 64 * HOUR)
+    state = await bench.ask(**ASKED)
+    assert state.body is not None
+    assert {kept.reserved: kept.later for kept in state.body.kept} == {True: 0.0, False: pytest.approx(180.0)}
+
+
+async def test_the_order_of_asking_counts_what_was_just_accepted(store: Store, clock: FakeClock) -> None:
+    sites = [ScriptedSite(name, clock, (1.0,)) for name in ("alba", "borealis")]
+    bench = await opened(store, clock, *sites, at_once=1)
+    await bench.ask(**ASKED)
+    for _ in range(9):
+        bench.taken.note("alba", uuid4(), 64 * HOUR)
+    await bench.ask(**ASKED, preferences={"enough": 1})
+    assert [len(site.calls("quote")) for site in sites] == [1, 2], "borealis alone was asked the second time"
 
 
 async def test_a_refused_acceptance_is_taken_back(store: Store, clock: FakeClock) -> None:
