@@ -49,7 +49,7 @@ class Liar:
         self.dids: Handler = answer('{"ExceptionMessage": "Data identifier not found"}', 404)
         self.files: Handler = answer("")
         self.logins: Handler | None = None
-        self.lasts = 3600.0
+        self.lasts, self.ahead = 3600.0, 0.0
         self.tokens: list[str] = []
         self.asked: list[tuple[str, str]] = []
         self.bodies: list[Any] = []
@@ -80,8 +80,8 @@ class Liar:
         self.tokens.append(f"token-number-{len(self.tokens)}")
         headers = {
             "X-Rucio-Auth-Token": self.tokens[-1],
-            "X-Rucio-Auth-Token-Expires": formatdate(WALL + self.lasts).replace("-0000", "UTC"),
-            "Date": formatdate(WALL, usegmt=True),
+            "X-Rucio-Auth-Token-Expires": formatdate(WALL + self.ahead + self.lasts).replace("-0000", "UTC"),
+            "Date": formatdate(WALL + self.ahead, usegmt=True),
         }
         return web.Response(headers=headers)
 
@@ -399,6 +399,12 @@ async def test_of_a_file_what_is_said_of_others_does_not_count(liar: Liar, rucio
     assert (await ask(rucio, clock)).portions == (Portion(1000),)
 
 
+async def test_a_file_of_the_same_name_in_another_scope_is_another(liar: Liar, rucio: Rucio, clock: FakeClock) -> None:
+    liar.lists = answer(line("cube", 7, scope="other") + line("a"))
+    liar.dids = answer('{"type": "DATASET", "bytes": 1007, "length": 2}')
+    assert (await ask(rucio, clock)).portions == (Portion(1007, (Replica("A"),), 2),)
+
+
 async def test_the_size_of_a_file_that_rucio_writes_as_nothing_is_unknown(
     liar: Liar, rucio: Rucio, clock: FakeClock
 ) -> None:
@@ -496,8 +502,11 @@ async def test_a_name_cannot_lead_out_of_its_place_in_the_address(liar: Liar, ru
     assert liar.asked[-1] == ("GET", "/dids/s/a%2Fb%3Fdynamic%3D1%23x%252e%2B%C3%A9?dynamic_depth=FILE")
 
 
-async def test_a_token_is_not_used_in_its_last_minute(liar: Liar, rucio: Rucio, clock: FakeClock) -> None:
-    liar.lists = answer(line())
+@pytest.mark.parametrize("ahead", [0.0, 5000.0, -5000.0])
+async def test_a_token_is_not_used_in_its_last_minute_whatever_the_clock_of_rucio_says(
+    liar: Liar, rucio: Rucio, clock: FakeClock, ahead: float
+) -> None:
+    liar.ahead, liar.lists = ahead, answer(line())
     await ask(rucio, clock)
     clock.advance(3600 - 61)
     await ask(rucio, clock)
@@ -533,6 +542,28 @@ async def test_all_who_ask_at_once_wait_for_the_same_log_in(liar: Liar, rucio: R
 
     liar.lists = by_token
     await asyncio.gather(*(ask(rucio, clock) for _ in range(20)))
+    assert liar.log_ins == 2
+
+
+async def test_a_refusal_that_comes_late_takes_no_newer_token_from_the_others(
+    liar: Liar, rucio: Rucio, clock: FakeClock
+) -> None:
+    waits, go_on = asyncio.Event(), asyncio.Event()
+
+    async def by_token(request: web.Request) -> web.StreamResponse:
+        if request.headers["X-Rucio-Auth-Token"] != "token-number-0":
+            return await answer(line())(request)
+        if not waits.is_set():
+            waits.set()
+            await go_on.wait()
+        return web.Response(status=401)
+
+    liar.lists = by_token
+    late = asyncio.create_task(ask(rucio, clock))
+    await waits.wait()
+    await ask(rucio, clock)
+    go_on.set()
+    await late
     assert liar.log_ins == 2
 
 
