@@ -96,7 +96,7 @@ class Transfer(msgspec.Struct, frozen=True, array_like=True):
 
 class Lived(msgspec.Struct, frozen=True, omit_defaults=True):
     """What is kept of one site: samples by kind of work, transfers by source, the newest last. `forgotten`: sessions
-    accepted before then do not count, by an operator's word."""
+    accepted until then do not count, by an operator's word."""
 
     kinds: Mapping[str, tuple[Sample, ...]] = {}
     sources: Mapping[str, tuple[Transfer, ...]] = {}
@@ -116,7 +116,7 @@ def add(lived: Lived, kind: str, sample: Sample, transfers: Mapping[str, Transfe
     """With what one session has shown, without what is too old, and bounded. Idempotent by the session. Of one burst
     the same samples stay in whatever order they come."""
     lived = pruned(lived, now)
-    if sample.at < lived.forgotten:
+    if sample.at <= lived.forgotten:
         return lived
     kinds, sources = dict(lived.kinds), dict(lived.sources)
     if not sample.empty:
