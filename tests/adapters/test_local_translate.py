@@ -72,7 +72,7 @@ def spec(request: ExecutionRequest, **job: Any) -> Spec:
         (a_request(data=[{"kind": "uri:strange"}]), "data[0].kind"),
         (a_request(data=[{"kind": kinds.S3_DATA, "endpoint": "https://s3.example", "bucket": "b"}]), "data[0].object"),
         (a_request(data=[{"kind": kinds.RUCIO_DATA, "rucio": {"scope": "s", "object": "o"}}]), "data[0]"),
-        (a_request(data=[RUCIO], located=[located(files=2)]), "data[0]"),
+        (a_request(data=[RUCIO], located=[located("https://d.example/1", files=2)]), "data[0]"),
         (a_request(data=[{"kind": kinds.SIMPLE_DATA}]), "data[0]"),
         (a_request(data=[CUBE, {"kind": kinds.SIMPLE_DATA, "location": "s3://b/c"}]), "data[1]"),
         (a_request(data=[skao(objecttype="CONTAINER")]), "data[0].skao.objecttype"),
