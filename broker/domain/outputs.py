@@ -45,7 +45,8 @@ def _leads_out(path: str) -> bool:
     """Also when a server unescapes it, once or more."""
     while (plain := unquote(path)) != path:
         path = plain
-    return "\\" in path or not {".", ".."}.isdisjoint(path.split("/"))
+    # Some servers take `..;` for a step upwards with parameters.
+    return "\\" in path or any(step.partition(";")[0] in (".", "..") for step in path.split("/"))
 
 
 class Outputs(Model):

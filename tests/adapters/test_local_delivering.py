@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 from msgspec.structs import replace
+from pydantic import ValidationError
 
 from adapters.local import layout
+from adapters.local.options import LocalOptions
 from adapters.local.platform import LocalPlatform
 from adapters.planning.platform import Job
 from broker.domain.outputs import Outputs
-from broker.errors import SiteForgot
+from broker.errors import SiteForgot, SiteRefused
 from broker.ports import Sighting
 from tests.adapters.test_local_platform import a_job, a_platform, seen, soon, until
 
@@ -193,6 +195,62 @@ async def test_folders_are_made_where_a_place_wants_them_first_but_not_its_own(t
     assert (await run(platform, job)).phase == "COMPLETED"
     assert made == {"/own/", "/own/mine/", "/own/mine/sub/"}
     assert len(store.files) == 2
+
+
+async def test_results_of_a_program_in_a_sandbox_go_out_though_it_has_no_network(
+    tmp_path: Path, store: Store, bubblewrap: None
+) -> None:
+    platform = a_writer(tmp_path, store.url, isolation="bwrap", network=False)
+    sighting = await run(platform, sending(a_job(SOURCE), f"{store.url}/r/"))
+    assert sighting.phase == "COMPLETED", sighting.messages
+    assert len(store.files) == 2
+
+
+# ── what a site can be told to write to ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ({"prefix": "https", "credentials_file": "/x"}, "to whomever a user names"),
+        ("ftp://x/", "http, https or s3 is wanted"),
+        ("results", "http, https or s3 is wanted"),
+        ("s3://results/", "needs its endpoint"),
+        ({"prefix": "https://x/", "endpoint": "https://y"}, "no other has one"),
+        ({"prefix": "s3://x/", "endpoint": "ftp://y"}, "the endpoint is"),
+        ({"prefix": "http://store.example.org/", "credentials_file": "/x"}, "not sent over http"),
+        ("https://user:secret@x/", "no user, query or fragment"),
+        ("https://x/a/../b", "no . or .."),
+    ],
+)
+def test_a_place_that_would_not_be_safe_or_cannot_work_is_no_setting(tmp_path: Path, entry: Any, why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        LocalOptions(folder=tmp_path, writes=(entry,))
+
+
+async def test_the_longest_prefix_says_with_which_credentials(tmp_path: Path, store: Store) -> None:
+    (tmp_path / "inner").write_text("[default]\ntoken = inner\n")
+    inner = {"prefix": f"{store.url}/r/own/", "credentials_file": tmp_path / "inner"}
+    platform = a_writer(tmp_path, f"{store.url}/r/", inner)
+    assert (await platform.describe(soon())).writes == (f"{store.url}/r/", f"{store.url}/r/own/")
+    await run(platform, sending(a_job(SOURCE), f"{store.url}/r/other/"))
+    assert {request.headers.get("Authorization") for request in store.seen} == {None}
+    store.seen.clear()
+    await run(platform, sending(a_job(SOURCE), f"{store.url}/r/own/x/"))
+    assert {request.headers.get("Authorization") for request in store.seen} == {"Bearer inner"}
+
+
+async def test_credentials_that_cannot_be_read_are_the_operators_matter(tmp_path: Path, store: Store) -> None:
+    platform = a_writer(tmp_path, {"prefix": store.url, "credentials_file": tmp_path / "none"})
+    sighting = await run(platform, sending(a_job(SOURCE), f"{store.url}/r/"))
+    assert sighting.phase == "FAILED"
+    assert "its operator has to look" in sighting.messages[0]
+    assert store.seen == []
+
+
+async def test_a_place_that_is_no_setting_any_more_refuses_the_acceptance_with_proof(tmp_path: Path) -> None:
+    with pytest.raises(SiteRefused, match="cannot be written to s3://results/x"):
+        await a_writer(tmp_path).start(sending(a_job(SOURCE), "s3://results/x"), soon())
 
 
 # ── what the site keeps ──────────────────────────────────────────────────────────────────────────────────────

@@ -68,6 +68,7 @@ def test_a_place_is_taken_as_it_was_written(place: str) -> None:
         "https://store.example.org/mine/%252e%252e/theirs",
         "https://store.example.org/mine%2f..%2ftheirs",
         "https://store.example.org/mine/..%5ctheirs",
+        "https://store.example.org/mine/..;x=1/theirs",
         "https://store.example.org/./mine",
         "https://{session}.example.org/x",
         "https://store.example.org:x/",
