@@ -23,7 +23,7 @@ from collections.abc import Mapping
 import msgspec
 
 from broker.domain.experience import STAGING_SLACK, WAITING_SLACK, Correction, Factor
-from broker.domain.locality import GB, Locality
+from broker.domain.locality import GB, NOTHING, Locality
 from broker.domain.quantities import Span
 from broker.domain.wishes import Wishes, tidy
 
@@ -245,9 +245,10 @@ def _staging(offer: Candidate, wishes: Wishes, moved: Estimate) -> Estimate:
     if guess is not None and guess.staging is not None:
         return Estimate(guess.staging.expected, guess.staging.high, True)
     speed = wishes.stand_ins.bandwidth
+    recall = _range(offer.locality.recall, _LONGEST) or NOTHING
     return Estimate(
-        min(moved.expected / max(speed.expected, 1.0), _LONGEST),
-        min(moved.pessimistic / max(speed.low, 1.0), _LONGEST),
+        min(recall.expected + moved.expected / max(speed.expected, 1.0), _LONGEST),
+        min(recall.high + moved.pessimistic / max(speed.low, 1.0), _LONGEST),
         moved.pessimistic > 0,
     )
 

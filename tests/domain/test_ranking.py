@@ -185,6 +185,11 @@ def test_data_of_unknown_size_takes_stand_ins_for_bytes_time_and_egress() -> Non
     assert found.until.expected == pytest.approx(3600 + 100)
 
 
+def test_a_tape_is_waited_for_also_where_no_link_is_known() -> None:
+    found = score_of(candidate(locality=Locality(Span.of(20e9), ("x",), None, None, "unknown", recall=Span(60, 100))))
+    assert found.until.expected == pytest.approx(3600 + 200 + 80)
+
+
 def test_an_unknown_link_is_reckoned_by_the_known_bytes() -> None:
     found = score_of(candidate(locality=Locality(Span.of(20e9), ("x",), None, None, "unknown")))
     assert not found.bytes.stand_in
