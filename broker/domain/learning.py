@@ -285,8 +285,9 @@ def _usual(each: Sequence[Shown]) -> Shown:
     if not known:
         return NOTHING
     middle = quantile([item.median for item in known], [item.share for item in known], 0.5)
-    # To three digits, as each median: one more sample among thousands is no news to every site.
-    return Shown(round(middle, 3), round(fsum(item.weight for item in known), 1), sum(item.samples for item in known))
+    # Rounded, as each median is: one more sample among thousands is no news to every site. How many there are is told
+    # nowhere, since a site that has shown nothing has no samples.
+    return Shown(round(middle, 3), float(f"{fsum(item.weight for item in known):.2g}"), 1)
 
 
 def correction(own: Habits, run: Shown = NOTHING, cost: Shown = NOTHING) -> Correction:

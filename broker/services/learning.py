@@ -10,7 +10,7 @@ changed without reading it all.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -19,7 +19,7 @@ import structlog
 
 from broker.domain import learning, offerset, reported
 from broker.domain.experience import BLANK, Correction, Experience, Factor, Measured, voice
-from broker.domain.learning import DAY, FORGET, NOTHING, Habits, Lived, Shown
+from broker.domain.learning import DAY, FORGET, Habits, Lived, Shown
 from broker.domain.offerset import Decision, SessionRecord
 from broker.domain.quantities import format_instant
 from broker.domain.storages import Map
@@ -34,7 +34,8 @@ FADE = "fade"
 REFRESH_EVERY = 30.0  # seconds between two looks at what other replicas have learned
 LATE = 120.0  # seconds that a line may come into the list after it was written
 ANEW_EVERY = 3600.0  # seconds after which an estimate is made anew though nothing was added: samples grow old
-AT_ONCE = 50  # such estimates in one turn
+FEW = 50  # sites
+AT_ONCE = 10  # such estimates in one turn: a turn takes milliseconds
 _PAGE = 500
 _TRIES = 50
 _ENDED = ("COMPLETED", "FAILED")
@@ -58,6 +59,7 @@ class Learning:
         self._ways: dict[str, dict[str, Measured]] = {}  # site → source
         self._habits: dict[str, dict[str, Habits]] = {}  # kind → site
         self._usual: dict[str, tuple[Shown, Shown]] = {}  # kind → run, cost
+        self._weighed: dict[str, float] = {}  # kind → when
         self._changed: set[str] = set()  # sites whose estimates are to be made anew
         self._asof = 0.0
         self._present: Experience = BLANK
@@ -111,8 +113,8 @@ class Learning:
         """Drop what is kept of a site, and of the sites behind it. Sessions accepted until now do not count any more.
         Idempotent."""
         now = self._clock.now()
-        for origin in {site, *origins}:
-            if origin == site or voice(site, origin) in self._lived:
+        for origin in sorted({site, *origins}):
+            if origin == site or (await self._read(key_of(site, origin)))[0]:
                 await self._change(site, origin, lambda _: Lived(forgotten=now))
 
     # ── the picture ──────────────────────────────────────────────────────────────────────────────────────────
@@ -120,10 +122,13 @@ class Learning:
     @property
     def experience(self) -> Experience:
         """The present picture. It is replaced whenever something was learned, and never changes itself."""
+        self._catch_up()
+        return self._present
+
+    def _catch_up(self) -> None:
         if self._changed:
             names, self._changed = self._changed, set()
             self._estimate(names)
-        return self._present
 
     async def start(self) -> None:
         """Read all that is kept. Where the store does not give it, it is read later."""
@@ -131,6 +136,7 @@ class Learning:
             await self.refresh()
         except BrokerError as error:
             _log.warning("what was learned of sites is not read yet", why=error.detail)
+        self._catch_up()  # now, and not while the first request waits
 
     async def run(self) -> None:
         """Keep the picture fresh, until cancelled."""
@@ -188,7 +194,7 @@ class Learning:
             self._ways[name] = {source: seen for source, seen in found if seen is not None}
             for kind, samples in lived.kinds.items():
                 self._habits.setdefault(kind, {})[name] = learning.habits(samples, now)
-        self._present = self._picture(touched)
+        self._present = self._picture(touched, names)
 
     def _work(self, name: str) -> set[str]:
         return {kind for kind, sites in self._habits.items() if name in sites}
@@ -199,20 +205,32 @@ class Learning:
         for sites in self._habits.values():
             sites.pop(name, None)
 
-    def _picture(self, touched: dict[str, set[str]]) -> Experience:
-        """What is usual in the federation may change with one site; then all its corrections of that kind do."""
+    def _picture(self, touched: Mapping[str, Collection[str]], names: Collection[str]) -> Experience:
+        """The present one, with these sites' parts made anew; `touched`: by kind of work."""
+        ways = {key: seen for key, seen in self._present.measured.items() if key[1] not in names}
+        for name in names:
+            ways |= {(source, name): seen for source, seen in self._ways.get(name, {}).items()}
         corrections, usual = dict(self._present.corrections), dict(self._present.usual)
-        for kind, names in touched.items():
+        for kind, changed in touched.items():
             sites = self._habits.get(kind, {})
-            before, now = self._usual.get(kind, (NOTHING, NOTHING)), learning.usual(sites.values())
-            self._usual[kind] = now
-            usual[kind] = learning.correction(Habits(), *now)
-            for name in names - sites.keys():
+            for name in changed:
                 corrections.pop((name, kind), None)
-            for name in sites if now != before else names & sites.keys():
-                corrections[name, kind] = learning.correction(sites[name], *now)
-        ways = {(source, name): seen for name, found in self._ways.items() for source, seen in found.items()}
+            if self._weigh(kind, sites):
+                changed = sites.keys()
+                usual[kind] = learning.correction(Habits(), *self._usual[kind])
+            corrections |= {
+                (name, kind): learning.correction(sites[name], *self._usual[kind]) for name in changed if name in sites
+            }
         return Experience(ways, corrections, {kind: found for kind, found in usual.items() if found != Correction()})
+
+    def _weigh(self, kind: str, sites: Mapping[str, Habits]) -> bool:
+        """What is usual in the federation for this kind of work; whether it has changed, and with it the corrections
+        of all sites. Where these are many one of them moves it hardly at all, and it is looked at now and then."""
+        now = self._clock.now()
+        if len(sites) > FEW and now - self._weighed.get(kind, 0.0) < REFRESH_EVERY:
+            return False
+        before, self._usual[kind], self._weighed[kind] = self._usual.get(kind), learning.usual(sites.values()), now
+        return before != self._usual[kind]
 
     # ── for people ───────────────────────────────────────────────────────────────────────────────────────────
 
