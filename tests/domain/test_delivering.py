@@ -22,6 +22,7 @@ from broker.domain.storages import Map
 from broker.domain.wishes import StandIns
 from broker.testing.candidates import NOW, candidate, wishes
 from tests.domain.test_locality import a_map, link
+from tests.domain.test_offer import CHILD, an_offer, reading
 
 STAND_INS = StandIns()
 RESULTS = {"results": ["s3://results"], "elsewhere": ["https://far.example.org/"]}
@@ -174,3 +175,41 @@ def test_it_goes_up_through_brokers_in_the_terms_of_the_locality() -> None:
         "price": {"expected": 0.4, "pessimistic": 0.4, "unit": "EUR"},
         "bytes": 20e9,
     }
+
+
+SAID = {
+    "to": "results",
+    "seconds": {"expected": 2.0, "pessimistic": 3.0, "unit": "s"},
+    "price": {"expected": 0.4, "pessimistic": 0.4, "unit": "USD"},
+    "bytes": 20e9,
+    "stand_in": True,
+}
+
+
+def said(**changes: Any) -> Delivery | None:
+    found = reading(an_offer(locality={"certainty": "unknown", "delivery": SAID | changes}), CHILD)
+    assert found.locality is not None
+    return found.locality.delivery
+
+
+def test_what_a_broker_below_says_of_it_is_believed() -> None:
+    assert said() == Delivery(Span(1.0, 3.0), Span.of(0.4), "results", 20e9, stand_in=True)
+
+
+@pytest.mark.parametrize("changes", [{"seconds": None}, {"price": None}, {"to": "x" * 3000}, {"to": "a\x1bb"}])
+def test_what_leaves_something_open_is_measured_here(changes: dict[str, Any]) -> None:
+    assert said(**changes) is None
+
+
+def test_no_word_of_it_pays_or_goes_back_in_time() -> None:
+    found = said(
+        seconds={"expected": -5.0, "pessimistic": -5.0}, price={"expected": -1.0, "pessimistic": -1.0}, bytes=-1
+    )
+    assert found == Delivery(NOTHING, NOTHING, "results", None, stand_in=True)
+
+
+def test_two_currencies_in_one_note_are_no_price() -> None:
+    egress = {"expected": 1.0, "pessimistic": 1.0, "unit": "EUR"}
+    found = reading(an_offer(locality={"egress": egress, "delivery": SAID}), CHILD)
+    assert found.locality is not None
+    assert found.locality.delivery is None
