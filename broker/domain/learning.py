@@ -86,12 +86,14 @@ class Sample(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
 
 
 class Transfer(msgspec.Struct, frozen=True, array_like=True):
-    """What one session brought in from one source: `seconds` in which bytes were moving. `at`: when it ended."""
+    """What one session brought in from one source: `seconds` in which bytes were moving. `at`: when the session was
+    seen to be over, `accepted`: when it was accepted; epoch seconds."""
 
     session: UUID
     at: float
     bytes: float
     seconds: float
+    accepted: float
 
 
 class Lived(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -115,16 +117,22 @@ class Lived(msgspec.Struct, frozen=True, omit_defaults=True):
 def add(lived: Lived, kind: str, sample: Sample, transfers: Mapping[str, Transfer], now: float) -> Lived:
     """With what one session has shown, without what is too old, and bounded. Idempotent by the session. Of one burst
     the same samples stay in whatever order they come."""
-    lived = pruned(lived, now)
-    if sample.at <= lived.forgotten:
+    lived = bring(lived, transfers, now)
+    if sample.at <= lived.forgotten or sample.empty:
         return lived
-    kinds, sources = dict(lived.kinds), dict(lived.sources)
-    if not sample.empty:
-        kinds[kind] = _thinned([*(s for s in kinds.get(kind, ()) if s.session != sample.session), sample])
+    known = [item for item in lived.kinds.get(kind, ()) if item.session != sample.session]
+    return replace(lived, kinds=_latest({**lived.kinds, kind: _thinned([*known, sample])}))
+
+
+def bring(lived: Lived, transfers: Mapping[str, Transfer], now: float) -> Lived:
+    """As `add`, with the transfers of one session alone, by their sources."""
+    lived = pruned(lived, now)
+    sources = dict(lived.sources)
     for source, transfer in transfers.items():
-        known = [t for t in sources.get(source, ()) if t.session != transfer.session]
-        sources[source] = tuple(sorted([*known, transfer], key=_when)[-TRANSFERS:])
-    return replace(lived, kinds=_latest(kinds), sources=_latest(sources))
+        if transfer.accepted > lived.forgotten:
+            known = [item for item in sources.get(source, ()) if item.session != transfer.session]
+            sources[source] = tuple(sorted([*known, transfer], key=_when)[-TRANSFERS:])
+    return replace(lived, sources=_latest(sources))
 
 
 def pruned(lived: Lived, now: float) -> Lived:

@@ -101,8 +101,8 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     expected pay; None: not known.
 
     `kind` of work, `prepares`, `staging` and `run`: what was promised besides, before experience corrected it; an
-    empty `kind`: nothing is to be learned of it. `preparing`, `running`, `over`: between which looks it began that.
-    `learned`: what came has been counted."""
+    empty `kind`: nothing is to be learned of it. `alone`: its site speaks for nobody else. `preparing`, `running`,
+    `over`: between which looks it began that. `learned`: what came has been counted."""
 
     session: UUID
     site: str
@@ -123,6 +123,7 @@ class Decision(msgspec.Struct, frozen=True, omit_defaults=True):
     actual_start: float | None = None
     actual_end: float | None = None
     kind: str = ""
+    alone: bool = False
     prepares: bool = False
     staging: float | None = None
     run: float | None = None

@@ -89,7 +89,7 @@ def transfers(session: UUID, moves_: Sequence[Moved], at: float, over: float) ->
         if not move.cached and move.bytes >= LEAST and 0.0 < move.seconds <= max(0.0, over - at) + 60.0:
             found.setdefault(move.source, []).append(move)
     return {
-        source: Transfer(session, over, fsum(move.bytes for move in some), max(_busy(some), 1e-3))
+        source: Transfer(session, over, fsum(move.bytes for move in some), max(_busy(some), 1e-3), at)
         for source, some in found.items()
     }
 

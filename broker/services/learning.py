@@ -92,20 +92,19 @@ class Learning:
 
     async def _count(self, decision: Decision, item: SessionRecord) -> None:
         over = item.modified
-        # A broker below knows its own ways; where bytes come to a site behind it is none of ours.
-        own = decision.origin == item.site
-        moves = reported.moves(item.body, self._map.storage_of) if own and item.body else []
+        moves = reported.moves(item.body, self._map.storage_of) if decision.alone and item.body else []
         told = learning.told(decision, over)
         sample = learning.sample(
             item.uuid, told, completed=item.phase == "COMPLETED", over=over, moving=reported.moving(moves)
         )
         transfers = reported.transfers(item.uuid, moves, decision.at, over)
-        if sample.empty and not transfers:
-            return
         now = self._clock.now()
-        await self._change(
-            item.site, decision.origin, lambda lived: learning.add(lived, decision.kind, sample, transfers, now)
-        )
+        if not sample.empty:
+            await self._change(
+                item.site, decision.origin, lambda old: learning.add(old, decision.kind, sample, {}, now)
+            )
+        if transfers:
+            await self._change(item.site, item.site, lambda old: learning.bring(old, transfers, now))
 
     # ── forgetting by word ───────────────────────────────────────────────────────────────────────────────────
 

@@ -20,7 +20,7 @@ from broker.domain.experience import Experience
 from broker.domain.hops import share
 from broker.domain.identity import Caller, Hop, Owner, members, new_set
 from broker.domain.located import Item, learned, notes
-from broker.domain.offerset import Decision, SetRecord
+from broker.domain.offerset import Decision, SessionRecord, SetRecord
 from broker.domain.outcome import Outcome, Reason, Skipped
 from broker.domain.plain import strict
 from broker.domain.ranking import Ranked
@@ -372,6 +372,7 @@ class Offers:
         return msgspec.structs.replace(
             bare,
             kind=_work(body.request),
+            alone=self._alone(item),
             prepares=kept.candidate.prepares,
             staging=staging,
             run=run,
@@ -387,6 +388,14 @@ class Offers:
             mean=sum(paid) / len(paid) if paid else None,
             ranked_in=body.wishes.currency,
         )
+
+    def _alone(self, item: SessionRecord) -> bool:
+        """Whether its site is one place: where bytes come to behind a broker with several is none of our ways."""
+        try:
+            profile = self._sites.entry(item.site).profile
+        except NotFound:  # registered no more
+            profile = None
+        return item.origin == item.site or (profile is not None and profile.origins == (item.origin,))
 
     async def give_up(self, record: SetRecord, held: Mapping[UUID, str]) -> SetRecord:
         """Close a direct request that nobody took; the last session of the record says why. `held`: the offers that

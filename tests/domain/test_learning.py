@@ -108,7 +108,7 @@ def test_a_session_counts_once_however_often_it_is_added() -> None:
 def test_what_is_kept_is_bounded() -> None:
     lived = Lived()
     for n in range(300):
-        moved = {f"s{n}": Transfer(number(n), NOW, 1e9, 10.0), "one": Transfer(number(n), NOW + n, 1e9, 10.0)}
+        moved = {f"s{n}": Transfer(number(n), NOW, 1e9, 10.0, NOW), "one": Transfer(number(n), NOW + n, 1e9, 10.0, NOW)}
         lived = learning.add(lived, f"kind{n % 100}", waited(n, 600.0, 600.0, at=NOW - n * 1000), moved, NOW)
     for n in range(300):
         lived = learning.add(lived, "kind1", waited(n + 1000, 600.0, 600.0, at=NOW - n * 1000), {}, NOW)
@@ -183,7 +183,7 @@ def test_no_site_can_make_itself_cheap_without_bound() -> None:
 def test_the_rate_of_a_way_is_found_with_its_spread() -> None:
     noise = random.Random(2)
     moved = [
-        Transfer(number(n), NOW - n * 3600, 1e9 * math.exp(noise.gauss(0, 0.3)), 10.0)
+        Transfer(number(n), NOW - n * 3600, 1e9 * math.exp(noise.gauss(0, 0.3)), 10.0, NOW)
         for n in range(learning.TRANSFERS)
     ]
     found = learning.measured(moved, NOW)
@@ -196,11 +196,11 @@ def test_the_rate_of_a_way_is_found_with_its_spread() -> None:
 
 
 def test_one_transfer_is_as_unsure_as_any_first_one() -> None:
-    found = learning.measured([Transfer(number(1), NOW, 1e9, 10.0)], NOW)
+    found = learning.measured([Transfer(number(1), NOW, 1e9, 10.0, NOW)], NOW)
     assert found is not None
     assert found.bandwidth.high / found.bandwidth.low > 1.5
     assert (found.samples, found.weight) == (1, 1.0)
-    assert learning.measured([Transfer(number(1), NOW, 1e9, 10.0)], NOW + 31 * DAY) is None
+    assert learning.measured([Transfer(number(1), NOW, 1e9, 10.0, NOW)], NOW + 31 * DAY) is None
 
 
 # ── one session ──────────────────────────────────────────────────────────────────────────────────────────────

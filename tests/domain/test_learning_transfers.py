@@ -38,7 +38,7 @@ def instant(seconds: float) -> str:
 
 
 def test_a_transfer_counts_for_the_storage_that_declares_its_address() -> None:
-    assert ways(note(source="elsewhere")) == {"alba-disk": Transfer(SESSION, NOW, 1e9, 10.0)}
+    assert ways(note(source="elsewhere")) == {"alba-disk": Transfer(SESSION, NOW, 1e9, 10.0, NOW - 3600)}
 
 
 def test_without_a_declared_storage_the_name_that_the_site_gives_counts_and_else_none() -> None:
@@ -48,7 +48,7 @@ def test_without_a_declared_storage_the_name_that_the_site_gives_counts_and_else
 
 def test_files_that_moved_side_by_side_shared_the_way() -> None:
     two = ways(note(ended=instant(-100)), note(ended=instant(-95)))
-    assert two["alba-disk"] == Transfer(SESSION, NOW, 2e9, 15.0)
+    assert two["alba-disk"] == Transfer(SESSION, NOW, 2e9, 15.0, NOW - 3600)
     assert ways(note(ended=instant(-100)), note())["alba-disk"].seconds == 20.0
 
 
@@ -67,7 +67,7 @@ def test_cached_and_small_ones_measure_no_way() -> None:
     ],
 )  # fmt: skip
 def test_what_can_be_no_transfer_is_left_out(nonsense: Any) -> None:
-    assert ways(nonsense, note())["alba-disk"] == Transfer(SESSION, NOW, 1e9, 10.0)
+    assert ways(nonsense, note())["alba-disk"] == Transfer(SESSION, NOW, 1e9, 10.0, NOW - 3600)
 
 
 def test_thousands_of_notes_are_one_transfer_of_the_first_thousand() -> None:

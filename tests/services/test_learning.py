@@ -251,7 +251,7 @@ async def test_a_broker_below_speaks_for_none_of_our_ways_nor_for_a_site_of_ours
             quote = super()._offer(handle, price)
             return replace(quote, body=msgspec.json.encode({**msgspec.json.decode(quote.body), "origin": "alba"}))
 
-    profile = Profile(broker="another", origins=("alba",))
+    profile = Profile(broker="another", origins=("alba", "cirrus"))
     below = Below("net-b", clock, (2.0,), profile=profile, late=600.0, brought=[{"bytes": 1e9, "seconds": 9}])
     bench = await bench_of(store, clock, late_site(clock), below).start()
     await ran(bench, "net-b", 4)
@@ -261,6 +261,24 @@ async def test_a_broker_below_speaks_for_none_of_our_ways_nor_for_a_site_of_ours
     assert candidate(state, "alba").correction.waiting == Factor()
     assert candidate(state, "net-b").correction.waiting.value > 2
     assert {line["site"] for line in bench.sites.get("net-b")["calibration"]} == {"net-b/alba"}
+
+
+async def test_a_broker_with_one_place_behind_it_speaks_for_its_ways_by_whatever_name_we_know_it(
+    store: Store, clock: FakeClock
+) -> None:
+    class Renamed(LateSite):
+        def _offer(self, handle: str, price: float | None) -> Any:
+            quote = super()._offer(handle, price)
+            return replace(quote, body=msgspec.json.encode({**msgspec.json.decode(quote.body), "origin": "alba"}))
+
+    site = Renamed("alba-new", clock, (1.0,), brought=[{"bytes": 1e9, "seconds": 9, "source": "lund-disk"}])
+    site.profile = Profile(broker="another", origins=("alba",))
+    bench = await bench_of(store, clock, site).start()
+    await ran(bench, "alba-new")
+    assert list(bench.learning.experience.measured) == [("lund-disk", "alba-new")]
+    assert bench.sites.get("alba-new")["measured"]
+    await bench.sites.forget("alba-new", OPERATOR)
+    assert bench.learning.experience == Experience()
 
 
 # ── crashes, replicas ────────────────────────────────────────────────────────────────────────────────────────
