@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 SIDE_BY_SIDE ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-stop locality fleet fleet-stop check test test-faults bench docs servers schema clean
+.PHONY: help install demo demo-stop locality fleet fleet-stop check test test-faults bench simulate docs servers schema clean
 
 help:
 	@echo "make demo       a whole federation on this machine: ask, compare, accept, run, fetch (KEEP=1 leaves it up)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test       all tests but those marked faults (PYTEST_ARGS=... for some)"
 	@echo "make test-faults  all tests of faults, the long ones too, within 20 minutes (HISTORIES=n simulated histories)"
 	@echo "make bench      the broker beside bare calls to the same sites"
+	@echo "make simulate   rules of placement on simulated federations, into docs/locality.md (some ten minutes)"
 	@echo "make docs       the documents as a site, in build/site"
 	@echo "make servers    the servers that tests use: the system's packages, and $(VENV)/servers"
 	@echo "make schema     write config/settings.schema.json and the tables of docs/ anew"
@@ -81,6 +82,9 @@ test-faults: $(VENV)/.develops servers
 
 bench: $(VENV)/.develops
 	$(BIN)/python tests/benchmarks/bench.py $(BENCH_ARGS)
+
+simulate: $(VENV)/.develops
+	$(BIN)/python -m tests.benchmarks.placement $(SIMULATE_ARGS)
 
 docs: $(VENV)/.develops
 	$(BIN)/python docs/generate.py --check

@@ -57,7 +57,7 @@ def prepare(federation: Federation, stream: Stream) -> Start:
 def run(start: Start, name: str, hour: float) -> tuple[World, Memory]:
     """One rule over all requests that are judged, until the last has ended. `start` is left as it is."""
     world, memory = start.world.copy(), start.memory.copy()
-    learns = {"experience": lambda: memory.experience(world)} if name == "calibrated" else {}
+    learns = {"experience": lambda: memory.experience(world)} if name.startswith("calibrated") else {}
     rule = Rule(name, start.broker, hour, **learns)
     stream = world.stream
     for number in range(stream.warmup, len(stream.requests)):
@@ -98,6 +98,6 @@ def outcomes(
         world: World | None = None
         for hour in hours:
             began = time.process_time()
-            if world is None or name in RANKED:
+            if world is None or name.partition("+")[0] in RANKED:
                 world, _ = run(start, name, hour)
             yield outcome(world, name, hour, time.process_time() - began)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from tests.benchmarks.figures import table
 
 from .experiment import Outcome
-from .rules import RULES
+from .rules import RULES, TOLD
 
 OURS = ("calibrated", "ours")
 OTHERS = ("random", "cheapest", "fastest", "distance")
@@ -27,6 +27,13 @@ NAMES = {
     "ours": "ours, uncalibrated",
     "calibrated": "ours, calibrated",
     "oracle": "oracle",
+}
+TELLING = {
+    "source": "source of its bytes",
+    "paths": "transfers",
+    "speed": "speed",
+    "bills": "bills",
+    "startup": "start-up",
 }
 BEGIN, END = "<!-- written by make simulate -->", "<!-- /written by make simulate -->"
 # Student's t at 97.5 %, by degrees of freedom; beyond these, the normal's.
@@ -51,6 +58,10 @@ class Ratio(NamedTuple):
             return cls(exp(middle), 0.0, float("inf"))
         half = (_T[count - 2] if count - 2 < len(_T) else 1.96) * stdev(logs) / sqrt(count)
         return cls(exp(middle), exp(middle - half), exp(middle + half))
+
+    @property
+    def inverse(self) -> Ratio:
+        return Ratio(1 / self.value, 1 / self.high, float("inf") if self.low == 0 else 1 / self.low)
 
     @property
     def text(self) -> str:
@@ -101,7 +112,20 @@ def page(found: Found, about: Mapping[str, str]) -> str:
         "Hours from asking to the result, terabytes moved and EUR paid, a request; means over all seeds.",
         table(("sites", "EUR/h", *(NAMES[rule] for rule in RULES)), [_times(found, cell) for cell in cells(found)]),
     ]
+    if told := sorted({(sites, hour) for sites, hour, rule in found if "+" in rule}):
+        parts += [
+            "### What it does not know",
+            "Calibrated ours, over ours calibrated that is told one thing more: the replica that a site will read; how "
+            "long its transfers would take now; its real speed; what it bills over what it quotes; how long it takes "
+            "to begin. Above 1: to know it would save so much.",
+            table(("sites", "EUR/h", *(TELLING[what] for what in TOLD)), [_told(found, cell) for cell in told]),
+        ]
     return "\n\n".join(parts)
+
+
+def _told(found: Found, cell: tuple[int, float]) -> list[str]:
+    gains = (compared(found, cell, f"calibrated+{what}", "calibrated") for what in TOLD)
+    return [*_cell(cell), *(gain.inverse.text for gain in gains)]
 
 
 def _costs(found: Found, cell: tuple[int, float]) -> list[str]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from msgspec.structs import replace
 
 from broker.domain import locality
-from broker.domain.experience import BLANK, Experience
+from broker.domain.experience import BLANK, NONE, Experience
 from broker.domain.locality import Locality, Place, Terrain
 from broker.domain.located import Item, Portion, Replica
 from broker.domain.money import Exchange
@@ -21,12 +22,14 @@ from broker.domain.quantities import Span
 from broker.domain.ranking import Candidate, StandIns, Weights, Wishes, rank
 from broker.domain.storages import Map
 
-from .federation import Federation
+from .federation import DataSet, Federation
 from .world import World
 
 EXCHANGE = Exchange("EUR")
 RULES = ("random", "cheapest", "fastest", "distance", "ours", "calibrated", "oracle")
 RANKED = ("ours", "calibrated", "oracle")  # those that a value of time means anything to
+# What ours can be told besides, one at a time, to see what not knowing it costs: "calibrated+source" and so on.
+TOLD = ("source", "paths", "speed", "bills", "startup")
 
 
 @dataclass(frozen=True)
@@ -79,20 +82,48 @@ class Broker:
             locality=Locality(bytes=moved, egress=Span.of(world.egress(wanted))),
         )
 
-    def items(self, world: World, request: int) -> tuple[Item, ...]:
-        """What a catalogue says of its data: every replica, every size."""
+    def told(
+        self, world: World, request: int, site: int, wanted: Sequence[Item], terrain: Terrain, what: str
+    ) -> Candidate:
+        """The offer as the broker would see it, if it knew one thing more."""
+        if what == "source":
+            wanted = self.items(world, request, site)
+        offer = self.offer(world, request, site, wanted, terrain)
+        truth, by = self.federation.sites[site].truth, offer.correction
+        if what == "paths":
+            staging = Span.of(world.staging(world.missing(request, site), site))
+            offer = replace(offer, locality=replace(offer.locality, staging=staging))
+            by = by and replace(by, staging=NONE)
+        elif what == "speed":
+            offer = replace(offer, performance=Span.of(truth.performance))
+            by = by and replace(by, run=NONE)
+        elif what == "bills":
+            offer = replace(offer, price=Span.of(world.quoted(request, site) * truth.price / truth.performance))
+            by = by and replace(by, cost=NONE)
+        elif what == "startup":
+            offer = replace(offer, start=Span.of(offer.start.expected + truth.startup))
+            by = by and replace(by, waiting=NONE)
+        return replace(offer, correction=by)
+
+    def items(self, world: World, request: int, read_at: int | None = None) -> tuple[Item, ...]:
+        """What a catalogue says of its data: every replica, every size. `read_at`: only the replica that this site
+        would read."""
+        near = {} if read_at is None else {item.name: source for item, source in world.missing(request, read_at)}
         named = [world.data[name] for name in world.stream.requests[request].data]
         found = [
             Item(
                 f"data[{i}]",
                 item.name,
-                (Portion(item.bytes, tuple(Replica(name) for name in item.replicas), item.files),),
+                (Portion(item.bytes, self._replicas(item, near.get(item.name)), item.files),),
                 sized="catalogue",
                 placed="catalogue",
             )
             for i, item in enumerate(named)
         ]
         return locality.locate(found, self.map)
+
+    def _replicas(self, item: DataSet, source: int | None) -> tuple[Replica, ...]:
+        return tuple(Replica(name) for name in item.replicas if source is None or name in self.at[source])
 
 
 def wishes(hour: float) -> Wishes:
@@ -116,8 +147,10 @@ class Rule:
         """The site that it takes for a request that comes now."""
         terrain = Terrain(self.broker.map, self.experience(), self.hour)
         wanted = self.broker.items(world, request)
-        if self.name == "ours" or self.name == "calibrated":
-            offers = [self.broker.offer(world, request, i, wanted, terrain) for i in self._all]
+        name, _, told = self.name.partition("+")
+        if name in ("ours", "calibrated"):
+            see = partial(self.broker.told, what=told) if told else self.broker.offer
+            offers = [see(world, request, i, wanted, terrain) for i in self._all]
             site = self._first(offers, world)
             return Choice(site, offers[site])
         site = self._site(world, request)
@@ -157,8 +190,3 @@ def anywhere(world: World, request: int) -> int:
     """The same site for the same request, whoever asks."""
     draw = np.random.default_rng([world.federation.seed, 6, request])
     return int(draw.integers(len(world.federation.sites)))
-
-
-def without_egress(offer: Candidate) -> Candidate:
-    """A planted fault: a ranking that forgets what bytes cost."""
-    return replace(offer, locality=replace(offer.locality, egress=Span(0.0, 0.0)))

@@ -17,11 +17,12 @@ REQUESTS = {5: (300, 600), 50: (600, 600), 500: (1500, 300)}  # sites → of the
 
 
 class Task(NamedTuple):
-    """One federation and stream, all rules. Sites and seed name what is drawn, files what is not."""
+    """One federation and stream. Sites and seed name what is drawn, files what is not."""
 
     sites: int
     seed: int
     hours: tuple[float, ...]
+    rules: tuple[str, ...] = RULES
     requests: tuple[int, int] = (0, 0)  # of the warm-up, and judged
     federation: str = ""
     stream: str = ""
@@ -42,4 +43,4 @@ def amounts(sites: int) -> tuple[int, int]:
 def work(task: Task) -> list[Outcome]:
     federation, stream = world(task)
     check(federation, stream)
-    return list(outcomes(federation, stream, RULES, task.hours))
+    return list(outcomes(federation, stream, task.rules, task.hours))
