@@ -109,7 +109,12 @@ def offer(
         "reserved": reserved,
         "results": True,
         "offerset": str(SET),
-        "locality": LocalityNote(bytes=bounds(moves, unit="B"), sources=("alba",) if moves else (), certainty="stated"),
+        "locality": LocalityNote(
+            bytes=bounds(moves, unit="B"),
+            sources=("alba",) if moves else (),
+            staging=bounds(moves / 1e8, unit="s"),
+            certainty="estimated" if moves else "stated",
+        ),
         "ranking": RankingNote(
             rank=rank,
             all_in=bounds(*all_in),
