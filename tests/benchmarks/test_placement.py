@@ -29,7 +29,7 @@ from tests.benchmarks.placement.federation import (
     save,
 )
 from tests.benchmarks.placement.network import Network as Wires
-from tests.benchmarks.placement.rules import RULES, Broker
+from tests.benchmarks.placement.rules import RULES, TOLD, Broker
 from tests.benchmarks.placement.world import World
 
 
@@ -216,6 +216,23 @@ def test_a_ranking_that_forgets_what_bytes_cost_is_found_out(monkeypatch: pytest
     assert cost(start, "ours") > 1.2 * sound
 
 
+def test_ours_can_be_told_what_it_does_not_know() -> None:
+    """Both replicas are within reach, and the site reads the nearer one, which costs: ours believes in the other."""
+    home, cloud = plain("HOME", price=0.05, longitude=90.0), plain("CLOUD", price=0.9)
+    work = plain("WORK", price=0.04, longitude=1.0)
+    links = (Link(source="CLOUD", target="*", bandwidth=2.5e9, price=0.08), Link(source="*", target="*", bandwidth=1e9))
+    data = tuple(DataSet(name=f"set-{i}", bytes=1e11, replicas=("CLOUD", "HOME")) for i in range(5))
+    requests = tuple(Request(at=7200.0 * i, cores=2, duration=3600.0, data=(f"set-{i}",)) for i in range(5))
+    federation = Federation(name="three", sites=(home, cloud, work), links=links, data=data)
+    start = prepare(federation, Stream(name="five", requests=requests))
+    assert cost(start, "ours+source", 0.0) == cost(start, "oracle", 0.0) == pytest.approx(5 * 2 * 0.05)
+    assert cost(start, "ours", 0.0) == pytest.approx(5 * (2 * 0.04 + 8.0))
+    for what in TOLD:
+        assert cost(start, f"ours+{what}") > 0.0
+    with pytest.raises(ValueError, match="there is no rule luck; there are random"):
+        cost(start, "luck")
+
+
 def dear() -> tuple[Federation, Stream]:
     """Data in a cloud that charges for every GB out of it; the site beside it works for a little less."""
     sites = (plain("CLOUD", cores=64, price=0.05), plain("CAMPUS", cores=64, price=0.04))
@@ -300,7 +317,7 @@ def test_the_page_on_files_shows_files_and_names_every_field(tmp_path: Path) -> 
 def told(**costs: tuple[float, ...]) -> report.Found:
     """Outcomes of one cell that cost so much, seed by seed; rules that are not named cost 10."""
     return report.gather(
-        Outcome(5, seed, 5.0, rule, 100, value, value, 0.0, 10.0, 1e12, 3, 0.0)
+        Outcome(5, seed, 5.0, rule, 100, value, value, 0.0, 10.0, 1e12, 0.0)
         for rule in RULES
         for seed, value in enumerate(costs.get(rule, (10.0, 10.0, 10.0)))
     )

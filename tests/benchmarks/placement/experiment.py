@@ -19,7 +19,7 @@ HOURS = (0.0, 5.0, 50.0)  # EUR for an hour until the result
 
 class Outcome(NamedTuple):
     """What one rule came to, over all requests that are judged. EUR; `hours`: of all requests, from asking to the
-    result; `bytes` that moved for them; `here`: requests with data for which nothing moved; `seconds` it took us."""
+    result; `bytes` that moved for them; `seconds` it took us."""
 
     sites: int
     seed: int
@@ -31,7 +31,6 @@ class Outcome(NamedTuple):
     egress: float
     hours: float
     bytes: float
-    here: int
     seconds: float
 
 
@@ -84,7 +83,6 @@ def outcome(world: World, name: str, hour: float, seconds: float) -> Outcome:
         egress=egress,
         hours=hours,
         bytes=sum(job.moved for job in jobs),
-        here=sum(not job.wanted for job in jobs if stream.requests[job.request or 0].data),
         seconds=seconds,
     )
 

@@ -6,7 +6,6 @@ too. A session teaches when it has ended, not before.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from uuid import UUID
 
 from broker.domain import learning, reported
@@ -67,10 +66,6 @@ class Memory:
         for source, transfers in lived.sources.items():
             if (measured := learning.measured(transfers, now)) is not None:
                 self._ways[source, name] = measured
-
-    def figures(self) -> Mapping[str, int]:
-        """How much was learned."""
-        return {"sessions": self._read, "ways": len(self._ways), "sites and kinds": len(self._own)}
 
 
 def _told(job: Job, choice: Choice) -> Told:

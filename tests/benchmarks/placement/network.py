@@ -67,11 +67,11 @@ class Network:
             self.paths[source, target] = law.bandwidth * reach * exp(luck)
         return self.paths[source, target]
 
-    def rate(self, source: int, target: int, more: int = 0) -> float:
-        """Bytes a second of a transfer, with `more` than there are now."""
+    def rate(self, source: int, target: int, sent: int = 0, received: int = 0) -> float:
+        """Bytes a second of a transfer, where so many more leave the one and come to the other."""
         sites = self.federation.sites
-        out = sites[source].outgoing / max(1, len(self.sending[source]) + more)
-        into = sites[target].incoming / max(1, len(self.receiving[target]) + more)
+        out = sites[source].outgoing / (len(self.sending[source]) + sent)
+        into = sites[target].incoming / (len(self.receiving[target]) + received)
         return min(self.path(source, target), out, into)
 
     def begin(self, transfer: Transfer, now: float) -> list[Transfer]:

@@ -70,7 +70,6 @@ class World:
         self.data = {item.name: item for item in federation.data}
         at = {storage.name: i for i, site in enumerate(federation.sites) for storage in site.storages}
         self.holders = {item.name: tuple(at[name] for name in item.replicas) for item in federation.data}
-        self.storages = {storage.name: storage for site in federation.sites for storage in site.storages}
         self.prices = _prices(federation)
         self.jobs: dict[int, Job] = {}
         self.finished: list[Job] = []  # of requests, in the order of their ends
@@ -84,7 +83,7 @@ class World:
 
     def copy(self) -> World:
         """Another world that has gone the same way so far. What never changes is shared."""
-        same = (self.federation, self.stream, self.data, self.holders, self.storages, self.prices, self._others)
+        same = (self.federation, self.stream, self.data, self.holders, self.prices, self._others)
         shared = [*same, *self.data.values(), self.network.paths, self.network.kilometres, self._luck]
         return deepcopy(self, {id(part): part for part in shared})
 
@@ -158,14 +157,8 @@ class World:
     def staging(self, wanted: Sequence[tuple[DataSet, int]], site: int) -> float:
         """Seconds, if they began now and nothing came in between."""
         more = {source: sum(other == source for _, other in wanted) for _, source in wanted}
-        rates = (self._rate(source, site, more[source], len(wanted)) for _, source in wanted)
+        rates = (self.network.rate(source, site, more[source], len(wanted)) for _, source in wanted)
         return max((item.bytes / rate for (item, _), rate in zip(wanted, rates, strict=True)), default=0.0)
-
-    def _rate(self, source: int, site: int, sent: int, received: int) -> float:
-        sites, network = self.federation.sites, self.network
-        out = sites[source].outgoing / (len(network.sending[source]) + sent)
-        into = sites[site].incoming / (len(network.receiving[site]) + received)
-        return min(network.path(source, site), out, into)
 
     def ready(self, request: int, site: int) -> float:
         """Seconds until its work would begin there, if nothing came in between."""
