@@ -28,7 +28,7 @@ from broker.domain.located_note import LocatedNote, PortionNote, ReplicaNote
 from broker.domain.request import ExecutionRequest
 
 REQUEST = "the request"  # as who says something
-MOST_BYTES = 1e24  # that any size can be
+MOST_BYTES, MOST_FILES = 1e21, 10**12  # of one data resource; what goes over the wire may be more (located_note)
 MOST_PORTIONS, MOST_REPLICAS = 64, 32  # of one data resource, of one portion; more change no decision
 _LINKS = "content=datalink"  # in ObsCore's access_format: the address leads to links, not to bytes (DataLink 1.1, 3.3)
 
@@ -209,9 +209,15 @@ def _number(size: int | None) -> float | None:
 
 def tame(found: Located) -> Located:
     """What may be reckoned with: a size that is none is not known, and of a great many places the most count."""
-    return replace(
-        found, portions=condense(replace(p, bytes=_size(p.bytes), files=max(1, p.files)) for p in found.portions)
-    )
+    return replace(found, portions=condense(_sane(found.portions)))
+
+
+def _sane(portions: Iterable[Portion]) -> list[Portion]:
+    """Without sizes that are none, or that are none together."""
+    sane = [replace(p, bytes=_size(p.bytes), files=min(max(1, p.files), MOST_FILES)) for p in portions]
+    if fsum(p.bytes or 0.0 for p in sane) <= MOST_BYTES and sum(p.files for p in sane) <= MOST_FILES:
+        return sane
+    return [replace(p, bytes=None, files=1) for p in sane]
 
 
 def _size(stated: float | None) -> float | None:
@@ -269,11 +275,16 @@ def _sized(stated: Sequence[Portion], found: Located, size: float) -> tuple[Port
 
 
 def _scaled(portions: Sequence[Portion], size: float) -> tuple[Portion, ...]:
-    """So that they add up to `size`: by their own sizes, or by their files where one of those is not known."""
-    own = total(portions)
-    if own is None or own == 0:
+    """So that they add up to `size`: by their own sizes. What those leave over is shared by files among the portions
+    of which no size is known."""
+    own = fsum(portion.bytes or 0.0 for portion in portions)
+    open_ = sum(portion.files for portion in portions if portion.bytes is None)
+    if open_ and own <= size:
+        left = size - own
+        return tuple(p if p.bytes is not None else replace(p, bytes=left * p.files / open_) for p in portions)
+    if open_ or own == 0:
         files = sum(portion.files for portion in portions)
-        return tuple(replace(p, bytes=size * p.files / files if files else size) for p in portions)
+        return tuple(replace(p, bytes=size * p.files / files) for p in portions)
     return tuple(replace(p, bytes=(p.bytes or 0.0) * size / own) for p in portions)
 
 
@@ -368,13 +379,14 @@ def _told(item: Item, note: LocatedNote | None) -> Item:
         return item
     portions = tuple(
         Portion(p.bytes if note.sized else None, _replicas_of(p) if note.placed else (), p.files or 1)
-        for p in note.portions[:MOST_PORTIONS]
+        for p in note.portions
     )
-    found = Located(portions, estimated=bool(note.estimated), sized=note.sized or "")
+    found = tame(Located(portions, estimated=bool(note.estimated), sized=note.sized or ""))
     asof = note.asof.timestamp() if note.asof else None
     told = _filled(item, note.placed or note.sized or REQUEST, found, 0.0)
     return replace(told, asof=asof) if told != item else item
 
 
 def _replicas_of(note: PortionNote) -> tuple[Replica, ...]:
-    return tuple(Replica(r.storage, r.url, bool(r.tape)) for r in (note.replicas or ())[:MOST_REPLICAS])
+    found = (r for r in (note.replicas or ())[:MOST_REPLICAS] if r.storage or r.url)
+    return tuple(Replica(r.storage, r.url, bool(r.tape)) for r in found)

@@ -11,6 +11,7 @@ from broker.domain.base import Flag, Model, Natural, Number, Text
 from broker.domain.quantities import Instant
 
 Size = Annotated[Number, Field(ge=0, le=1e24)]
+_LAST = 253402300799  # epoch seconds: no year after 9999 can be written
 
 
 class ReplicaNote(Model):
@@ -49,4 +50,4 @@ class LocatedNote(Model):
     @staticmethod
     def instant(epoch: float) -> datetime:
         """To the second: finer says nothing."""
-        return datetime.fromtimestamp(round(epoch), UTC)
+        return datetime.fromtimestamp(min(round(epoch), _LAST), UTC)

@@ -54,6 +54,7 @@ class Map:
         self._prefixes: dict[str, str] = {}
         for name, prefix in sorted((item.name, prefix) for item in storages for prefix in item.prefixes):
             self._prefixes.setdefault(normal(prefix), name)
+        self._depth = max((prefix.count("/") for prefix in self._prefixes), default=0)
         self._recalls = {item.name: Span(*item.recall) for item in storages if item.recall}
         self._tapes = {item.name for item in storages if item.tape} | self._recalls.keys()
         self._links: dict[tuple[str, str], Link] = {}
@@ -65,7 +66,8 @@ class Map:
         """The storage that declares the longest prefix of `url`, ending where a part of its path ends; else None."""
         if not url:
             return None
-        part = normal(url)
+        # No deeper than any prefix: of an address of a megabyte, each part costs a copy of all before it.
+        part = "/".join(normal(url).split("/", self._depth + 1)[: self._depth + 1])
         while part:
             if part in self._prefixes:
                 return self._prefixes[part]

@@ -16,7 +16,7 @@ from broker.domain.money import Exchange
 from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
 from broker.domain.site import Link, StorageElement
-from broker.domain.storages import Map
+from broker.domain.storages import Map, _shorter
 
 EXCHANGE = Exchange("EUR", {"USD": 0.5})
 
@@ -427,3 +427,20 @@ def test_bytes_are_counted_once_and_only_where_they_are_not(data: list[Item], wa
 )
 def test_the_short_way_to_the_wire_ends_at_the_same_place(found: Locality) -> None:
     assert note(found, "EUR").to_wire() == wire(found, "EUR")
+
+
+def test_an_address_of_a_megabyte_is_looked_up_no_deeper_than_storages_are_declared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    map_ = a_map(A=["https://a/b/c"])
+    steps = 0
+
+    def counted(url: str) -> str:
+        nonlocal steps
+        steps += 1
+        return _shorter(url)
+
+    monkeypatch.setattr("broker.domain.storages._shorter", counted)
+    assert map_.storage_of("https://a/b/c/" + "d/" * 100_000) == "A"
+    assert map_.storage_of("https://a/x/" + "d/" * 100_000) is None
+    assert steps < 10

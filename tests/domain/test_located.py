@@ -95,6 +95,16 @@ def test_the_size_of_one_file_is_not_that_of_all() -> None:
     assert (found.bytes, found.sized, found.unknown) == (None, "", ("links: no lengths",))
 
 
+def test_what_somebody_sized_keeps_its_size_and_the_rest_is_shared() -> None:
+    (item,) = items(request(DID))
+    places = Located((portion(9.0, "ALBA"), portion(None, "BOREALIS", files=3)))
+    sizes = Located((Portion(12.0, (), 4),))
+    found = fill(item, [("ska", places, 1.0), ("tap", sizes, 2.0)])
+    assert {part.replicas[0].storage: part.bytes for part in found.portions} == {"ALBA": 9.0, "BOREALIS": 3.0}
+    less = fill(item, [("ska", places, 1.0), ("tap", Located((Portion(8.0, (), 4),)), 2.0)])
+    assert [part.bytes for part in less.portions] == [6.0, 2.0]  # one of the two is wrong: by files
+
+
 def test_files_with_addresses_of_their_own_are_counted_by_folder() -> None:
     files = [Portion(1.0, (Replica(None, f"https://x/{i % 2}/{i}.fits?v=1"),)) for i in range(200)]
     assert condense(files) == (
@@ -186,3 +196,38 @@ def test_what_the_one_above_did_not_find_out_is_open_below() -> None:
     found = fill(items(request(DID))[0], [], ["ska: no answer"])
     (below,) = items(request(DID, located=[note.to_wire() for note in notes([found])]))
     assert (below.bytes, below.placed, below.unknown) == (None, "", ())
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"bytes": 1e24, "replicas": [{"storage": "A"}]},
+        {"bytes": 1.0, "files": 2**63 - 1, "replicas": [{"storage": "A"}]},
+    ],
+)
+@pytest.mark.parametrize("places", [1, 3])
+def test_sizes_that_are_none_together_are_not_known_and_can_be_passed_on(part: dict[str, Any], places: int) -> None:
+    parts = [{**part, "replicas": [{"storage": f"A{i % places}"}]} for i in range(3)]
+    told = {"element": "data[0]", "sized": "x", "placed": "x", "portions": parts}
+    (found,) = items(request(DID, located=[told]))
+    assert (found.bytes, found.placed) == (None, "x")
+    (note,) = notes([found])
+    assert (note.bytes, len(note.portions or ())) == (None, places)
+
+
+def test_the_end_of_all_time_can_be_passed_on() -> None:
+    told = {"element": "data[0]", "sized": "x", "asof": "9999-12-31T23:59:59.9Z", "portions": [{"bytes": 1.0}]}
+    found = items(request(DID, located=[told]))
+    assert notes(found)[0].to_wire()["asof"] == "9999-12-31T23:59:59Z"
+
+
+def test_a_copy_that_is_nowhere_is_no_place() -> None:
+    told = {"element": "data[0]", "placed": "x", "portions": [{"replicas": [{}]}]}
+    (found,) = items(request(DID, located=[told]))
+    assert (found.placed, found.urls) == ("", ("rucio:survey/cubes",))
+
+
+def test_no_byte_is_lost_of_more_portions_than_are_kept() -> None:
+    parts = [{"bytes": 1.0, "replicas": [{"storage": f"A{i}"}]} for i in range(2 * MOST_PORTIONS)]
+    (found,) = items(request(DID, located=[{"element": "data[0]", "sized": "x", "placed": "x", "portions": parts}]))
+    assert (found.bytes, found.files, len(found.portions)) == (2.0 * MOST_PORTIONS, 2 * MOST_PORTIONS, MOST_PORTIONS)
