@@ -5,7 +5,7 @@ and half as much are errors of one size; and by weighted medians, which a few ab
 
 - **Weight of a sample**: it halves with each HALF (transfers: HALF_TRANSFER) of its age; after FORGET it is gone.
 - **Bursts**: sessions accepted in one quarter of an hour met the same queue and the same network. They count as Kish's
-  design effect has it (Survey Sampling, 1965, section 5.4): m of them as m / (1 + (m - 1) x LIKENESS), which is 2 at
+  design effect has it (Survey Sampling, 1965): m of them as m / (1 + (m - 1) x LIKENESS), which is 2 at
   most. Of one burst BURST_KEPT samples are kept, drawn by their uuid and not by who ended first: the first to end are
   those that waited least.
 - **Few samples**: an estimate of total weight w is pulled towards none by w / (w + SHRINK), as the estimators of

@@ -1,7 +1,8 @@
 """Hard limits: what excludes an offer, and in which words. Pure; imports the domain's models.
 
-A limit is kept only if it is kept in the worst case that the offer states; what an offer does not state cannot be
-shown to keep it. The one exception is egress, which is our own estimate: a stand-in counts like a figure.
+A limit is kept only if it is kept in the worst case that the offer states, or that experience expects where that is
+worse; what an offer does not state cannot be shown to keep it. The one exception is egress, which is our own
+estimate: a stand-in counts like a figure.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def _budget(score: Score, wishes: Wishes, budget: float) -> Iterator[str]:
         yield f"its price is not known, and a ceiling of {ceiling} stands"
     elif score.pay.pessimistic > budget:
         guess = ", egress estimated" if score.egress.stand_in else ""
-        yield f"may cost {money(score.pay.pessimistic, wishes.currency)}{guess}; the ceiling is {ceiling}"
+        worst = f"{money(score.pay.pessimistic, wishes.currency)}{guess}{_experience(score, 'price')}"
+        yield f"may cost {worst}; the ceiling is {ceiling}"
 
 
 def _cost(offer: Candidate, ceiling: Ceiling) -> Iterator[str]:
@@ -128,7 +130,14 @@ def _deadline(score: Score, deadline: float) -> Iterator[str]:
     worst, expected = score.result.pessimistic, score.result.expected
     if worst > deadline:
         when = f"may come as late as {_moment(worst)}" if expected <= deadline else f"comes at {_moment(expected)}"
-        yield f"its result {when}; the deadline is {_moment(deadline)}"
+        told = _experience(score, "waiting", "staging", "run")
+        yield f"its result {when}{told}; the deadline is {_moment(deadline)}"
+
+
+def _experience(score: Score, *of: str) -> str:
+    """Where the worst is worse than anything that the offer states."""
+    worse = any(found.what in of and found.factor.value > 1.0 for found in score.corrected)
+    return ", by what such promises have come to" if worse else ""
 
 
 def _moment(epoch: float) -> str:

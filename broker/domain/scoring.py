@@ -146,11 +146,6 @@ def score(offer: Candidate, wishes: Wishes, now: float) -> Score | str:
     price = _price(offer, wishes, run)
     writing, delivering = _delivery(offer, wishes)
     carbon = _carbon(offer, wishes, run)
-    pay = Estimate(
-        tidy(price.expected + egress.expected + writing.expected),
-        tidy(price.pessimistic + egress.pessimistic + writing.pessimistic),
-        price.stand_in or egress.stand_in or writing.stand_in,
-    )
     waiting = _waiting(start, now)
     transfer = _NONE if offer.prepares else _staging(offer, wishes, moved)
     working = _run(offer, run)
@@ -159,6 +154,11 @@ def score(offer: Candidate, wishes: Wishes, now: float) -> Score | str:
         stated = price, waiting, transfer, working
         price, waiting, transfer, working = _corrected(offer.correction, *stated)
         corrected = _moved(offer.correction, stated, (price, waiting, transfer, working), wishes)
+    pay = Estimate(
+        tidy(price.expected + egress.expected + writing.expected),
+        tidy(price.pessimistic + egress.pessimistic + writing.pessimistic),
+        price.stand_in or egress.stand_in or writing.stand_in,
+    )
     delay = _delay(waiting, transfer)
     until = _until(delay, working, delivering)
     staging = Estimate(max(0.0, transfer.expected - waiting.expected), transfer.pessimistic, transfer.stand_in)

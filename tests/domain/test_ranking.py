@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from broker.domain import kinds
+from broker.domain.experience import Correction, Factor
 from broker.domain.locality import Locality
 from broker.domain.money import Exchange
 from broker.domain.quantities import Span
@@ -524,3 +525,51 @@ def test_all_orders_of_a_list_give_one_order() -> None:
 
 def test_the_day_of_the_examples() -> None:
     assert at("14:02") == NOW
+
+
+# ── by experience ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+LATE = Correction(waiting=Factor(2.1, 34, 3600.0))
+
+
+def test_a_start_that_comes_later_than_promised_is_counted_so_and_says_by_how_many_runs() -> None:
+    late = candidate("a", start=Span.of(NOW + 720.0), correction=LATE)
+    other = candidate("b", start=Span.of(NOW + 900.0), price=Span.of(1.2))
+    ranked = rank([late, other], wishes(), NOW)
+    assert [item.session for item in ranked] == ["b", "a"]
+    score = ranked[1].score
+    assert score is not None
+    assert score.waiting.expected == pytest.approx(2.1 * (720.0 + 60.0) - 60.0)
+    assert "waiting 26 min (promised 12 min, × 2.1 by 34 runs)" in str(wire(ranked[1], wishes()))
+    assert ranked[1].why == "cheaper, but 26 min queue, 12 min promised"
+
+
+def test_a_price_that_is_exceeded_is_counted_so_and_says_what_was_offered() -> None:
+    dear = candidate("a", price=Span(1.0, 3.0), correction=Correction(cost=Factor(1.2, 1)))
+    item = rank([dear], wishes(currency="EUR"), NOW)[0]
+    assert item.score is not None
+    assert (item.score.price.expected, item.score.price.pessimistic) == (pytest.approx(2.4), 3.0)
+    assert "2.00 EUR offered, × 1.2 by 1 run" in str(wire(item, wishes()))
+
+
+def test_a_limit_is_judged_by_what_is_expected_where_that_is_worse_than_what_is_stated() -> None:
+    dear = candidate("a", price=Span.of(9.0), correction=Correction(cost=Factor(1.5, 20)))
+    most = ceiling(kinds.MONETARY, 10)
+    reason = rank([dear], wishes(most), NOW)[0].excluded
+    assert reason == "may cost 13.50 EUR, by what such promises have come to; the ceiling is 10.00 EUR"
+    soon = wishes(deadline="2026-11-22T15:20:00Z")
+    late = candidate("a", start=Span.of(NOW + 720.0), correction=LATE)
+    assert rank([msgspec.structs.replace(late, correction=None)], soon, NOW)[0].excluded is None
+    assert "by what such promises have come to" in (rank([late], soon, NOW)[0].excluded or "")
+
+
+def test_what_other_sites_have_shown_is_said_to_be_theirs() -> None:
+    item = rank([candidate("a", correction=Correction(run=Factor(0.25)))], wishes(), NOW)[0]
+    assert "run 15 min (promised 60 min, × 0.25 as at other sites)" in str(wire(item, wishes()))
+
+
+def test_a_stand_in_is_nobodys_promise() -> None:
+    unknown = candidate("a", price=None, locality=Locality(None, (), None, None, "unknown"))
+    by = Correction(staging=Factor(3.0, 9), cost=Factor(3.0, 9))
+    assert rank([unknown], wishes(), NOW) == rank([msgspec.structs.replace(unknown, correction=by)], wishes(), NOW)

@@ -412,6 +412,9 @@ def test_a_correction_moves_what_is_expected_and_never_makes_the_worst_better(
         assert after.expected <= after.pessimistic
         assert after.pessimistic >= before.pessimistic
     assert (turned.egress, turned.carbon, turned.bytes) == (plain.egress, plain.carbon, plain.bytes)
+    assert turned.pay.expected == pytest.approx(turned.price.expected + turned.egress.expected)
+    times = turned.waiting.expected + turned.staging.expected + turned.run.expected
+    assert turned.until.expected == pytest.approx(times, abs=0.01)
 
 
 @given(candidates("a", unknown=False), st.sampled_from([1.0, 1.5, 2.0]), wanted(limits=False))
