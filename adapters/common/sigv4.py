@@ -1,7 +1,8 @@
-"""AWS Signature Version 4 of a request with a body, in its headers. Imports the standard library alone, so that the
-children of a supervisor start fast.
+"""AWS Signature Version 4 of a request, in its headers. Imports the standard library alone, so that the children of a
+supervisor start fast.
 
-After "Authenticating Requests: Using the Authorization Header" of the Amazon S3 API Reference.
+After "Authenticating Requests: Using the Authorization Header" of the Amazon S3 API Reference. Every S3 endpoint takes
+it, whoever runs it.
 """
 
 from __future__ import annotations
@@ -29,11 +30,19 @@ class Key(NamedTuple):
 
 
 def signed(
-    method: str, host: str, path: str, headers: Mapping[str, str], key: Key, digest: str, now: float
+    method: str,
+    host: str,
+    path: str,
+    headers: Mapping[str, str],
+    key: Key,
+    now: float,
+    *,
+    query: str = "",
+    digest: str = EMPTY,
 ) -> dict[str, str]:
-    """`headers` with those that sign them, for a request without a query. `host`: with its port where that is not the
-    scheme's; `path`: as it is sent, percent-encoded; `digest`: sha256 of the body, in hexadecimal; `now`: epoch
-    seconds, of which servers take a quarter of an hour off."""
+    """`headers` with those that sign them. `host`: with its port where that is not the scheme's; `path` and `query`: as
+    they are sent, all but unreserved characters and the path's slashes percent-encoded; `digest`: sha256 of the body,
+    in hexadecimal; `now`: epoch seconds, of which servers take a quarter of an hour off."""
     moment = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     scope = f"{moment[:8]}/{key.region}/s3/aws4_request"
     told = {**headers, "x-amz-content-sha256": digest, "x-amz-date": moment}
@@ -41,11 +50,20 @@ def signed(
         told["x-amz-security-token"] = key.token
     proven = {name.lower(): " ".join(value.split()) for name, value in told.items()} | {"host": host}
     names = ";".join(sorted(proven))
-    lines = (method, path, "", *(f"{name}:{value}" for name, value in sorted(proven.items())), "", names, digest)
+    told_of = (f"{name}:{value}" for name, value in sorted(proven.items()))
+    lines = (method, path, _query(query), *told_of, "", names, digest)
     request = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     signature = _mac(_derived(key, scope), "\n".join((_ALGORITHM, moment, scope, request))).hex()
-    told["Authorization"] = f"{_ALGORITHM} Credential={key.access}/{scope},SignedHeaders={names},Signature={signature}"
+    told["Authorization"] = (
+        f"{_ALGORITHM} Credential={key.access}/{scope}, SignedHeaders={names}, Signature={signature}"
+    )
     return told
+
+
+def _query(text: str) -> str:
+    """Sorted by name, then by value: not by the whole part, since `=` sorts behind `-`."""
+    pairs = sorted(part.partition("=")[::2] for part in text.split("&") if part)
+    return "&".join(f"{name}={value}" for name, value in pairs)
 
 
 def _derived(key: Key, scope: str) -> bytes:

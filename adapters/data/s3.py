@@ -7,7 +7,7 @@ is kept on tape, or in a cloud's archive, is marked as such.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Annotated, Literal
 from urllib.parse import quote, unquote
@@ -17,9 +17,9 @@ from yarl import URL
 
 from adapters.common.http import Answer, Origin, failure
 from adapters.common.retry import repeat
+from adapters.common.sigv4 import Key, signed
 from adapters.data import listing, sizes
 from adapters.data.listing import Entry, Page, Unreadable
-from adapters.data.sigv4 import Key, signed
 from broker.domain.data import AbstractDataResource, RucioDataResource, S3DataResource
 from broker.domain.deadline import Deadline
 from broker.domain.located import Located, Portion, Replica
@@ -221,7 +221,7 @@ class S3Catalogue:
 
     def _signed(self, method: str, url: URL, more: dict[str, str] | None = None) -> dict[str, str]:
         headers = {**_ACCEPT, **(more or {})}
-        return headers if self._key is None else signed(method, url, headers, self._key, self._clock.now())
+        return headers if self._key is None else authorized(method, url, headers, self._key, self._clock.now())
 
     def _place(self, name: str, *, tape: bool) -> tuple[Replica, ...]:
         return (Replica(None, f"{str(self._base).rstrip('/')}/{name}", tape),)
@@ -298,3 +298,9 @@ def _make(options: S3Options, resources: CatalogueResources) -> S3Catalogue:
 
 
 plugin = CataloguePlugin(options=S3Options, make=_make, trust=30, places=True)
+
+
+def authorized(method: str, url: URL, headers: Mapping[str, str], key: Key, now: float) -> dict[str, str]:
+    """`headers` with those that sign a request without a body; `url` as it is sent."""
+    host = url.host_port_subcomponent or ""
+    return signed(method, host, url.raw_path, headers, key, now, query=url.raw_query_string)

@@ -255,7 +255,7 @@ class Courier:
         key = self._credentials.key(self._delivery.region)
         if key is None:
             return headers
-        return sigv4.signed(method, self._host, path, headers, key, sha256, time.time())
+        return sigv4.signed(method, self._host, path, headers, key, time.time(), digest=sha256)
 
     def _followed(self, path: str, location: str) -> str:
         """The path that a redirect leads to, on the same host alone: what we send is for that one."""

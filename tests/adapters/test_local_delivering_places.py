@@ -105,7 +105,7 @@ def test_a_signature_is_that_of_the_documentation() -> None:
     headers = {"Date": "Fri, 24 May 2013 00:00:00 GMT", "x-amz-storage-class": "REDUCED_REDUNDANCY"}
     digest = hashlib.sha256(b"Welcome to Amazon S3.").hexdigest()
     host, path = "examplebucket.s3.amazonaws.com", "/test%24file.text"
-    found = signed("PUT", host, path, headers, key, digest, 1369353600.0)["Authorization"]
+    found = signed("PUT", host, path, headers, key, 1369353600.0, digest=digest)["Authorization"].replace(", ", ",")
     assert found == (
         "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request,"
         "SignedHeaders=date;host;x-amz-content-sha256;x-amz-date;x-amz-storage-class,"
@@ -118,9 +118,9 @@ def test_a_signature_is_that_of_botocore(token: str) -> None:
     host, path, body = "127.0.0.1:19000", "/results/a%20b/%C3%BC%25.txt", "hello"
     headers = {"Content-Type": "application/octet-stream"}
     key = Key("AKIAWRITER", "s3cr3t/+%", "eu-north-1", token)
-    ours = signed("PUT", host, path, headers, key, hashlib.sha256(body.encode()).hexdigest(), 1795356120.0)
+    ours = signed("PUT", host, path, headers, key, 1795356120.0, digest=hashlib.sha256(body.encode()).hexdigest())
     given = [f"http://{host}{path}", headers, body, key.access, key.secret, token or None, key.region, 1795356120.0]
-    assert ours["Authorization"].replace(",", ", ") == in_moto(_SIGN, given=given)
+    assert ours["Authorization"] == in_moto(_SIGN, given=given)
 
 
 def test_a_key_does_not_show_itself() -> None:

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
+from adapters.common.sigv4 import Key
 from adapters.data import listing
 from adapters.data.listing import Unreadable
-from adapters.data.s3 import S3Catalogue, S3Options, plugin
-from adapters.data.sigv4 import Key, signed
+from adapters.data.s3 import S3Catalogue, S3Options, authorized, plugin
 from broker.domain import kinds
 from broker.domain.data import AbstractDataResource, RucioDataResource, S3DataResource, SimpleDataResource
 from broker.domain.deadline import Deadline
@@ -203,7 +203,7 @@ async def test_settings_that_cannot_work_are_refused(
 )
 def test_a_signature_is_the_published_one(url: str, headers: dict[str, str], names: str, signature: str) -> None:
     key = Key("AKIAIOSFODNN7EXAMPLE", SECRET, "us-east-1")
-    told = signed("GET", URL(url, encoded=True), headers, key, 1369353600.0)
+    told = authorized("GET", URL(url, encoded=True), headers, key, 1369353600.0)
     assert told["x-amz-date"] == "20130524T000000Z"
     assert told["Authorization"] == (
         "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, "
@@ -215,7 +215,7 @@ def test_a_signature_is_the_published_one(url: str, headers: dict[str, str], nam
 def test_a_query_is_signed_by_its_names_first() -> None:
     key = Key("a", "s", "r")
     one, other = (
-        signed("GET", URL(f"https://h.example/?{query}", encoded=True), {}, key, 0.0)["Authorization"]
+        authorized("GET", URL(f"https://h.example/?{query}", encoded=True), {}, key, 0.0)["Authorization"]
         for query in ("a-b=2&a=1", "a=1&a-b=2")
     )
     assert one == other
@@ -236,7 +236,7 @@ async def test_requests_are_signed_where_there_is_a_key_and_only_then(
     key = Key(KEYS.username, KEYS.password, "eu-west-1")
     moment = datetime.strptime(ours.headers["x-amz-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
     assert abs(moment - CLOCK.now()) < 60.0
-    said = signed("HEAD", URL(f"{server.url}/bkt/a%20b", encoded=True), {"Accept": "*/*"}, key, moment)
+    said = authorized("HEAD", URL(f"{server.url}/bkt/a%20b", encoded=True), {"Accept": "*/*"}, key, moment)
     assert ours.headers["authorization"] == said["Authorization"]
     assert SECRET not in str(ours.headers)
 

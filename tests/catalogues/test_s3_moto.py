@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from adapters.common.sigv4 import Key
 from adapters.data import listing
-from adapters.data.s3 import S3Catalogue, S3Options
-from adapters.data.sigv4 import Key, signed
+from adapters.data.s3 import S3Catalogue, S3Options, authorized
 from broker.domain.deadline import Deadline
 from broker.domain.located import Located
 from broker.errors import SiteForbids, SiteForgot, SiteRefused
@@ -149,7 +149,7 @@ def test_signatures_are_those_of_botocore() -> None:
     for (method, url, headers, *_), told in zip(requests, theirs, strict=True):
         # Which headers are signed is free; botocore leaves Accept out.
         kept = {name: value for name, value in headers.items() if name.lower() in told["SignedHeaders"].split(";")}
-        ours = _pairs(signed(method, URL(url, encoded=True), kept, key, moment)["Authorization"])
+        ours = _pairs(authorized(method, URL(url, encoded=True), kept, key, moment)["Authorization"])
         assert ours == told, url
 
 
