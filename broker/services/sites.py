@@ -344,6 +344,7 @@ class Sites:
         entry = self.entry(name)
         if self._memory is not None:
             await self._memory.forget(name, entry.profile.origins if entry.profile else ())
+            _log.info("what was learned of a site is forgotten", site=name, by=caller.account)
         return self._view(entry)
 
     # ── the store ────────────────────────────────────────────────────────────────────────────────────────────
