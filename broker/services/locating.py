@@ -25,6 +25,8 @@ _log = structlog.get_logger(__name__)
 
 TRIES = 3  # of one data resource at one catalogue: another address, where the first told nothing
 QUEUE = 1000  # questions that may wait at one catalogue
+LONGEST_NAME = 8000  # characters of what a catalogue is asked for: it is kept with the answer
+_CLOSING = 5.0  # seconds that a catalogue may take to let go
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -60,6 +62,14 @@ class Answer(msgspec.Struct, frozen=True):
     trouble: str = ""
 
 
+class _NotNow(NotAsked):
+    """We ask again after `wait` seconds: what is said meanwhile is of us, not of the data."""
+
+    def __init__(self, detail: str, wait: float) -> None:
+        super().__init__(detail)
+        self.wait = wait
+
+
 class Desk:
     """One catalogue: its room, its breaker, its answers, and the calls that are under way to it."""
 
@@ -72,10 +82,11 @@ class Desk:
 
     def name(self, resource: AbstractDataResource, urls: Sequence[str]) -> str | None:
         try:
-            return self.known.catalogue.name(resource, urls)
+            found = self.known.catalogue.name(resource, urls)
         except Exception as error:
             _log.error("a catalogue's adapter failed", catalogue=self.known.name, exc_info=error)
             return None
+        return found if found is None or len(found) <= LONGEST_NAME else None
 
     def kept(self, name: str) -> Answer | None:
         answer = self._answers.get(name)
@@ -84,37 +95,49 @@ class Desk:
         self._answers.move_to_end(name)
         return answer
 
-    def ask(self, name: str) -> asyncio.Task[Answer]:
+    def share(self) -> asyncio.Semaphore:
+        """So many of its questions one request may put at a time: another's wait for a place, not for all of them."""
+        return asyncio.Semaphore(max(1, self.known.concurrency // 2))
+
+    def ask(self, name: str, share: asyncio.Semaphore) -> asyncio.Task[Answer]:
         """One call for all who want to know the same. It is not bound to any of them: what comes late is kept."""
         task = self._calls.get(name)
         if task is None:
-            task = self._calls[name] = asyncio.create_task(self._ask(name))
+            task = self._calls[name] = asyncio.create_task(self._ask(name, share))
             task.add_done_callback(lambda _: self._calls.pop(name, None))
         return task
 
     async def close(self) -> None:
+        """Never raises, nor waits for a catalogue that does not let go."""
         for task in (calls := list(self._calls.values())):
             task.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-        await self.known.catalogue.close()
+        if calls:
+            await asyncio.wait(calls, timeout=_CLOSING)
+        try:
+            async with asyncio.timeout(_CLOSING):
+                await self.known.catalogue.close()
+        except Exception as error:
+            _log.error("a catalogue's adapter failed", catalogue=self.known.name, exc_info=error)
 
-    async def _ask(self, name: str) -> Answer:
-        found, trouble = None, ""
+    async def _ask(self, name: str, share: asyncio.Semaphore) -> Answer:
+        found, trouble, keep = None, "", self.known.keep
         try:
             if len(self._calls) > QUEUE:
-                raise NotAsked("too many questions wait for it already.")
-            async with self._room:
+                raise _NotNow("too many questions wait for it already.", 0.0)
+            async with share, self._room:
                 found = await self._judged(name)
         except SiteError as error:
-            trouble = error.detail
-            if not isinstance(error, SiteForgot):
+            trouble, keep = error.detail, self._bounds.failures
+            if isinstance(error, _NotNow):
+                keep = min(keep, error.wait)
+            elif not isinstance(error, SiteForgot):
                 # Without its query: an address that was signed for somebody is a key.
                 asked = name.partition("?")[0]
                 _log.info("a catalogue did not say", catalogue=self.known.name, asked=asked, why=trouble)
         now = self._clock.now()
-        keep = self.known.keep if not trouble else self._bounds.failures
         answer = Answer(found, now, now + keep, trouble)
-        self._answers[name] = answer
+        if keep > 0:
+            self._answers[name] = answer
         while len(self._answers) > self._bounds.answers:
             self._answers.popitem(last=False)
         return answer
@@ -122,7 +145,7 @@ class Desk:
     async def _judged(self, name: str) -> Located:
         wait = self._breaker.blocked()
         if wait is not None:
-            raise NotAsked(f"it failed too often, and is asked again in {wait:.0f} s: {self._breaker.reason}")
+            raise _NotNow(f"it failed too often, and is asked again in {wait:.0f} s: {self._breaker.reason}", wait)
         probe = self._breaker.enter()
         try:
             found = await self._located(name)
@@ -148,7 +171,9 @@ class Desk:
             raise
         except TimeoutError:
             raise SiteTimeout(f"no answer in {self.known.timeout:g} s.") from None
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
+                raise  # it is we who are; else something of the adapter's own was
             asked = name.partition("?")[0]
             _log.error("a catalogue's adapter failed", catalogue=self.known.name, asked=asked, exc_info=error)
             raise SiteMisbehaved(f"its adapter failed ({type(error).__name__}).") from error
@@ -165,6 +190,12 @@ class Search:
         self._kept: dict[tuple[str, str], Answer] = {}
         # Of each data resource: catalogue → what it was asked for there, one after the other.
         self._names: list[dict[str, list[str]]] = [{} for _ in self._stated]
+        self._shares = {desk.known.name: desk.share() for desk in desks} if self._resources else {}
+        # Each as of the last answer, and the calls that were under way then: filling it in anew takes long.
+        self._items: list[tuple[Item, list[asyncio.Task[Answer]]] | None] = [None] * len(self._stated)
+        self._due = set(range(min(most, len(self._stated))))  # to be looked at: an answer has come
+        self._more = asyncio.Event()
+        self._under_way = 0
 
     def found(self) -> tuple[Item, ...]:
         return tuple(self._item(i) for i in range(len(self._stated)))
@@ -172,37 +203,62 @@ class Search:
     async def run(self) -> None:
         """Until all that can be known is: each answer may lead to the next question. Nothing that is asked ends with
         this call's cancellation."""
-        while waiting := self._ask():
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        while self._due or self._under_way:
+            self._more.clear()
+            due, self._due = sorted(self._due), set()
+            for i in due:
+                self._ask(i)
+            if not self._due and self._under_way:
+                await self._more.wait()
 
-    def _ask(self) -> list[asyncio.Task[Answer]]:
-        """Ask whoever may know what is still open; returns the calls that are under way."""
-        for i, resource in enumerate(self._resources[: self._most]):
-            item = self._item(i)
+    def _ask(self, i: int) -> None:
+        """Ask whoever may know what is still open. What is kept counts at once, and may lead on, to whom it may."""
+        again = True
+        while again:
+            again = False
             for desk in self._desks:
+                item = self._item(i)
                 if _wanted(item, desk.known):
-                    self._ask_one(i, resource, item, desk)
-                    item = self._item(i)
-        return [task for task in self._asked.values() if not task.done()]
+                    again |= self._ask_one(i, item, desk)
 
-    def _ask_one(self, i: int, resource: AbstractDataResource, item: Item, desk: Desk) -> None:
+    def _ask_one(self, i: int, item: Item, desk: Desk) -> bool:
+        """Whether it has answered already."""
         asked = self._names[i].setdefault(desk.known.name, [])
         if len(asked) >= TRIES or any(self._answer(desk.known.name, name) is None for name in asked):
-            return
+            return False
         urls = [url for url in item.urls if url not in asked]
-        name = desk.name(resource, urls if item.files == 1 else ())  # one file's size is not that of all
+        # One file's size is not that of all.
+        name = desk.name(self._resources[i], urls if item.files == 1 else ())
         if name is None or name in asked:
-            return
+            return False
         asked.append(name)
+        self._items[i] = None
         key = (desk.known.name, name)
-        if key in self._kept or key in self._asked:
-            return
-        if (answer := desk.kept(name)) is not None:
-            self._kept[key] = answer
-        else:
-            self._asked[key] = desk.ask(name)
+        if key not in self._asked and key not in self._kept:
+            if (answer := desk.kept(name)) is not None:
+                self._kept[key] = answer
+            else:
+                self._asked[key] = desk.ask(name, self._shares[desk.known.name])
+        if self._answer(*key) is not None:
+            return True
+        self._under_way += 1
+        self._asked[key].add_done_callback(lambda _: self._heard(i))
+        return False
+
+    def _heard(self, i: int) -> None:
+        self._under_way -= 1
+        self._due.add(i)
+        self._more.set()
 
     def _item(self, i: int) -> Item:
+        known = self._items[i]
+        if known is None or any(task.done() for task in known[1]):
+            keys = [(catalogue, name) for catalogue, names in self._names[i].items() for name in names]
+            calls = [task for key in keys if (task := self._asked.get(key)) is not None and not task.done()]
+            known = self._items[i] = self._filled(i), calls
+        return known[0]
+
+    def _filled(self, i: int) -> Item:
         said: list[tuple[str, Located, float]] = []
         failed: list[str] = []
         for desk in self._desks:

@@ -11,7 +11,7 @@ import pytest
 from broker.domain import kinds
 from broker.domain.data import AbstractDataResource, RucioDataResource
 from broker.domain.deadline import Deadline
-from broker.domain.located import Located, Portion, Replica
+from broker.domain.located import Located, Portion, Replica, fill
 from broker.domain.request import ExecutionRequest
 from broker.errors import SiteForgot, SiteMisbehaved, SiteUnreachable
 from broker.services.locating import Bounds, Known, Locating, Search
@@ -174,6 +174,98 @@ async def test_an_address_that_one_finds_is_asked_for_its_size_by_the_next(
     (found,) = (await search(opened[0], request("cube"), clock)).found()
     assert (found.bytes, found.placed, found.sized) == (8.0, "links", "http")
     assert sizes.asked == ["https://x/1", "https://x/2"]  # the first knew nothing
+
+
+async def test_what_is_kept_leads_on_as_what_is_asked_does(clock: FakeClock, opened: list[Locating]) -> None:
+    """The second to ask knows what the first found out, though nothing of it is asked again."""
+    places = Catalogue(cube=Located((Portion(None, (Replica(None, "https://x/1"), Replica(None, "https://x/2"))),)))
+    sizes = Catalogue(urls=True, **{"2": Located((Portion(8.0),))})
+    opened.append(Locating([known("links", places, 2), known("http", sizes, 1)], clock, Bounds()))
+    said = [(await search(opened[0], request("cube"), clock)).found() for _ in range(2)]
+    assert said[0][0].bytes == 8.0
+    assert said[1] == said[0]
+    assert (len(places.asked), len(sizes.asked)) == (1, 2)
+
+
+async def test_who_was_left_alone_is_asked_as_soon_as_that_is_over(clock: FakeClock, opened: list[Locating]) -> None:
+    names = [f"c{i}" for i in range(6)]
+    catalogue = Catalogue(**{name: SiteUnreachable("no connection.") for name in names[:5]})
+    catalogue.answers[names[5]] = Located((Portion(7.0, HERE),))
+    opened.append(Locating([known("a", catalogue, concurrency=1)], clock, Bounds(failures=30.0)))
+    (*_, last) = (await search(opened[0], request(*names), clock)).found()
+    assert "it failed too often, and is asked again in 1 s" in last.unknown[0]
+    clock.advance(1.5)
+    (last,) = (await search(opened[0], request(names[5]), clock)).found()
+    assert last.bytes == 7.0
+
+
+async def test_no_request_takes_all_the_places_at_a_catalogue(clock: FakeClock, opened: list[Locating]) -> None:
+    """One names a hundred things that take for ever; another's one thing is asked for all the same."""
+    slow = {f"c{i}": asyncio.Event() for i in range(100)}
+    catalogue = Catalogue(cube=Located((Portion(7.0, HERE),)), **slow)
+    opened.append(Locating([known("a", catalogue, concurrency=4)], clock, Bounds(patience=0.05)))
+    await search(opened[0], request(*slow), clock)
+    assert len(catalogue.asked) == 2
+    (found,) = (await search(opened[0], request("cube"), clock)).found()
+    assert found.bytes == 7.0
+
+
+async def test_a_name_without_end_is_asked_of_nobody(clock: FakeClock, opened: list[Locating]) -> None:
+    catalogue = Catalogue()
+    opened.append(Locating([known("a", catalogue)], clock, Bounds()))
+    (found,) = (await search(opened[0], request("x" * 10_000), clock)).found()
+    assert (found.bytes, catalogue.asked) == (None, [])
+    assert found.unknown
+
+
+async def test_a_catalogue_whose_own_task_was_cancelled_has_failed(clock: FakeClock, opened: list[Locating]) -> None:
+    class Broken(Catalogue):
+        async def locate(self, name: str, deadline: Deadline) -> Located:
+            raise asyncio.CancelledError
+
+    opened.append(Locating([known("a", Broken())], clock, Bounds()))
+    (found,) = (await search(opened[0], request("cube"), clock)).found()
+    assert found.unknown == ("a: its adapter failed (CancelledError)",)
+
+
+async def test_closing_ends_what_is_asked_and_lets_one_that_fails_not_keep_the_others(clock: FakeClock) -> None:
+    class Broken(Catalogue):
+        async def close(self) -> None:
+            raise ValueError("bug")
+
+    class Closed(Catalogue):
+        closed = False
+
+        async def close(self) -> None:
+            self.closed = True
+
+    hanging, other = Broken(cube=asyncio.Event()), Closed()
+    locating = Locating([known("a", hanging, 1), known("b", other, 2)], clock, Bounds(patience=0.02))
+    begun = await search(locating, request("cube"), clock)
+    await locating.close()
+    assert other.closed
+    assert begun.found()[0].bytes is None
+
+
+async def test_each_answer_is_worked_in_once_whoever_reads(
+    clock: FakeClock, opened: list[Locating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the work would grow with the square of the data resources, and with every site that answers."""
+    fillings = 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal fillings
+        fillings += 1
+        return fill(*args)
+
+    monkeypatch.setattr("broker.services.locating.fill", counted)
+    names = [f"c{i}" for i in range(100)]
+    catalogues = [Catalogue(**{name: Located((Portion(None, HERE),)) for name in names}) for _ in range(3)]
+    opened.append(Locating([known(f"k{i}", catalogue, i) for i, catalogue in enumerate(catalogues)], clock, Bounds()))
+    done = await search(opened[0], request(*names), clock)
+    for _ in range(50):
+        assert done.found()[0].placed == "k0"
+    assert fillings <= 100 * 8
 
 
 async def test_only_so_many_of_a_request_are_looked_up(clock: FakeClock, opened: list[Locating]) -> None:
