@@ -89,7 +89,10 @@ def print_sites(screen: Screen, sites: Sequence[Mapping[str, Any]], *, json: boo
         state, reason = _health(site)
         platform = site.get("platform") or _part(site, "profile").get("platform")
         rows.append([site.get("name"), site.get("kind"), platform, state, _promises(site), reason])
-    print_rows(screen, ("SITE", "KIND", "PLATFORM", "HEALTH", "PROMISES", "REASON"), rows)
+    heads: tuple[str, ...] = ("SITE", "KIND", "PLATFORM", "HEALTH", "PROMISES", "REASON")
+    if screen.tty and not any(row[4] for row in rows):  # a pipe has the same columns always
+        heads, rows = (*heads[:4], heads[5]), [[*row[:4], row[5]] for row in rows]
+    print_rows(screen, heads, rows)
 
 
 def _listed(site: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

@@ -322,12 +322,14 @@ LEARNED = {
 async def test_what_a_sites_promises_are_worth_is_listed_explained_and_forgotten(run: Any, fake: FakeBroker) -> None:
     fake.sites["alba"] = {"name": "alba", "kind": "ivoa", "health": "live", **LEARNED}
     assert (await run("sites")).out.splitlines()[1].split("\t")[4] == "x 2.1 later (34)"
+    assert "PROMISES" in (await run("sites", tty=True)).out
     lines = (await run("sites", "promises", "alba")).out.splitlines()
     assert lines[1].split("\t")[-1] == "starts later than promised × 2.1 (34 runs)"
     assert lines[3].split("\t")[1:5] == ["lund-disk", "bytes", "80-120", "12"]
     assert json.loads((await run("sites", "promises", "alba", "--json")).out) == LEARNED
     assert (await run("sites", "forget", "alba")).out == "alba: what was learned of it is forgotten\n"
     assert "nothing was learned" in (await run("sites", "promises", "alba", tty=True)).err
+    assert "PROMISES" not in (await run("sites", tty=True)).out
 
 
 async def test_a_wrong_registration_is_named_with_its_line(run: Any, fake: FakeBroker, home: Path) -> None:
