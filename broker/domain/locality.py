@@ -22,6 +22,7 @@ GB = 1e9
 NOTHING = Span(0.0, 0.0)
 RECALL = Span(600.0, 14400.0)  # seconds: stand-in for a tape of which nothing is configured
 UNSIZED = Span(1e9, 19e9)
+MOST_LOADS = 256  # for which ways are chosen one by one; of more, those in the same places travel together
 _HOUR = 3600.0
 
 Certainty = Literal["stated", "measured", "estimated", "unknown"]
@@ -118,30 +119,55 @@ _NOWHERE = _Copy("")
 
 
 class _Load(msgspec.Struct, frozen=True):
-    """A portion that is on no disk of the site. `guessed`: its size is not known, and a share of what stands in."""
+    """Portions that lie in the same places, and have to move where none of these is a disk of the site. `guessed`:
+    their size is not known, and a share of what stands in. `group`: the number of their places in `_Stock`."""
 
     bytes: Span
     files: int
     copies: tuple[_Copy, ...]
     guessed: bool = False
+    group: int = 0
 
 
-class _Move(msgspec.Struct, frozen=True):
-    """A load by one way; `way` None: no way is known. `local`: it lies at the site, on a tape, and no byte moves."""
+class _Route(msgspec.Struct, frozen=True):
+    """How one copy comes to the site; `way` None: no way is known. `local`: it lies there, on a tape, and no byte
+    moves."""
 
-    load: _Load
     source: str
     way: Way | None = None
     recall: Span = NOTHING
     local: bool = False
 
+
+class _Move(msgspec.Struct, frozen=True):
+    """A load by one route."""
+
+    load: _Load
+    route: _Route
+
+    @property
+    def source(self) -> str:
+        return self.route.source
+
+    @property
+    def way(self) -> Way | None:
+        return self.route.way
+
+    @property
+    def recall(self) -> Span:
+        return self.route.recall
+
+    @property
+    def local(self) -> bool:
+        return self.route.local
+
     @property
     def bytes(self) -> Span:
-        return NOTHING if self.local else self.load.bytes
+        return NOTHING if self.route.local else self.load.bytes
 
 
 class _Tally(msgspec.Struct):
-    """What was found of the portions, one after the other."""
+    """What was found of the portions."""
 
     loads: list[_Load]
     local: list[str]
@@ -150,11 +176,27 @@ class _Tally(msgspec.Struct):
     held: tuple[str, ...] = ()
 
 
-def locate(wanted: Sequence[Item], map_: Map) -> tuple[Item, ...]:
+class _Stock(msgspec.Struct, frozen=True):
+    """What has to come from somewhere, by whichever site. `disks`: of each group of portions in the same places, those
+    places that are disks, and the known bytes. `loads`: the largest first."""
+
+    disks: tuple[tuple[tuple[str, ...], float], ...]
+    loads: tuple[_Load, ...]
+
+
+class Wanted(tuple[Item, ...]):
+    """Items by storages, as `locate` makes them. What all sites share of them is reckoned once, and kept with them."""
+
+    stocks: dict[tuple[Map, frozenset[str], Span], _Stock]
+
+
+def locate(wanted: Sequence[Item], map_: Map) -> Wanted:
     """The same items, each URL replaced by its storage: `measure` is quicker on them, where many sites are measured."""
-    return tuple(
+    found = Wanted(
         replace(item, portions=tuple(replace(p, replicas=_replicas(p, map_)) for p in item.portions)) for item in wanted
     )
+    found.stocks = {}
+    return found
 
 
 def outside(wanted: Sequence[Item], map_: Map) -> tuple[Item, ...]:
@@ -189,29 +231,54 @@ def measure(wanted: Sequence[Item], place: Place, terrain: Terrain) -> Locality:
     by side. Files on tape wait for their recall first. A portion of unknown size that has to move makes bytes, time and
     price unknown, and there is a guess of all three; a missing way makes time and price unknown.
     """
-    tally = _Tally([], [])
-    unsized = sum(portion.bytes is None for item in wanted for portion in item.portions)
-    share = terrain.unsized.times(1 / unsized) if unsized else NOTHING
-    for item in wanted:
-        if item.path in place.held:
-            tally.held += (item.path,)
-            tally.cached += item.bytes or 0.0
-            continue
-        for portion in item.portions:
-            _weigh(portion, share, place, terrain, tally)
+    stock = _stock(wanted, place.held, terrain)
+    held = [item for item in wanted if item.path in place.held]
+    tally = _Tally([], [], cached=fsum(item.bytes or 0.0 for item in held), held=tuple(item.path for item in held))
+    at = [next((name for name in names if name in place.storages), None) for names, _ in stock.disks]
+    tally.local = [name for name in at if name is not None]
+    tally.near = fsum(known for name, (_, known) in zip(at, stock.disks, strict=True) if name is not None)
+    tally.loads = [load for load in stock.loads if at[load.group] is None]
     return _total(_assign(tally.loads, place, terrain), tally)
 
 
-def _weigh(portion: Portion, share: Span, place: Place, terrain: Terrain, tally: _Tally) -> None:
-    copies = _copies(portion, terrain.map_)
-    at = [copy.name for copy in copies if copy.name in place.storages and not copy.tape]
-    if at or portion.bytes == 0:
-        tally.local += at[:1]
-        tally.near += portion.bytes or 0.0
-    elif portion.bytes is None:
-        tally.loads.append(_Load(share, portion.files, copies, True))
-    else:
-        tally.loads.append(_Load(Span.of(portion.bytes), portion.files, copies))
+def _stock(wanted: Sequence[Item], held: frozenset[str], terrain: Terrain) -> _Stock:
+    if not isinstance(wanted, Wanted):
+        return _stocked(wanted, held, terrain)
+    key = terrain.map_, held, terrain.unsized
+    if key not in wanted.stocks:
+        wanted.stocks[key] = _stocked(wanted, held, terrain)
+    return wanted.stocks[key]
+
+
+def _stocked(wanted: Sequence[Item], held: frozenset[str], terrain: Terrain) -> _Stock:
+    unsized = sum(portion.bytes is None for item in wanted for portion in item.portions)
+    share = terrain.unsized.times(1 / unsized) if unsized else NOTHING
+    groups: dict[tuple[_Copy, ...], list[Portion]] = {}
+    for item in wanted:
+        if item.path not in held:
+            for portion in item.portions:
+                groups.setdefault(_copies(portion, terrain.map_), []).append(portion)
+    count = sum(map(len, groups.values()))
+    most = count if count <= MOST_LOADS else max(1, MOST_LOADS // len(groups))
+    disks, loads = [], []
+    for i, (copies, portions) in enumerate(groups.items()):
+        disks.append((tuple(copy.name for copy in copies if not copy.tape), fsum(p.bytes or 0.0 for p in portions)))
+        loads += _loads(portions, copies, share, i, most)
+    loads.sort(key=lambda load: (-load.bytes.expected, load.copies, load.files, load.guessed))
+    return _Stock(tuple(disks), tuple(loads))
+
+
+def _loads(portions: Sequence[Portion], copies: tuple[_Copy, ...], share: Span, group: int, most: int) -> list[_Load]:
+    """At most `most` of known size, and as many of unknown; of a great many portions, several travel together."""
+    sized = sorted((p for p in portions if p.bytes), key=lambda p: (-(p.bytes or 0.0), p.files))
+    lots = [sized[i::most] for i in range(min(most, len(sized)))]
+    loads = [
+        _Load(Span.of(fsum(p.bytes or 0.0 for p in lot)), sum(p.files for p in lot), copies, group=group)
+        for lot in lots
+    ]
+    open_ = sorted((p for p in portions if p.bytes is None), key=lambda p: p.files)
+    lots = [open_[i::most] for i in range(min(most, len(open_)))]
+    return loads + [_Load(share.times(len(lot)), sum(p.files for p in lot), copies, True, group) for lot in lots]
 
 
 def _copies(portion: Portion, map_: Map) -> tuple[_Copy, ...]:
@@ -225,44 +292,47 @@ def _copies(portion: Portion, map_: Map) -> tuple[_Copy, ...]:
     return tuple(_Copy(name, tape) for name, tape in sorted(found.items())) or (_NOWHERE,)
 
 
-def _assign(loads: list[_Load], place: Place, terrain: Terrain) -> list[_Move]:
+def _assign(loads: Sequence[_Load], place: Place, terrain: Terrain) -> list[_Move]:
     """The largest first, each where it costs least beside what was given to the ways before it."""
     given: dict[tuple[str, str], tuple[float, int]] = {}
+    routes: dict[int, list[_Route]] = {}
     moves = []
-    for load in sorted(loads, key=lambda load: (-load.bytes.expected, load.copies, load.files, load.guessed)):
-        options = [move for copy in load.copies for move in _options(load, copy, place, terrain)]
-        best = min(options, key=lambda move: _order(move, given, terrain))
-        moves.append(best)
+    for load in loads:
+        if load.group not in routes:
+            routes[load.group] = [route for copy in load.copies for route in _routes(copy, place, terrain)]
+        options = routes[load.group]
+        best = options[0] if len(options) == 1 else min(options, key=lambda o: _order(load, o, given, terrain))
+        moves.append(_Move(load, best))
         if best.way is not None:
             before, waiting = given.get(best.way.key, (0.0, 0))
             given[best.way.key] = (before + load.bytes.expected, waiting + load.files)
     return moves
 
 
-def _options(load: _Load, copy: _Copy, place: Place, terrain: Terrain) -> list[_Move]:
+def _routes(copy: _Copy, place: Place, terrain: Terrain) -> list[_Route]:
     map_ = terrain.map_
     recall = (map_.recall(copy.name) or RECALL) if copy.tape else NOTHING
     if copy.name in place.storages:
-        return [_Move(load, copy.name, None, recall, True)]
+        return [_Route(copy.name, None, recall, True)]
     ways = [
         map_.way(copy.name or None, target or None, place.site, terrain.experience.measured)
         for target in sorted(place.storages) or ("",)
     ]
-    return [_Move(load, copy.name, way, recall) for way in ways]
+    return [_Route(copy.name, way, recall) for way in ways]
 
 
 def _order(
-    move: _Move, given: dict[tuple[str, str], tuple[float, int]], terrain: Terrain
+    load: _Load, route: _Route, given: dict[tuple[str, str], tuple[float, int]], terrain: Terrain
 ) -> tuple[bool, bool, float, str]:
     """What is known before what is not; then by cost, then by name."""
-    if move.local:
-        return False, False, move.recall.expected * terrain.hour / _HOUR, move.source
-    way, count = move.way, move.bytes.expected
+    if route.local:
+        return False, False, route.recall.expected * terrain.hour / _HOUR, route.source
+    way, count = route.way, load.bytes.expected
     if way is None:
-        return True, True, 0.0, move.source
+        return True, True, 0.0, route.source
     before, waiting = given.get(way.key, (0.0, 0))
-    seconds = way.seconds(before + count, waiting + move.load.files).expected + move.recall.expected
-    return False, way.price is None, seconds * terrain.hour / _HOUR + (way.price or 0.0) * count / GB, move.source
+    seconds = way.seconds(before + count, waiting + load.files).expected + route.recall.expected
+    return False, way.price is None, seconds * terrain.hour / _HOUR + (way.price or 0.0) * count / GB, route.source
 
 
 def _total(moves: Sequence[_Move], tally: _Tally) -> Locality:
@@ -291,13 +361,18 @@ def _total(moves: Sequence[_Move], tally: _Tally) -> Locality:
 def _time(moves: Sequence[_Move]) -> tuple[Span | None, Span, int]:
     """Staging, the recall in it, and the measured transfers behind the way that has fewest of them."""
     recall = _longest([move.recall for move in moves])
-    ways = {move.way.key: move.way for move in moves if move.way is not None}
+    ways: dict[tuple[str, str], Way] = {}
+    loads: dict[tuple[str, str], list[_Move]] = {}
+    for move in moves:
+        if move.way is not None:
+            ways[move.way.key] = move.way
+            loads.setdefault(move.way.key, []).append(move)
     samples = min((way.samples for way in ways.values()), default=0)
     if any(move.way is None and not move.local for move in moves):
         return None, recall, samples
     spans = [move.recall for move in moves if move.local]
     for key, way in ways.items():
-        load = [move for move in moves if move.way is not None and move.way.key == key]
+        load = loads[key]
         files, count = sum(move.load.files for move in load), _sum([move.bytes for move in load])
         span = Span(way.seconds(count.low, files).low, way.seconds(count.high, files).high)
         spans.append(span.plus(_longest([move.recall for move in load])))

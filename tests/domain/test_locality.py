@@ -444,3 +444,56 @@ def test_an_address_of_a_megabyte_is_looked_up_no_deeper_than_storages_are_decla
     assert map_.storage_of("https://a/b/c/" + "d/" * 100_000) == "A"
     assert map_.storage_of("https://a/x/" + "d/" * 100_000) is None
     assert steps < 10
+
+
+def test_of_a_great_many_portions_no_byte_is_lost_and_the_time_is_about_the_same() -> None:
+    """Thousands of portions are measured in bundles: the ways are shared out a little less evenly, and that is all."""
+    links = [link(f"S{i}", "*", 1e8, price=0.01) for i in range(6)]
+    map_ = a_map(*links, **{f"S{i}": [f"https://s{i}"] for i in range(6)})
+    many = tuple(
+        Item(
+            f"data[{i}]",
+            portions=tuple(
+                Portion(1e9 + 1e6 * ((37 * i + j) % 100), (Replica(f"S{j % 6}"), Replica(f"S{(j + 1 + i % 3) % 6}")))
+                for j in range(30)
+            ),
+        )
+        for i in range(100)
+    )
+    size = sum(wanted.bytes or 0.0 for wanted in many)
+    found = measure(many, (), map_)
+    assert found.bytes is not None
+    assert found.staging is not None
+    assert found.egress is not None
+    assert found.bytes.expected == pytest.approx(size)
+    assert found.egress.expected == pytest.approx(size / 1e9 * 0.01)
+    assert found.staging.expected == pytest.approx(size / 6 / 1e8, rel=0.05)
+    near = measure(many, ("S0",), map_)
+    assert near.bytes is not None
+    assert near.near + near.bytes.expected == pytest.approx(size)
+    assert measure(locate(many, map_), ("S0",), map_) == near
+
+
+sized = st.none() | st.sampled_from([0.0, 1e6, 3e9, 4e9])
+some = st.lists(
+    st.lists(st.tuples(sized, st.sets(st.sampled_from("ABC"), max_size=2)), min_size=1, max_size=4), max_size=5
+)
+
+
+@given(some, st.sets(st.sampled_from("ABC")), st.sets(st.integers(0, 4)), st.randoms(use_true_random=False))
+def test_neither_the_order_of_data_nor_what_was_measured_before_changes_the_figures(
+    data: Any, at: set[str], having: set[int], random: Any
+) -> None:
+    map_ = a_map(link("A", "*", 1e8, price=0.02), link("B", "*", 5e7, price=0.01), A=["https://a"], B=["https://b"])
+    wanted = [
+        Item(f"data[{i}]", portions=tuple(Portion(size, tuple(map(Replica, sorted(names)))) for size, names in parts))
+        for i, parts in enumerate(data)
+    ]
+    held = {f"data[{i}]" for i in having if i < len(wanted)}
+    found = measure(wanted, at, map_, held)
+    located = locate(random.sample(wanted, len(wanted)), map_)
+    for other in (set(), held, held):
+        again = measure(located, at, map_, other)
+    assert again == found
+    if held < {one.path for one in wanted}:
+        assert measure(located, at, map_) == measure(wanted, at, map_)
