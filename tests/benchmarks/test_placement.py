@@ -196,6 +196,11 @@ def test_calibration_finds_who_is_slower_than_the_others() -> None:
     assert cost(start, "calibrated", 50.0) == cost(start, "oracle", 50.0) < 0.6 * cost(start, "ours", 50.0)
 
 
+def test_calibration_finds_who_bills_more_than_he_quotes() -> None:
+    start = prepare(*pair(Truth(price=2.0)))
+    assert cost(start, "calibrated", 0.0) == cost(start, "oracle", 0.0) < 0.6 * cost(start, "ours", 0.0)
+
+
 def pair(truth: Truth) -> tuple[Federation, Stream]:
     """A site that keeps its word, and a cheaper one that keeps it as `truth` says."""
     sites = (plain("A", cores=400, price=0.02), plain("B", cores=400, price=0.0199, truth=truth))
