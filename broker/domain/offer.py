@@ -220,6 +220,7 @@ def _take(
 
 _NOTHING_OURS = forms.OurSession()
 _MOST_HELD = 1000  # data resources that one offer names
+_MOST_SAMPLES = 10**9
 _LONGEST_ORIGIN = 200  # characters
 _LONGEST_PLACE = 2000  # characters
 
@@ -364,7 +365,7 @@ def _locality(stated: forms.Locality | None, currency: str) -> Stated | None:
         recall=_bounds(stated.recall) or Span(0.0, 0.0),
         held=tuple(stated.held or ())[:_MOST_HELD],
         cached=max(0.0, stated.cached),
-        samples=max(0, stated.samples),
+        samples=min(max(0, stated.samples), _MOST_SAMPLES),
         delivery=_delivery(stated.delivery, currency),
     )
 

@@ -21,7 +21,7 @@ from broker.domain.delivering import deliver
 from broker.domain.executables import AbstractExecutable, JupyterNotebook
 from broker.domain.experience import BLANK, Experience, voice
 from broker.domain.identity import members
-from broker.domain.locality import Delivery, Locality, Place, Terrain
+from broker.domain.locality import Delivery, Guess, Locality, Place, Terrain
 from broker.domain.located import Item, items
 from broker.domain.offer import Needs, Offer, Reading, Stated, read, unfit
 from broker.domain.offerset import Line, SessionRecord, SetRecord
@@ -72,9 +72,10 @@ class Gathering:
         self._needs = Needs.of(request)
         self._run = Span.of(self._needs.duration)
         self._asked = tuple({component.kind for _, component in request.components()})
-        stated = items(request)
+        stated = items(request) if located is None else ()
         self._located = located or (lambda: stated)
         self._items = self._located()
+        self._paths = frozenset(item.path for item in self._items)
         self._wanted = place.locate(self._items, map_)
         self._terrain = Terrain(map_, experience, wishes.weights.value_of_time, wishes.stand_ins.bytes)
         self._kind = kinds.short(request.executable.kind)
@@ -82,6 +83,7 @@ class Gathering:
         self._taken = set(taken)
         self._read: dict[str, tuple[Line, list[SessionRecord], list[Kept]]] = {}
         self._here: dict[tuple[str, tuple[str, ...]], Locality] = {}
+        self._guesses: dict[tuple[str, tuple[str, ...]], Guess | None] = {}  # of offers that do not know
         self._said: dict[UUID, tuple[Stated | None, Entry]] = {}  # of the data, with each offer
 
     def take(self, site: str, outcome: Outcome) -> tuple[Line, list[SessionRecord], list[Kept]]:
@@ -185,19 +187,30 @@ class Gathering:
         if not self._wanted:
             return Locality()
         if not entry.site.storages and stated is not None and not _only_held(stated):
-            return self._told(stated)
+            return self._told(stated, entry)
         held = stated.held if stated is not None else ()
         if (entry.name, held) not in self._here:
             where = _place(entry, frozenset(held))
             self._here[entry.name, held] = place.measure(self._wanted, where, self._terrain)
         return self._here[entry.name, held]
 
-    def _told(self, stated: Stated) -> Locality:
+    def _told(self, stated: Stated, entry: Entry) -> Locality:
+        """Where it does not know how much moves, what we know by now says what that may come to: all but what it has,
+        since which storages are at which of its sites is not ours to know."""
         egress = self._map.exchange.convert(stated.egress, stated.currency) if stated.egress else None
-        return Locality(
-            stated.bytes, stated.sources, stated.staging, egress, stated.certainty, stated.least, stated.recall,
-            stated.cached, stated.held, stated.samples,
+        held = tuple(path for path in stated.held if path in self._paths)
+        open_ = stated.bytes is None or stated.staging is None or egress is None
+        told = Locality(
+            stated.bytes, stated.sources, stated.staging, egress, "unknown" if open_ else stated.certainty,
+            stated.least, stated.recall, stated.cached, held, stated.samples,
         )  # fmt: skip
+        if stated.bytes is not None:
+            return told
+        if (entry.name, held) not in self._guesses:
+            found = place.measure(self._wanted, Place(entry.name, held=frozenset(held)), self._terrain)
+            guess = found.guess if found.bytes is None else Guess(found.bytes, found.staging, found.egress)
+            self._guesses[entry.name, held] = guess
+        return msgspec.structs.replace(told, guess=self._guesses[entry.name, held])
 
     def body(self) -> SetBody:
         self._look_again()
@@ -210,6 +223,7 @@ class Gathering:
             return
         self._items, self._wanted = found, place.locate(found, self._map)
         self._here.clear()
+        self._guesses.clear()
         for _, _, kept in self._read.values():
             kept[:] = [self._measured(item) for item in kept]
 
@@ -280,8 +294,9 @@ def _place(entry: Entry, held: frozenset[str] = frozenset()) -> Place:
 
 
 def _only_held(stated: Stated) -> bool:
-    """A site that knows its own cache, and nothing of where the rest lies."""
-    return bool(stated.held) and stated.bytes is None and stated.staging is None
+    """A site that knows its own cache, and nothing of where the rest lies. A broker that does not know it either says
+    that it is unknown: its storages are those of many sites."""
+    return bool(stated.held) and stated.bytes is None and stated.staging is None and stated.certainty != "unknown"
 
 
 def _marked(item: SessionRecord, excluded: Mapping[str, str]) -> SessionRecord:
