@@ -305,14 +305,20 @@ def _marked(item: SessionRecord, excluded: Mapping[str, str]) -> SessionRecord:
 
 
 def joining(
-    answers: Mapping[str, tuple[Line, Sequence[SessionRecord]]], body: SetBody, now: float
+    answers: Mapping[str, tuple[Line, Sequence[SessionRecord]]], body: SetBody, now: float, records: Records
 ) -> Callable[[SetRecord], Awaitable[tuple[SetRecord, bytes | None]]]:
-    """The step by which answers join a saved set (`Records.rewrite`): the body is that of the gathering as a whole, but
-    for a set to which a site that was asked anew has added since."""
+    """The step by which answers join a saved set (`Records.rewrite`): the body is that of the gathering as a whole, and
+    what sites that were asked anew have added since."""
 
     async def step(record: SetRecord) -> tuple[SetRecord, bytes | None]:
-        added = any(item.requoted for item in record.sessions)
-        return offerset.join(record, answers, now), None if added else setbody.encode(body)
+        joined, whole = offerset.join(record, answers, now), body
+        if any(item.requoted for item in record.sessions):
+            if (data := await records.body(record)) is None:
+                return joined, None
+            mine = {item.session for item in body.kept}
+            others = tuple(item for item in setbody.decode(data).kept if item.session not in mine)
+            whole = msgspec.structs.replace(body, kept=(*body.kept, *others))
+        return joined, setbody.encode(whole)
 
     return step
 
@@ -337,4 +343,4 @@ class Joiner:
             body = gathering.body()
             sessions = gathering.sessions(answers, body.ranking())
 
-            await self._records.rewrite(gathering.set, joining(sessions, body, self._clock.now()))
+            await self._records.rewrite(gathering.set, joining(sessions, body, self._clock.now(), self._records))

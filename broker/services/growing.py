@@ -56,5 +56,6 @@ class Grower:
             answers = {site: gathering.take(site, outcome) for site, outcome in new.items()}
             body = gathering.body()
             sessions = gathering.sessions(answers, body.ranking())
-            await self._records.rewrite(gathering.set, joining(sessions, body, self._clock.now()))
+            step = joining(sessions, body, self._clock.now(), self._records)
+            await self._records.rewrite(gathering.set, step)
         self._joined.update(new)

@@ -17,6 +17,7 @@ import structlog
 from broker.domain import kinds, offerset, setbody
 from broker.domain.deadline import Deadline
 from broker.domain.experience import BLANK, Experience
+from broker.domain.located import items
 from broker.domain.offerset import Note, SessionRecord, SetRecord
 from broker.domain.outcome import Declined, Offered, Outcome
 from broker.domain.plain import strict
@@ -84,10 +85,10 @@ class Requoting:
         _log.info("asked anew", site=old.site, set=str(record.uuid), offers=len(fresh))
 
         async def step(r: SetRecord) -> tuple[SetRecord, bytes | None]:
-            data = await self._records.body(r)  # others may have added to it since
-            present = setbody.decode(data).kept if data else ()
-            present = tuple(item for item in present if item.session not in added)  # a write of ours that was not heard
-            grown = msgspec.structs.replace(body, kept=(*present, *kept))
+            data = await self._records.body(r)  # others may have added to it since, and know more of the data
+            present = setbody.decode(data) if data else msgspec.structs.replace(body, kept=())
+            before = (item for item in present.kept if item.session not in added)  # a write of ours that was not heard
+            grown = msgspec.structs.replace(present, kept=(*before, *kept))
             return offerset.requoted(r, old.uuid, fresh, words, now), setbody.encode(grown)
 
         try:
@@ -126,9 +127,10 @@ class Requoting:
         except NotFound:
             return Declined(()), Gathering(ask, body.wishes, self._map, self._clock.now(), self._margin, ())
         taken = {item.uuid for item in record.sessions}
+        known = body.located or items(request)  # a set of an older version does not say
         gathering = Gathering(
             ask, body.wishes, self._map, self._clock.now(), self._margin, (entry,),
-            taken=taken, located=lambda: body.located, experience=_experience(body, old.uuid, request),
+            taken=taken, located=lambda: known, experience=_experience(body, old.uuid, request),
         )  # fmt: skip
         return await self._outcome(entry, ask), gathering
 

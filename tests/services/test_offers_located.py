@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
-from broker.domain import kinds, ranking
+from broker.domain import kinds, ranking, setbody
 from broker.domain.data import AbstractDataResource, RucioDataResource
 from broker.domain.deadline import Deadline
 from broker.domain.located import Located, Portion, Replica
 from broker.domain.money import Exchange
 from broker.domain.request import ExecutionRequest
+from broker.domain.setbody import SetBody
 from broker.domain.site import Link, Registration, StorageElement
 from broker.domain.storages import Map
 from broker.ports import Ask, Quotes, Store
@@ -53,6 +54,12 @@ async def opened(store: Store, clock: FakeClock, rucio: Rucio, *sites: ScriptedS
     catalogues = [Known("ska", rucio, 1, places=True, sizes=True)]
     planners = {site.name: site for site in sites}
     return await Bench(store, clock, planners, registrations=SITES, catalogues=catalogues, map_=MAP).start()
+
+
+async def _written(bench: Bench, state: SetState, change: Callable[[SetBody], SetBody]) -> None:
+    assert state.body is not None
+    body = setbody.encode(change(state.body))
+    await bench.records.change(state.uuid, lambda record: msgspec.structs.replace(record, name="x"), body=body)
 
 
 def order(state: SetState) -> list[str]:
