@@ -19,7 +19,7 @@ from broker.domain.identity import aggregate
 from broker.domain.offerset import SetRecord
 from broker.errors import BrokerError, NotFound, SiteError
 from broker.ports import Clock, Store, Whole
-from broker.services import findings, keeping
+from broker.services import findings, keeping, learning
 from broker.services.findings import Finding
 from broker.services.orphans import Orphan, Orphans
 from broker.services.sites import Sites
@@ -90,9 +90,9 @@ class Doctor:
             if key.startswith(WATCH):
                 async for finding in self._watch_list(key, whole, now):
                     yield finding
-            elif key == keeping.AGGREGATE and keeping.TIMER not in whole.timers:
-                missing = Finding("ERROR", "timer", key, f"the timer {keeping.TIMER} is missing.", "it is set")
-                yield await self._set_timer(missing, key, keeping.TIMER)
+            elif (timer := _wanted(key)) and timer not in whole.timers:
+                missing = Finding("ERROR", "timer", key, f"the timer {timer} is missing.", "it is set")
+                yield await self._set_timer(missing, key, timer)
 
     def _count(self, key: str, whole: Whole, now: float, changed: float = 0.0) -> None:
         for timer, late in findings.overdue(whole, now, changed):
@@ -228,6 +228,11 @@ class Doctor:
             return offerset.decode(stored.record) if stored else None
         except BrokerError:
             return None
+
+
+def _wanted(key: str) -> str:
+    """The timer that an aggregate always has; empty: it may have none."""
+    return keeping.TIMER if key == keeping.AGGREGATE else learning.FADE if key.startswith(learning.PREFIX) else ""
 
 
 def _watched(record: SetRecord) -> bool:

@@ -22,7 +22,7 @@ from broker.domain.storages import Map
 from broker.errors import NotAllowed, SiteError, Unavailable
 from broker.ports import Order, Sighting, Store
 from broker.services.doctor import Doctor
-from broker.services.learning import ANEW_EVERY, PREFIX, REFRESH_EVERY, Learning, key_of
+from broker.services.learning import ANEW_EVERY, FADE, PREFIX, REFRESH_EVERY, Learning, key_of
 from broker.services.offers import SetState
 from broker.store.redis import open_redis
 from broker.store.redis_address import parse
@@ -407,6 +407,19 @@ async def test_after_thirty_days_nothing_is_left_not_even_of_a_site_that_is_regi
     await bench.settle(2 * DAY)
     assert await any_store.read(key_of("alba", "alba")) is None
     assert bench.learning.experience == Experience()
+
+
+async def test_the_doctor_sets_the_timer_by_which_what_was_learned_goes(any_store: Store, clock: FakeClock) -> None:
+    bench = await bench_of(any_store, clock, late_site(clock)).start()
+    await ran(bench)
+    key = key_of("alba", "alba")
+    stored = await any_store.read(key)
+    assert stored is not None
+    await any_store.write(key, stored.version, stored.record, timers={FADE: None})
+    report = await Doctor(store=any_store, sites=bench.sites, clock=clock, mend=True).visit()
+    assert [(at.what, at.where, at.mended) for at in report.findings] == [("timer", key, True)]
+    assert await bench.work() == 1
+    assert (await Doctor(store=any_store, sites=bench.sites, clock=clock).visit()).findings == ()
 
 
 async def test_samples_grow_old_though_nothing_new_comes(store: Store, clock: FakeClock) -> None:
