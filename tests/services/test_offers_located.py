@@ -10,18 +10,20 @@ import msgspec
 from broker.domain import kinds, ranking, setbody
 from broker.domain.data import AbstractDataResource, RucioDataResource
 from broker.domain.deadline import Deadline
-from broker.domain.located import Located, Portion, Replica
+from broker.domain.located import Item, Located, Portion, Replica
 from broker.domain.money import Exchange
 from broker.domain.request import ExecutionRequest
 from broker.domain.setbody import SetBody
 from broker.domain.site import Link, Registration, StorageElement
 from broker.domain.storages import Map
+from broker.errors import SiteRefused
 from broker.ports import Ask, Quotes, Store
+from broker.services.gathering import joining
 from broker.services.locating import Known
 from broker.services.offers import SetState
 from broker.testing.bench import ADA, Bench
 from broker.testing.clock import FakeClock
-from broker.testing.scripted import ScriptedSite
+from broker.testing.scripted import ScriptedSite, fails
 
 ALBA, BOREALIS = StorageElement(name="ALBA"), StorageElement(name="BOREALIS")
 MAP = Map([ALBA, BOREALIS], [Link(source="*", target="*", bandwidth=1e7, price=0.05)], Exchange("EUR", {}))
@@ -136,3 +138,67 @@ async def test_nobody_is_kept_from_asking_by_a_catalogue_that_hangs(store: Store
     assert found.unknown == ("ska has not answered yet",)
     assert state.ranking[0].score is not None
     assert state.ranking[0].score.bytes.stand_in
+
+
+async def test_an_offer_asked_anew_of_a_set_of_an_older_version_is_not_taken_to_move_nothing(
+    store: Store, clock: FakeClock
+) -> None:
+    """Such a set does not say what was known of the data."""
+    alba = ScriptedSite("alba", clock)
+    bench = await opened(store, clock, Rucio("BOREALIS"), alba)
+    state = await bench.ask(data=DATA, preferences={"requote": 0.5})
+    (first,) = [item.uuid for item in state.record.sessions]
+    await _written(bench, state, lambda body: msgspec.structs.replace(body, located=()))
+    alba.steps["accept"] = [fails(SiteRefused("sold out", status=400))]
+    alba.prices = (100.0,)
+    await bench.accept(first)
+    body = (await bench.offers.get(state.uuid, ADA)).body
+    assert body is not None
+    fresh = body.kept[-1]
+    assert fresh.session != first
+    assert fresh.locality.certainty == "unknown"
+    await bench.offers.close()
+
+
+async def test_asking_anew_keeps_what_has_become_known_of_the_data_meanwhile(store: Store, clock: FakeClock) -> None:
+    alba = Listening("alba", clock)
+    alba.go.set()
+    bench = await opened(store, clock, Rucio("BOREALIS"), alba)
+    state = await bench.ask(data=DATA, preferences={"requote": 0.5})
+    (first,) = [item.uuid for item in state.record.sessions]
+    alba.steps["accept"] = [fails(SiteRefused("sold out", status=400))]
+    alba.go.clear()
+    alba.heard.clear()
+    accepting = asyncio.create_task(bench.accept(first))
+    await alba.heard.wait()
+    await _written(bench, state, lambda body: msgspec.structs.replace(body, located=(Item("data[0]", "later"),)))
+    alba.go.set()
+    await accepting
+    body = (await bench.offers.get(state.uuid, ADA)).body
+    assert body is not None
+    assert [item.name for item in body.located] == ["later"]
+    assert len(body.kept) == 2
+    await bench.offers.close()
+
+
+async def test_who_comes_late_to_a_set_that_was_added_to_is_still_to_be_seen(store: Store, clock: FakeClock) -> None:
+    """One site was asked anew while another had not answered yet: the set shows the offers of both."""
+    alba, borealis = ScriptedSite("alba", clock), ScriptedSite("borealis", clock)
+    bench = await opened(store, clock, Rucio("BOREALIS"), alba, borealis)
+    state = await bench.ask(data=DATA)
+    assert state.body is not None
+    body, record = state.body, state.record
+    mine = [item for item in record.sessions if item.site == "borealis"]
+    fresh = msgspec.structs.replace(record.sessions[0], requoted=True)
+    before = msgspec.structs.replace(
+        record, sessions=(fresh,), outcomes={"alba": record.outcomes["alba"]}, closed=False
+    )
+    first = msgspec.structs.replace(body, kept=tuple(k for k in body.kept if k.session == fresh.uuid))
+    late = msgspec.structs.replace(body, kept=tuple(k for k in body.kept if k.session != fresh.uuid))
+    await bench.records.change(record.uuid, lambda r: before, body=setbody.encode(first))
+    step = joining({"borealis": (record.outcomes["borealis"], mine)}, late, clock.now(), bench.records)
+    _, after = await bench.records.rewrite(record.uuid, step)
+    written = await bench.records.body(after)
+    assert {item.site for item in after.sessions} == {"alba", "borealis"}
+    assert written is not None
+    assert {item.session for item in setbody.decode(written).kept} == {item.uuid for item in after.sessions}
