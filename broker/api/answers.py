@@ -63,7 +63,7 @@ def offerset(state: SetState, base: str, caller: Caller) -> bytes:
     if page.wishes is not None:
         answer["preferences"] = page.wishes.preferences().to_wire()
     if state.body and state.body.located:
-        answer["located"] = [note.to_wire() for note in located.notes(state.body.located)]
+        answer["located"] = located.wire(state.body.located, bare=not page.own)
     return _with_offers(answer, (_session(page, item, kept.get(ranked.session), ranked) for item, ranked in shown))
 
 

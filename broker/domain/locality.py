@@ -215,7 +215,8 @@ def _outside(item: Item, map_: Map) -> Item:
     ]
     if not item.placed or not urls:
         return item
-    return replace(item, notes=(*item.notes, f"{urls[0]} is on no storage that is declared here"))
+    address = urls[0].partition("?")[0]  # one that was signed is a key
+    return replace(item, notes=(*item.notes, f"{address} is on no storage that is declared here"))
 
 
 def _replicas(portion: Portion, map_: Map) -> tuple[Replica, ...]:

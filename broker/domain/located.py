@@ -25,6 +25,7 @@ from broker.domain.data import (
     SkaoDataResource,
 )
 from broker.domain.located_note import LocatedNote, PortionNote, ReplicaNote
+from broker.domain.quantities import format_instant
 from broker.domain.request import ExecutionRequest
 
 REQUEST = "the request"  # as who says something
@@ -371,6 +372,46 @@ def _note(item: Item) -> LocatedNote:
         unknown=item.unknown or None,
         notes=item.notes or None,
     )
+
+
+def wire(found: Sequence[Item], *, bare: bool = False) -> list[dict[str, object]]:
+    """What `notes(…)` come to in JSON, without the detour by the models. `bare`: addresses without queries and users,
+    which may be somebody's key."""
+    return [_wire(item, bare) for item in found]
+
+
+def _wire(item: Item, bare: bool) -> dict[str, object]:
+    asof = None if item.asof is None else format_instant(LocatedNote.instant(item.asof))
+    written: dict[str, object | None] = {
+        "element": item.path,
+        "name": item.name or None,
+        "bytes": item.bytes,
+        "files": item.files,
+        "portions": [_wire_of_portion(portion, bare) for portion in item.portions],
+        "sized": item.sized or None,
+        "placed": item.placed or None,
+        "asof": asof,
+        "estimated": item.estimated or None,
+        "unknown": list(item.unknown) or None,
+        "notes": list(item.notes) or None,
+    }
+    return _stated_only(written)
+
+
+def _wire_of_portion(portion: Portion, bare: bool) -> dict[str, object]:
+    replicas = [
+        _stated_only({"storage": r.storage, "url": _bare(r.url) if bare else r.url, "tape": r.tape or None})
+        for r in portion.replicas
+    ]
+    return _stated_only({"bytes": portion.bytes, "files": portion.files, "replicas": replicas})
+
+
+def _stated_only(written: dict[str, object | None]) -> dict[str, object]:
+    return {name: value for name, value in written.items() if value is not None}
+
+
+def _bare(url: str | None) -> str | None:
+    return None if url is None else re.sub(r"(?<=//)[^/@]*@", "", re.split(r"[?#]", url)[0])
 
 
 def _told(item: Item, note: LocatedNote | None) -> Item:

@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from broker.domain import kinds, offerset, setbody
+from broker.domain import kinds, located, offerset, setbody
 from broker.domain.deadline import Deadline
 from broker.domain.experience import Experience
 from broker.domain.hops import share
@@ -235,7 +235,7 @@ class Offers:
         return Ask(
             request=told or request,
             plain=msgspec.json.encode(strict(request, wire)),
-            extended=asking if told is None else msgspec.json.encode(told.to_wire()),
+            extended=asking if told is None else msgspec.json.encode({**wire, "located": located.wire(found)}),
             set=set_,
             deadline=deadline,
             user=user,

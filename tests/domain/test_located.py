@@ -19,6 +19,7 @@ from broker.domain.located import (
     items,
     notes,
     total,
+    wire,
 )
 from broker.domain.request import ExecutionRequest
 
@@ -182,6 +183,22 @@ def test_no_order_of_files_changes_the_portions(portions: list[Portion], random:
 
 
 # ── from broker to broker ────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(parts, st.booleans())
+def test_what_is_written_at_once_is_what_the_models_write(portions: list[Portion], estimated: bool) -> None:
+    found = [
+        STATED,
+        Item("data[1]", "cube", condense(portions), "a", "b", 7.6, estimated, None, ("why",), ("otherwise",)),
+        Item("data[2]", portions=(Portion(None, (Replica(None, "https://x/1?v=2", True),)),)),
+    ]
+    assert wire(found) == [note.to_wire() for note in notes(found)]
+
+
+def test_others_are_shown_no_address_that_is_a_key() -> None:
+    signed = Item("data[0]", portions=(Portion(None, (Replica(None, "https://me:secret@x/a@b/1?sig=secret#p"),)),))
+    (shown,) = wire([signed], bare=True)
+    assert shown["portions"] == [{"files": 1, "replicas": [{"url": "https://x/a@b/1"}]}]
 
 
 def test_a_broker_below_takes_what_the_one_above_has_found_out() -> None:
