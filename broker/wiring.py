@@ -162,7 +162,7 @@ async def _join(
     sessions = Sessions(records=records, offers=offers, sites=sites, store=store, clock=clock, readers=readers)
     requoting = Requoting(
         records=records, sites=sites, clock=clock, map_=map_, deadline=settings.fanout.deadline,
-        margin=settings.fanout.margin, broker_id=broker_id,
+        margin=settings.fanout.margin, broker_id=broker_id, experience=lambda: learning.experience,
     )  # fmt: skip
     forwarding = Forwarding(
         records=records, offers=offers, sites=sites, window=window, taken=taken, clock=clock,

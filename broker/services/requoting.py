@@ -8,7 +8,7 @@ the set either way, so that the person can choose by hand.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from uuid import UUID
 
 import msgspec
@@ -47,9 +47,11 @@ class Requoting:
         deadline: float,
         margin: float,
         broker_id: str,
+        experience: Callable[[], Experience] = lambda: BLANK,
     ) -> None:
         self._records, self._sites, self._clock, self._map = records, sites, clock, map_
         self._deadline, self._margin, self._id = deadline, margin, broker_id
+        self._experience = experience
 
     async def ask(self, record: SetRecord, uuid: UUID) -> UUID | None:
         """A fresh offer from the site of the session `uuid`, which ended unaccepted, at a price that the request
@@ -130,9 +132,17 @@ class Requoting:
         known = body.located or items(request)  # a set of an older version does not say
         gathering = Gathering(
             ask, body.wishes, self._map, self._clock.now(), self._margin, (entry,),
-            taken=taken, located=lambda: known, experience=_experience(body, old.uuid, request),
+            taken=taken, located=lambda: known, experience=self._picture(body, old.uuid, request),
         )  # fmt: skip
         return await self._outcome(entry, ask), gathering
+
+    def _picture(self, body: SetBody, uuid: UUID, request: ExecutionRequest) -> Experience:
+        """That by which the old offer was ranked, as far as it is kept: what the site wants now is compared with what
+        it wanted then. What was measured of the ways is that of now."""
+        old, measured = body.by_session().get(uuid), self._experience().measured
+        if old is None or old.candidate.correction is None:
+            return Experience(measured)
+        return Experience(measured, usual={kinds.short(request.executable.kind): old.candidate.correction})
 
     async def _outcome(self, entry: Entry, ask: Ask) -> Outcome:
         if entry.profile is None:
@@ -148,14 +158,6 @@ class Requoting:
 def _marked(item: SessionRecord, excluded: Mapping[str, str]) -> SessionRecord:
     reason = item.excluded or excluded.get(str(item.uuid)) or ""
     return msgspec.structs.replace(item, excluded=reason, requoted=True)
-
-
-def _experience(body: SetBody, uuid: UUID, request: ExecutionRequest) -> Experience:
-    """That by which the old offer was ranked: what the site wants now is compared with what it wanted then."""
-    old = body.by_session().get(uuid)
-    if old is None or old.candidate.correction is None:
-        return BLANK
-    return Experience(usual={kinds.short(request.executable.kind): old.candidate.correction})
 
 
 def _within(body: SetBody, record: SetRecord, old: UUID, fresh: list[SessionRecord]) -> UUID | None:

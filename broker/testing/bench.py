@@ -113,7 +113,7 @@ class Bench:
         )
         requoting = Requoting(
             records=self.records, sites=self.sites, clock=clock, map_=map_, deadline=10.0,
-            margin=5.0, broker_id="us",
+            margin=5.0, broker_id="us", experience=lambda: self.learning.experience,
         )  # fmt: skip
         self.forwarding = Forwarding(
             records=self.records, offers=self.offers, sites=self.sites, window=self.window, taken=self.taken,

@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 import msgspec
+import pytest
 
 from broker.domain import kinds, ranking, setbody
 from broker.domain.data import AbstractDataResource, RucioDataResource
 from broker.domain.deadline import Deadline
+from broker.domain.experience import Experience, Measured
 from broker.domain.located import Item, Located, Portion, Replica
 from broker.domain.money import Exchange
+from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
 from broker.domain.setbody import SetBody
 from broker.domain.site import Link, Registration, StorageElement
@@ -19,6 +22,7 @@ from broker.domain.storages import Map
 from broker.errors import SiteRefused
 from broker.ports import Ask, Quotes, Store
 from broker.services.gathering import joining
+from broker.services.learning import Learning
 from broker.services.locating import Known
 from broker.services.offers import SetState
 from broker.testing.bench import ADA, Bench
@@ -158,6 +162,26 @@ async def test_an_offer_asked_anew_of_a_set_of_an_older_version_is_not_taken_to_
     assert fresh.session != first
     assert fresh.locality.certainty == "unknown"
     await bench.offers.close()
+
+
+async def test_an_offer_asked_anew_is_measured_by_the_transfers_too(
+    store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No link is configured here: what is known of the way was measured."""
+    seen = Experience({("BOREALIS", "alba"): Measured(Span.of(1e8), 9, clock.now(), 9.0)})
+    monkeypatch.setattr(Learning, "experience", seen)
+    alba = ScriptedSite("alba", clock)
+    catalogues = [Known("ska", Rucio("BOREALIS"), 1, places=True, sizes=True)]
+    bare = Map([ALBA, BOREALIS], [], Exchange("EUR", {}))
+    bench = await Bench(store, clock, {"alba": alba}, registrations=SITES, catalogues=catalogues, map_=bare).start()
+    state = await bench.ask(data=DATA, preferences={"requote": 0.5})
+    alba.steps["accept"] = [fails(SiteRefused("sold out", status=400))]
+    await bench.accept(state.record.sessions[0].uuid)
+    body = (await bench.offers.get(state.uuid, ADA)).body
+    assert body is not None
+    first, fresh = (item.locality for item in body.kept)
+    assert first.staging == Span.of(360.0)
+    assert fresh == first
 
 
 async def test_asking_anew_keeps_what_has_become_known_of_the_data_meanwhile(store: Store, clock: FakeClock) -> None:
