@@ -55,11 +55,12 @@ def moving(session: SimpleExecutionSession) -> str:
     where there is nothing to say."""
     note = session.locality
     own = _own_preparing(session)
-    if note is None or (not note.sources and not note.held and note.bytes is not None):
+    if note is None or (not note.sources and not note.held and note.bytes is not None and not note.bytes.pessimistic):
         return ""
     if note.bytes is None:
         return f"moves {f'more than {size(note.least)}' if note.least else 'bytes of unknown number'}{_from(note)}"
-    text = f"moves {size(note.bytes.expected)}{_from(note)}" if note.bytes.pessimistic else f"data is here{_at(note)}"
+    source = _from(note) if note.sources else " from no declared storage"
+    text = f"moves {size(note.bytes.expected)}{source}" if note.bytes.pessimistic else f"data is here{_at(note)}"
     if note.bytes.pessimistic or note.recall:
         text += f", {_between(note.staging)}{_sure(note)}"
     if note.recall:

@@ -92,6 +92,8 @@ MOVES = {
         ({"sources": ["ALBA"], "least": 2e9, "certainty": "unknown"}, "moves more than 2.0 GB from ALBA"),
         ({"certainty": "unknown"}, "moves bytes of unknown number from nobody knows where"),
         ({"bytes": {"expected": 0, "pessimistic": 0}}, ""),
+        ({"bytes": {"expected": 3e9, "pessimistic": 3e9}, "certainty": "unknown"},
+         "moves 3.0 GB from no declared storage, nobody knows how long"),
     ],
 )  # fmt: skip
 def test_an_offer_says_what_its_data_takes_and_how_sure_that_is(locality: dict[str, Any], text: str) -> None:
