@@ -296,12 +296,16 @@ def _copies(portion: Portion, map_: Map) -> tuple[_Copy, ...]:
 def _assign(loads: Sequence[_Load], place: Place, terrain: Terrain) -> list[_Move]:
     """The largest first, each where it costs least beside what was given to the ways before it."""
     given: dict[tuple[str, str], tuple[float, int]] = {}
-    routes: dict[int, list[_Route]] = {}
+    routes: dict[_Copy, list[_Route]] = {}
+    choices: dict[int, list[_Route]] = {}  # of each group
     moves = []
     for load in loads:
-        if load.group not in routes:
-            routes[load.group] = [route for copy in load.copies for route in _routes(copy, place, terrain)]
-        options = routes[load.group]
+        if load.group not in choices:
+            for copy in load.copies:
+                if copy not in routes:
+                    routes[copy] = _routes(copy, place, terrain)
+            choices[load.group] = [route for copy in load.copies for route in routes[copy]]
+        options = choices[load.group]
         best = options[0] if len(options) == 1 else min(options, key=lambda o: _order(load, o, given, terrain))
         moves.append(_Move(load, best))
         if best.way is not None:
