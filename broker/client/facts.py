@@ -73,7 +73,7 @@ def facts(session: SimpleExecutionSession, rank: int | None) -> Facts:
         site=session.site or session.origin or session.name or "?",
         origin=session.origin or "",
         pay=note.pay or cost(session, kinds.MONETARY),
-        price=_term(note, "price") or cost(session, kinds.MONETARY),
+        price=note.price or _term(note, "price") or cost(session, kinds.MONETARY),
         egress=_term(note, "egress"),
         carbon=cost(session, kinds.CARBON),
         all_in=all_in,

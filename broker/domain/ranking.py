@@ -155,7 +155,8 @@ def wire(ranked: Ranked, wishes: Wishes) -> dict[str, object]:
     now, until = result.now, result.until
     found: dict[str, object] = {
         "all_in": bounds(result.all_in, wishes.currency),
-        "pay": bounds(result.pay, wishes.currency),
+        "pay": bounds(result.quoted, wishes.currency),
+        "price": bounds(result.quoted_price, wishes.currency),
         "ready": _instant(now + result.delay.expected),
         "result": _instant(now + until.expected),
         "result_latest": _instant(now + until.pessimistic),

@@ -89,8 +89,9 @@ class Score(msgspec.Struct, frozen=True):
     """Money in the wishes' currency, durations in seconds from `now`, `carbon` in kg.
 
     `all_in` is what ranks; `value` is the one number of it, between expected and pessimistic by risk. `pay` is what is
-    billed: price, egress, and `writing` results elsewhere, which takes `delivering` after the run. `staging` is what it
-    adds to the waiting; `delay`: from now to ready; `until`: from now to the result, where it is wanted. `locality`:
+    expected to be billed: price, egress, and `writing` results elsewhere, which takes `delivering` after the run;
+    `quoted` and `quoted_price` are the same as the site offers them, before experience corrects them. `staging` is what
+    it adds to the waiting; `delay`: from now to ready; `until`: from now to the result, where it is wanted. `locality`:
     the offer's. `order` is what offers are compared by, in the base currency."""
 
     all_in: Estimate
@@ -108,6 +109,8 @@ class Score(msgspec.Struct, frozen=True):
     locality: Locality
     now: float
     order: Order
+    quoted: Estimate
+    quoted_price: Estimate
     writing: Estimate = Estimate(0.0, 0.0)
     delivering: Estimate = Estimate(0.0, 0.0)
     corrected: tuple[Corrected, ...] = ()
@@ -143,7 +146,7 @@ def score(offer: Candidate, wishes: Wishes, now: float) -> Score | str:
         return "states no duration that can be read"
     moved = _bytes(offer, wishes)
     egress = _egress(offer, wishes, moved)
-    price = _price(offer, wishes, run)
+    price = quoted_price = _price(offer, wishes, run)
     writing, delivering = _delivery(offer, wishes)
     carbon = _carbon(offer, wishes, run)
     waiting = _waiting(start, now)
@@ -154,11 +157,9 @@ def score(offer: Candidate, wishes: Wishes, now: float) -> Score | str:
         stated = price, waiting, transfer, working
         price, waiting, transfer, working = _corrected(offer.correction, *stated)
         corrected = _moved(offer.correction, stated, (price, waiting, transfer, working), wishes)
-    pay = Estimate(
-        tidy(price.expected + egress.expected + writing.expected),
-        tidy(price.pessimistic + egress.pessimistic + writing.pessimistic),
-        price.stand_in or egress.stand_in or writing.stand_in,
-    )
+    pay = quoted = _pay(price, egress, writing)
+    if price is not quoted_price:
+        quoted = _pay(quoted_price, egress, writing)
     delay = _delay(waiting, transfer)
     until = _until(delay, working, delivering)
     staging = Estimate(max(0.0, transfer.expected - waiting.expected), transfer.pessimistic, transfer.stand_in)
@@ -169,14 +170,23 @@ def score(offer: Candidate, wishes: Wishes, now: float) -> Score | str:
     )  # fmt: skip
     if wishes.factor != 1.0:
         all_in, pay, price, egress, writing = (_shown(part, wishes) for part in (all_in, pay, price, egress, writing))
+        quoted, quoted_price = _shown(quoted, wishes), _shown(quoted_price, wishes)
         value = wishes.shown(value)
     return Score(
         all_in, value, pay, price, egress, waiting, staging, delay, working, until, carbon, moved,
-        offer.locality, now, order, writing, delivering, corrected,
+        offer.locality, now, order, quoted, quoted_price, writing, delivering, corrected,
     )  # fmt: skip
 
 
 _NONE = Estimate(0.0, 0.0)
+
+
+def _pay(price: Estimate, egress: Estimate, writing: Estimate) -> Estimate:
+    return Estimate(
+        tidy(price.expected + egress.expected + writing.expected),
+        tidy(price.pessimistic + egress.pessimistic + writing.pessimistic),
+        price.stand_in or egress.stand_in or writing.stand_in,
+    )
 
 
 def _shown(part: Estimate, wishes: Wishes) -> Estimate:

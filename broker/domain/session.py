@@ -138,12 +138,14 @@ class TransferNote(Model):
 
 
 class RankingNote(Model):
-    """*Ours*: why an offer stands where it stands. `all_in` ranks and is not billed; `pay` is. `excluded`: not
-    ranked, and why. `trade_off`: no other offer is better in all (Pareto). `behind`: what it loses by to the first."""
+    """*Ours*: why an offer stands where it stands. `all_in` ranks and is not billed; `pay` is: `price`, and what moving
+    data costs. Both as offered; `terms` hold what such offers have come to. `excluded`: not ranked, and why.
+    `trade_off`: no other offer is better in all (Pareto). `behind`: what it loses by to the first."""
 
     rank: Int | None = None
     all_in: Bounds | None = None
     pay: Bounds | None = None
+    price: Bounds | None = None
     ready: Instant | None = None
     result: Instant | None = None
     result_latest: Instant | None = None

@@ -366,7 +366,7 @@ class Offers:
             return bare
         ranking = [ranked for ranked in body.ranking() if ranked.excluded is None and ranked.score is not None]
         mine = next((ranked for ranked in ranking if ranked.session == str(uuid)), None)
-        paid = [r.score.pay.expected for r in ranking if r.score is not None and not r.score.pay.stand_in]
+        paid = [r.score.quoted.expected for r in ranking if r.score is not None and not r.score.quoted.stand_in]
         price = kept.candidate.price
         staging, run = promises(kept.candidate)
         return msgspec.structs.replace(

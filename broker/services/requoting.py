@@ -167,7 +167,7 @@ def _within(body: SetBody, record: SetRecord, old: UUID, fresh: list[SessionReco
         return None
     most = was * (1.0 + (record.requote or 0.0))
     for ranked in _ranked(body, fresh):
-        pay = ranked.score.pay if ranked.score else None
+        pay = ranked.score.quoted if ranked.score else None
         if pay is not None and not pay.stand_in and pay.pessimistic <= most + 1e-9 * abs(most):
             return UUID(ranked.session)
     return None
@@ -176,9 +176,9 @@ def _within(body: SetBody, record: SetRecord, old: UUID, fresh: list[SessionReco
 def _pay(body: SetBody, uuid: UUID) -> float | None:
     """What the session would have cost at most, in the currency that is shown; None: that was not known."""
     ranked = next((ranked for ranked in body.ranking() if ranked.session == str(uuid)), None)
-    if ranked is None or ranked.score is None or ranked.score.pay.stand_in:
+    if ranked is None or ranked.score is None or ranked.score.quoted.stand_in:
         return None
-    return ranked.score.pay.pessimistic
+    return ranked.score.quoted.pessimistic
 
 
 def _ranked(body: SetBody, fresh: list[SessionRecord]) -> list[Ranked]:
@@ -202,9 +202,9 @@ def _words(
         reasons = "; ".join(map(str, outcome.reasons)) if isinstance(outcome, Declined) else ""
         values["reason"] = reasons or "it made no offer that fits"
         return Note(now, "uri:asked-anew", "{site} was asked anew and offers nothing: {reason}", values)
-    values |= {"session": best.session, "price": f"{best.score.pay.pessimistic:.2f}"}
+    values |= {"session": best.session, "price": f"{best.score.quoted.pessimistic:.2f}"}
     was = _pay(body, old.uuid)
-    if was is None or best.score.pay.stand_in:
+    if was is None or best.score.quoted.stand_in:
         text = "{site} was asked anew. What the price was, or is, is not known" + _BY_HAND
     else:
         values["before"] = f"{was:.2f}"
