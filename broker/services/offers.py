@@ -44,6 +44,7 @@ from broker.services.window import Window
 _log = structlog.get_logger(__name__)
 
 SHORTEST = 1.0  # seconds: what a caller may shorten the wait for an answer to
+MOST_TOLD = 2 * 2**20  # bytes of a request with what was found out; brokers below refuse what is too large to them
 ROOT_KEPT = 600.0  # seconds for which a request that came by one way is known, longer than any fan-out
 
 
@@ -230,12 +231,17 @@ class Offers:
         user: Owner,
         deadline: Deadline,
     ) -> Ask:
-        """Serialised once, for all sites. Brokers of ours are told where the data was found to be."""
-        told = request.with_(located=notes(found)) if learned(found) else None
+        """Serialised once, for all sites. Brokers of ours are told where the data was found to be, unless that is more
+        than they would read."""
+        told, extended = None, asking
+        if learned(found):
+            written = msgspec.json.encode({**wire, "located": located.wire(found)})
+            if len(written) <= max(MOST_TOLD, len(asking)):
+                told, extended = request.with_(located=notes(found)), written
         return Ask(
             request=told or request,
             plain=msgspec.json.encode(strict(request, wire)),
-            extended=asking if told is None else msgspec.json.encode({**wire, "located": located.wire(found)}),
+            extended=extended,
             set=set_,
             deadline=deadline,
             user=user,

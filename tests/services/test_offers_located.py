@@ -114,6 +114,37 @@ async def test_brokers_below_are_told_and_what_is_kept_is_the_users_own_request(
     assert await bench.offers.request(state.uuid, ADA) == state.body.request
 
 
+async def test_brokers_below_are_not_told_more_than_they_would_read(
+    store: Store, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.services.offers.MOST_TOLD", 100)
+    site = Listening("alba", clock)
+    site.go.set()
+    bench = await opened(store, clock, Rucio("ALBA"), site)
+    state = await bench.ask(data=DATA)
+    assert b"located" not in site.asks[0].extended
+    assert state.body is not None
+    assert state.body.located[0].placed == "ska"
+    assert state.body.kept[0].locality.here
+
+
+async def test_a_set_of_an_older_version_is_read_and_ranked(store: Store, clock: FakeClock) -> None:
+    bench = await opened(store, clock, Rucio("BOREALIS"), ScriptedSite("alba", clock))
+    state = await bench.ask(data=DATA)
+    assert state.body is not None
+    written = msgspec.msgpack.decode(setbody.encode(state.body))
+    del written["located"]
+    for kept in written["kept"]:
+        told = kept["candidate"]["locality"]
+        kept["candidate"]["locality"] = {
+            name: told[name] for name in ("bytes", "sources", "staging", "egress", "certainty") if name in told
+        }
+    old = setbody.decode(msgspec.msgpack.encode(written))
+    assert old.located == ()
+    assert [ranked.session for ranked in old.ranking()] == [ranked.session for ranked in state.ranking]
+    assert old.kept[0].locality.bytes == state.body.kept[0].locality.bytes
+
+
 async def test_what_a_catalogue_says_while_sites_answer_counts_for_all_of_them(store: Store, clock: FakeClock) -> None:
     """The first offer is read before anybody knows where the data is, the second after: both are measured alike."""
     rucio = Rucio("BOREALIS", let=False)
