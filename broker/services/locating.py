@@ -83,10 +83,10 @@ class Desk:
     def name(self, resource: AbstractDataResource, urls: Sequence[str]) -> str | None:
         try:
             found = self.known.catalogue.name(resource, urls)
+            return found if found is None or len(found) <= LONGEST_NAME else None
         except Exception as error:
             _log.error("a catalogue's adapter failed", catalogue=self.known.name, exc_info=error)
             return None
-        return found if found is None or len(found) <= LONGEST_NAME else None
 
     def kept(self, name: str) -> Answer | None:
         answer = self._answers.get(name)
@@ -103,7 +103,8 @@ class Desk:
         """One call for all who want to know the same. It is not bound to any of them: what comes late is kept."""
         task = self._calls.get(name)
         if task is None:
-            task = self._calls[name] = asyncio.create_task(self._ask(name, share))
+            full = len(self._calls) >= QUEUE
+            task = self._calls[name] = asyncio.create_task(self._ask(name, share, full=full))
             task.add_done_callback(lambda _: self._calls.pop(name, None))
         return task
 
@@ -119,10 +120,10 @@ class Desk:
         except Exception as error:
             _log.error("a catalogue's adapter failed", catalogue=self.known.name, exc_info=error)
 
-    async def _ask(self, name: str, share: asyncio.Semaphore) -> Answer:
+    async def _ask(self, name: str, share: asyncio.Semaphore, *, full: bool) -> Answer:
         found, trouble, keep = None, "", self.known.keep
         try:
-            if len(self._calls) > QUEUE:
+            if full:
                 raise _NotNow("too many questions wait for it already.", 0.0)
             async with share, self._room:
                 found = await self._judged(name)

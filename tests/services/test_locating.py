@@ -218,6 +218,32 @@ async def test_a_name_without_end_is_asked_of_nobody(clock: FakeClock, opened: l
     assert found.unknown
 
 
+async def test_a_name_that_is_none_keeps_nobody_else_from_being_asked(clock: FakeClock, opened: list[Locating]) -> None:
+    class Broken(Catalogue):
+        def name(self, resource: AbstractDataResource, urls: Sequence[str]) -> Any:
+            return 5
+
+    good = Catalogue(cube=Located((Portion(7.0, HERE),)))
+    opened.append(Locating([known("a", Broken(), 1), known("b", good, 2)], clock, Bounds()))
+    (found,) = (await search(opened[0], request("cube"), clock)).found()
+    assert found.bytes == 7.0
+
+
+async def test_what_nobody_had_time_to_ask_is_asked_by_the_next(
+    clock: FakeClock, opened: list[Locating], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.services.locating.QUEUE", 2)
+    gate = asyncio.Event()
+    catalogue = Catalogue(a=gate, b=gate, c=Located((Portion(7.0, HERE),)))
+    opened.append(Locating([known("k", catalogue)], clock, Bounds(patience=0.02)))
+    (*_, last) = (await search(opened[0], request("a", "b", "c"), clock)).found()
+    assert last.unknown == ("k: too many questions wait for it already",)
+    gate.set()
+    await asyncio.wait(opened[0]._searches, timeout=5)
+    (found,) = (await search(opened[0], request("c"), clock)).found()
+    assert found.bytes == 7.0
+
+
 async def test_a_catalogue_whose_own_task_was_cancelled_has_failed(clock: FakeClock, opened: list[Locating]) -> None:
     class Broken(Catalogue):
         async def locate(self, name: str, deadline: Deadline) -> Located:
