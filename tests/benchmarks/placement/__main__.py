@@ -96,12 +96,12 @@ def _pair(text: str) -> tuple[int, int]:
 
 
 def _simulate(options: argparse.Namespace) -> int:
-    began, tasks = time.monotonic(), _tasks(options)
+    began, tasks, commit = time.monotonic(), _tasks(options), _commit()
     if options.federation:
         check(*world(tasks[0]))
     found = report.gather(_all(tasks, options.workers))
     took = time.monotonic() - began
-    text = report.page(found, _about(options, tasks, found, took))
+    text = report.page(found, _about(options, tasks, found, commit, took))
     if options.federation:
         _say(text)
         return 0
@@ -122,12 +122,11 @@ def _all(tasks: Sequence[Task], workers: int) -> Iterator[Outcome]:
             yield from some
 
 
-def _about(options: argparse.Namespace, tasks: Sequence[Task], found: report.Found, took: float) -> dict[str, str]:
+def _about(
+    options: argparse.Namespace, tasks: Sequence[Task], found: report.Found, commit: str, took: float
+) -> dict[str, str]:
     judged = {(o.sites, o.seed): o.requests for each in found.values() for o in each.values()}
     seeds = {size: sum(sites == size for sites, _ in judged) for size in sorted({sites for sites, _ in judged})}
-    commit = _git("rev-parse", "--short", "HEAD")
-    if _git("status", "--porcelain", "--", "broker/domain", "tests/benchmarks/placement"):
-        commit += ", and changes on top of it"
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {commit}",
         "machine": f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}; {took:.0f} s",
@@ -136,6 +135,14 @@ def _about(options: argparse.Namespace, tasks: Sequence[Task], found: report.Fou
         + f"; {sum(judged.values())} requests judged, each by every rule at {len(tasks[0].hours)} values of time",
         "figures": "geometric means over the seeds, with 95 % intervals (Student's t on logarithms, paired by seed)",
     }
+
+
+def _commit() -> str:
+    """Of what runs: to be asked before anybody changes the files."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    if _git("status", "--porcelain", "--", "broker/domain", "tests/benchmarks/placement"):
+        commit += ", and changes on top of it"
+    return commit
 
 
 def _git(*arguments: str) -> str:
