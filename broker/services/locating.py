@@ -99,12 +99,12 @@ class Desk:
         """So many of its questions one request may put at a time: another's wait for a place, not for all of them."""
         return asyncio.Semaphore(max(1, self.known.concurrency // 2))
 
-    def ask(self, name: str, share: asyncio.Semaphore) -> asyncio.Task[Answer]:
+    def ask(self, name: str, share: asyncio.Semaphore | None = None) -> asyncio.Task[Answer]:
         """One call for all who want to know the same. It is not bound to any of them: what comes late is kept."""
         task = self._calls.get(name)
         if task is None:
             full = len(self._calls) >= QUEUE
-            task = self._calls[name] = asyncio.create_task(self._ask(name, share, full=full))
+            task = self._calls[name] = asyncio.create_task(self._ask(name, share or self.share(), full=full))
             task.add_done_callback(lambda _: self._calls.pop(name, None))
         return task
 
