@@ -28,9 +28,9 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class Factor(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """What a promise is multiplied by, and the number of promises that were kept or broken behind it; 0: it is what
-    other sites have shown. `scale`: the promise up to which that was seen; a longer one is corrected by no more than
-    this one. None: any."""
+    """What a promise is multiplied by, and the number of the site's promises that were kept or broken behind it, those
+    of its other kinds of work included; 0: it is what other sites have shown. `scale`: the promise up to which that was
+    seen; a longer one is corrected by no more than this one. None: any."""
 
     value: float = 1.0
     samples: int = 0
@@ -59,14 +59,26 @@ class Correction(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
 
 class Experience(msgspec.Struct, frozen=True):
     """`measured`: by source storage ("": none that is declared) and site; `corrections`: by site of origin, as
-    `voice` names it, and kind of work. `usual`: by kind of work, of a site that has shown nothing of its own yet."""
+    `voice` names it, and kind of work. `usual`: by kind of work, of a site that has shown nothing of its own yet.
+    `elsewise`: by site of origin, of a kind of work that it has not shown yet; run and cost beside the usual ones."""
 
     measured: Mapping[tuple[str, str], Measured] = {}
     corrections: Mapping[tuple[str, str], Correction] = {}
     usual: Mapping[str, Correction] = {}
+    elsewise: Mapping[str, Correction] = {}
 
     def correction(self, origin: str, kind: str) -> Correction | None:
-        return self.corrections.get((origin, kind)) or self.usual.get(kind)
+        found = self.corrections.get((origin, kind))
+        if found is not None:
+            return found
+        usual, own = self.usual.get(kind), self.elsewise.get(origin)
+        if usual is None or own is None:
+            return own or usual
+        return Correction(own.waiting, own.staging, _product(usual.run, own.run), _product(usual.cost, own.cost))
+
+
+def _product(usual: Factor, own: Factor) -> Factor:
+    return Factor(round(usual.value * own.value, 4), own.samples)
 
 
 BLANK = Experience()

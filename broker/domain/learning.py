@@ -17,6 +17,10 @@ and half as much are errors of one size; and by weighted medians, which a few ab
   (Mu'alem and Feitelson, IEEE TPDS 12, 2001), and a site about which much is known must not look better for it than
   one about which little is. The factor is the usual one (the median of the sites' medians, for that kind of work)
   times the site's deviation from it, each pulled towards none by its own weight.
+- **Kinds of work** lean on each other at one site: one queue, one set of machines, one tariff. What a site has shown of
+  a kind is pulled not towards none but towards what it has shown of its other kinds, which is pulled towards none in
+  its turn. Other kinds only, so that no sample counts twice. Of run and cost it is the deviation that is shared, and of
+  those kinds alone that other sites have run too: else there is nothing to deviate from.
 - **Ways**: the median rate, and around it the median absolute deviation x 1.4826 (the standard deviation, were it
   normal; Rousseeuw and Croux, JASA 88, 1993), pulled towards SPREAD while samples are few. The middle of the range of
   times is then close to the mean time, not to the median one.
@@ -282,7 +286,10 @@ def measured(transfers: Sequence[Transfer], now: float) -> Measured | None:
 # ── what ranking is told ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def usual(habits_: Iterable[Habits]) -> tuple[Shown, Shown]:
+Usual = tuple[Shown, Shown]  # run and cost, at sites as a whole
+
+
+def usual(habits_: Iterable[Habits]) -> Usual:
     """Run and cost of one kind of work in the federation: the sites' medians, each site counting once at most."""
     found = list(habits_)
     return _usual([item.run for item in found]), _usual([item.cost for item in found])
@@ -293,25 +300,89 @@ def _usual(each: Sequence[Shown]) -> Shown:
     if not known:
         return NOTHING
     middle = quantile([item.median for item in known], [item.share for item in known], 0.5)
-    # Rounded, as each median is: one more sample among thousands is no news to every site. How many there are is told
-    # nowhere, since a site that has shown nothing has no samples.
-    return Shown(round(middle, 3), float(f"{fsum(item.weight for item in known):.2g}"), 1)
+    # Rounded, as each median is: one more sample among thousands is no news to every site. How many sites there are is
+    # told nowhere, but whether there is more than one: a site cannot be compared with itself.
+    return Shown(round(middle, 3), float(f"{fsum(item.weight for item in known):.2g}"), min(len(known), 2))
 
 
-def correction(own: Habits, run: Shown = NOTHING, cost: Shown = NOTHING) -> Correction:
-    """`run`, `cost`: the usual ones of that kind of work. `own` of a site that has shown nothing: NOTHING all over."""
-    return Correction(_alone(own.waiting), _alone(own.staging), _beside(own.run, run), _beside(own.cost, cost))
+def corrections(own: Mapping[str, Habits], common: Mapping[str, Usual]) -> tuple[dict[str, Correction], Correction]:
+    """Of one site: by kind of work, and of every kind that it has not shown yet, beside what is usual for that.
+    `common`: what is usual of each kind; also of those in `own`."""
+    beside = {kind: _compared(habits_, common[kind]) for kind, habits_ in own.items()}
+    found = {}
+    for kind, habits_ in own.items():
+        run, cost = common[kind]
+        rest = [other for name, other in beside.items() if name != kind]
+        found[kind] = _correction(_compared(habits_, common[kind], alone=True), rest, run, cost)
+    return found, _correction(Habits(), list(beside.values()))
 
 
-def _alone(own: Shown) -> Factor:
-    return Factor(_value(own.share * own.median), own.samples, round(own.scale, 1)) if own.samples else NONE
+def _compared(own: Habits, common: Usual, *, alone: bool = False) -> Habits:
+    """Its run and cost as they deviate from the usual ones; `alone`: also where no other site has shown any."""
+    run, cost = common
+    return replace(own, run=_deviation(own.run, run, alone=alone), cost=_deviation(own.cost, cost, alone=alone))
 
 
-def _beside(own: Shown, all_: Shown) -> Factor:
-    if not all_.samples:
+def _deviation(own: Shown, all_: Shown, *, alone: bool) -> Shown:
+    return replace(own, median=own.median - all_.median) if alone or all_.samples > 1 else NOTHING
+
+
+def _correction(own: Habits, rest: Sequence[Habits], run: Shown = NOTHING, cost: Shown = NOTHING) -> Correction:
+    """`own`, `rest`: what it has shown of this kind and of each other, run and cost beside the usual ones; `run`,
+    `cost`: these."""
+    return Correction(
+        _late(own.waiting, _together([other.waiting for other in rest]), WAITING_SLACK),
+        _late(own.staging, _together([other.staging for other in rest]), STAGING_SLACK),
+        _beside(own.run, _together([other.run for other in rest]), run),
+        _beside(own.cost, _together([other.cost for other in rest]), cost),
+    )
+
+
+def _together(kinds: Sequence[Shown]) -> Shown:
+    """Of one site, its kinds of work as one."""
+    known = [item for item in kinds if item.samples]
+    if len(known) < 2:
+        return known[0] if known else NOTHING
+    weights = [item.weight for item in known]
+    return Shown(
+        quantile([item.median for item in known], weights, 0.5),
+        fsum(weights),
+        sum(item.samples for item in known),
+        quantile([item.scale for item in known], weights, 0.5),
+        min(item.since for item in known),
+    )
+
+
+def _shares(own: Shown, rest: Shown) -> tuple[float, float]:
+    """How far each counts; what is left counts for none."""
+    return own.share, (1.0 - own.share) * rest.share
+
+
+def _late(own: Shown, rest: Shown, slack: float) -> Factor:
+    if not own.samples and not rest.samples:
         return NONE
-    beside = max(-_MOST_BESIDE, min(_MOST_BESIDE, own.median - all_.median))
-    return Factor(_value(all_.share * all_.median + own.share * beside), own.samples)
+    mine, other = _shares(own, rest)
+    # The mean by logarithms here too: what was late on "now", and what was late on "in a day", amount to neither.
+    reach = (mine * log(own.scale + slack) + other * log(rest.scale + slack)) / (mine + other)
+    value = _value(mine * own.median + other * rest.median)
+    return Factor(value, own.samples + rest.samples, max(0.0, round(exp(reach) - slack, 1)))
+
+
+def _beside(own: Shown, rest: Shown, all_: Shown) -> Factor:
+    if not all_.samples and not rest.samples:
+        return NONE
+    mine, other = _shares(own, rest)
+    beside = mine * _bounded(own.median) + other * _bounded(rest.median)
+    return Factor(_value(all_.share * all_.median + beside), own.samples + rest.samples)
+
+
+def _bounded(logarithm: float) -> float:
+    return max(-_MOST_BESIDE, min(_MOST_BESIDE, logarithm))
+
+
+def expected(common: Usual) -> Correction:
+    """Of a site that has shown nothing."""
+    return _correction(Habits(), (), *common)
 
 
 def _value(logarithm: float) -> float:
@@ -333,17 +404,25 @@ def experience(lived: Mapping[str, Lived], now: float) -> Experience:
 def picture(ways: Mapping[tuple[str, str], Measured], own: Mapping[tuple[str, str], Habits]) -> Experience:
     """`own`: by site and kind of work."""
     kinds = sorted({kind for _, kind in own})
-    shared = {kind: usual(item for (_, k), item in own.items() if k == kind) for kind in kinds}
+    common = {kind: usual(item for (_, k), item in own.items() if k == kind) for kind in kinds}
+    sites: dict[str, dict[str, Habits]] = {}
+    for (site, kind), item in own.items():
+        sites.setdefault(site, {})[kind] = item
+    found = {site: corrections(shown, common) for site, shown in sites.items()}
     return Experience(
         ways,
-        {(site, kind): correction(item, *shared[kind]) for (site, kind), item in own.items()},
-        {kind: correction(Habits(), *shared[kind]) for kind in kinds if any(part.samples for part in shared[kind])},
+        {(site, kind): by for site, (each, _) in found.items() for kind, by in each.items()},
+        {kind: by for kind in kinds if (by := expected(common[kind])) != Correction()},
+        {site: by for site, (_, by) in found.items() if by != Correction()},
     )
 
 
-def says(what: str, factor: Factor, usual: Factor | None = None) -> str:
-    """In words, for whoever runs the site. `usual`: at sites as a whole, of run and cost."""
-    runs = f"{factor.samples} run{'s' if factor.samples != 1 else ''}"
+def says(what: str, factor: Factor, samples: int, usual: Factor | None = None) -> str:
+    """In words, for whoever runs the site. `samples`: of the factor's, those of this kind of work; `usual`: at sites as
+    a whole, of run and cost."""
+    runs = f"{samples} run{'s' if samples != 1 else ''}"
+    if factor.samples > samples:
+        runs += f", and {factor.samples - samples} of other work"
     more, less = _WORDS[what]
     word = more if factor.value >= 1.05 else less if factor.value <= 0.95 else "as promised"
     times = "" if word == "as promised" else f" × {factor.value:.2g}"

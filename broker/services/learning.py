@@ -19,7 +19,7 @@ import structlog
 
 from broker.domain import learning, offerset, reported
 from broker.domain.experience import BLANK, Correction, Experience, Factor, Measured, voice
-from broker.domain.learning import DAY, FORGET, Habits, Lived, Shown
+from broker.domain.learning import DAY, FORGET, Habits, Lived, Shown, Usual
 from broker.domain.offerset import Decision, SessionRecord
 from broker.domain.quantities import format_instant
 from broker.domain.storages import Map
@@ -57,8 +57,8 @@ class Learning:
         self._lived: dict[str, Lived] = {}
         self._estimated: dict[str, float] = {}  # when
         self._ways: dict[str, dict[str, Measured]] = {}  # site → source
-        self._habits: dict[str, dict[str, Habits]] = {}  # kind → site
-        self._usual: dict[str, tuple[Shown, Shown]] = {}  # kind → run, cost
+        self._habits: dict[str, dict[str, Habits]] = {}  # site → kind
+        self._usual: dict[str, Usual] = {}  # by kind
         self._weighed: dict[str, float] = {}  # kind → when
         self._changed: set[str] = set()  # sites whose estimates are to be made anew
         self._asof = 0.0
@@ -179,11 +179,10 @@ class Learning:
     def _estimate(self, names: Collection[str]) -> None:
         """Anew, of these sites; then the picture, of all."""
         now = self._clock.now()
-        touched: dict[str, set[str]] = {}  # kind → sites
+        touched: set[str] = set()  # kinds
         for name in names:
             lived = self._lived[name] = learning.pruned(self._lived.get(name, Lived()), now)
-            for kind in self._work(name) | lived.kinds.keys():
-                touched.setdefault(kind, set()).add(name)
+            touched |= self._habits.get(name, {}).keys() | lived.kinds.keys()
             self._forget(name)
             if lived.newest is None:
                 del self._lived[name]
@@ -191,44 +190,38 @@ class Learning:
             self._estimated[name] = now
             found = ((source, learning.measured(items, now)) for source, items in lived.sources.items())
             self._ways[name] = {source: seen for source, seen in found if seen is not None}
-            for kind, samples in lived.kinds.items():
-                self._habits.setdefault(kind, {})[name] = learning.habits(samples, now)
-        self._present = self._picture(touched, names)
-
-    def _work(self, name: str) -> set[str]:
-        return {kind for kind, sites in self._habits.items() if name in sites}
+            self._habits[name] = {kind: learning.habits(samples, now) for kind, samples in lived.kinds.items()}
+        self._present = self._picture(names, touched)
 
     def _forget(self, name: str) -> None:
-        self._estimated.pop(name, None)
-        self._ways.pop(name, None)
-        for sites in self._habits.values():
-            sites.pop(name, None)
+        for known in (self._estimated, self._ways, self._habits):
+            known.pop(name, None)
 
-    def _picture(self, touched: Mapping[str, Collection[str]], names: Collection[str]) -> Experience:
-        """The present one, with these sites' parts made anew; `touched`: by kind of work."""
-        ways = {key: seen for key, seen in self._present.measured.items() if key[1] not in names}
+    def _picture(self, names: Collection[str], touched: Collection[str]) -> Experience:
+        """The present one, with these sites' parts made anew, and those of all where what is usual of a kind of work
+        has changed. `touched`: kinds of which that may be."""
+        moved = {kind for kind in touched if self._weigh(kind)}
+        stale = {*names, *(name for name, own in self._habits.items() if not moved.isdisjoint(own))}
+        old = self._present
+        ways = {key: seen for key, seen in old.measured.items() if key[1] not in names}
         for name in names:
             ways |= {(source, name): seen for source, seen in self._ways.get(name, {}).items()}
-        corrections, usual = dict(self._present.corrections), dict(self._present.usual)
-        for kind, changed in touched.items():
-            sites = self._habits.get(kind, {})
-            for name in changed:
-                corrections.pop((name, kind), None)
-            if self._weigh(kind, sites):
-                changed = sites.keys()
-                usual[kind] = learning.correction(Habits(), *self._usual[kind])
-            corrections |= {
-                (name, kind): learning.correction(sites[name], *self._usual[kind]) for name in changed if name in sites
-            }
-        return Experience(ways, corrections, {kind: found for kind, found in usual.items() if found != Correction()})
+        by_kind = {key: by for key, by in old.corrections.items() if key[0] not in stale}
+        other = {name: by for name, by in old.elsewise.items() if name not in stale}
+        for name in stale & self._habits.keys():
+            each, other[name] = learning.corrections(self._habits[name], self._usual)
+            by_kind |= {(name, kind): by for kind, by in each.items()}
+        usual = {**old.usual, **{kind: learning.expected(self._usual[kind]) for kind in moved}}
+        return Experience(ways, by_kind, _some(usual), _some(other))
 
-    def _weigh(self, kind: str, sites: Mapping[str, Habits]) -> bool:
+    def _weigh(self, kind: str) -> bool:
         """What is usual in the federation for this kind of work; whether it has changed, and with it the corrections
         of all sites. Where these are many one of them moves it hardly at all, and it is looked at now and then."""
-        now = self._clock.now()
-        if len(sites) > FEW and now - self._weighed.get(kind, 0.0) < REFRESH_EVERY:
+        now, before = self._clock.now(), self._usual.get(kind)
+        sites = [own[kind] for own in self._habits.values() if kind in own]
+        if before is not None and len(sites) > FEW and now - self._weighed.get(kind, 0.0) < REFRESH_EVERY:
             return False
-        before, self._usual[kind], self._weighed[kind] = self._usual.get(kind), learning.usual(sites.values()), now
+        self._usual[kind], self._weighed[kind] = learning.usual(sites), now
         return before != self._usual[kind]
 
     # ── for people ───────────────────────────────────────────────────────────────────────────────────────────
@@ -253,10 +246,9 @@ class Learning:
         return {"calibration": found, "measured": ways}
 
     def _calibration(self, name: str, picture: Experience) -> Iterable[dict[str, Any]]:
-        for kind in sorted(self._habits):
-            own = self._habits[kind].get(name)
+        for kind, own in sorted(self._habits.get(name, {}).items()):
             by = picture.corrections.get((name, kind))
-            if own is None or by is None:
+            if by is None:
                 continue
             for what in ("waiting", "staging", "run", "cost"):
                 seen: Shown = getattr(own, what)
@@ -303,6 +295,10 @@ def _faded(lived: Lived) -> float:
     return max(lived.newest or 0.0, lived.forgotten) + FORGET
 
 
+def _some(named: Mapping[str, Correction]) -> dict[str, Correction]:
+    return {name: by for name, by in named.items() if by != Correction()}
+
+
 def _line(what: str, seen: Shown, factor: Factor, usual: Correction | None) -> dict[str, Any]:
     elsewhere: Factor | None = getattr(usual, what) if usual is not None and what in ("run", "cost") else None
     return {
@@ -311,5 +307,5 @@ def _line(what: str, seen: Shown, factor: Factor, usual: Correction | None) -> d
         **({"usual": elsewhere.value} if elsewhere is not None else {}),
         "samples": seen.samples,
         "since": format_instant(round(seen.since)),
-        "says": learning.says(what, factor, elsewhere),
+        "says": learning.says(what, factor, seen.samples, elsewhere),
     }

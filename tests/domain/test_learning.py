@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.domain import learning
-from broker.domain.experience import STAGING_SLACK, WAITING_SLACK, Experience, Factor, voice
+from broker.domain.experience import STAGING_SLACK, WAITING_SLACK, Correction, Experience, Factor, voice
 from broker.domain.learning import DAY, Lived, Sample, Told, Transfer
 from broker.domain.offerset import Decision
 
@@ -175,6 +175,70 @@ def test_no_site_can_make_itself_cheap_without_bound() -> None:
     liar = found.correction("liar", "python-program")
     assert liar is not None
     assert liar.cost.value > 0.25
+
+
+# ── one site's kinds of work ─────────────────────────────────────────────────────────────────────────────────
+
+
+def mixed(**kinds: list[Sample]) -> Lived:
+    lived = Lived()
+    for kind, samples in kinds.items():
+        for one in samples:
+            lived = learning.add(lived, kind, one, {}, NOW)
+    return lived
+
+
+def found_of(sites: dict[str, Lived], site: str, kind: str) -> Correction:
+    found = learning.experience(sites, NOW).correction(site, kind)
+    assert found is not None
+    return found
+
+
+def test_what_is_late_with_one_kind_of_work_is_thought_late_with_another() -> None:
+    late = [waited(n, 600.0, 1260.0) for n in range(40)]
+    alone = found_of({"alba": mixed(a=late)}, "alba", "a").waiting
+    assert found_of({"alba": mixed(a=late)}, "alba", "b").waiting == alone
+    kept_ = [waited(n + 100, 600.0, 600.0) for n in range(40)]
+    values = [found_of({"alba": mixed(a=late, b=kept_[:n])}, "alba", "b").waiting.value for n in (0, 1, 5, 20, 40)]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] < 1.15 < 1.6 < values[0]
+
+
+def test_a_slow_site_is_slow_for_a_kind_of_work_that_only_others_have_shown() -> None:
+    """Beside the usual of that kind, which is far from the usual of the first."""
+    sites = {f"s{n}": mixed(a=[ran(i, 0.5) for i in range(50)], b=[ran(i, 0.1) for i in range(50)]) for n in range(4)}
+    sites["slow"] = mixed(a=[ran(i, 1.0) for i in range(50)])
+    plain, slow = (found_of(sites, name, "b").run for name in ("s1", "slow"))
+    assert slow.value / plain.value == pytest.approx(2.0, abs=0.25)
+    assert (slow.samples, plain.samples) == (50, 100)
+    assert found_of(sites, "new", "b").run.samples == 0
+
+
+def test_a_sample_counts_once_though_kinds_of_work_lean_on_each_other() -> None:
+    late = [waited(n, 600.0, 1260.0) for n in range(3)]
+    assert found_of({"alba": mixed(a=late)}, "alba", "a").waiting == waiting(late)
+
+
+def test_a_kind_of_work_that_no_other_site_has_run_says_nothing_of_a_site_beside_others() -> None:
+    common = [ran(n, 1.0) for n in range(50)]
+    sites = {f"s{n}": mixed(a=common) for n in range(3)}
+    sites["slow"] = mixed(a=[ran(n, 2.0) for n in range(50)])
+    beside = found_of(sites, "slow", "b").run
+    sites["slow"] = mixed(a=[ran(n, 2.0) for n in range(50)], c=[ran(n, 1.0) for n in range(50)])
+    assert found_of(sites, "slow", "b").run == beside
+
+
+def test_what_was_late_on_now_with_one_kind_does_not_stretch_the_long_promises_of_another() -> None:
+    now = [waited(n, 0.0, 600.0) for n in range(5)]
+    long = [waited(n + 100, 3600.0, 3600.0) for n in range(40)]
+    factor = found_of({"alba": mixed(a=now, b=long)}, "alba", "a").waiting
+    assert factor.applied(3600.0, WAITING_SLACK) - 3600.0 < 1200.0
+
+
+def test_a_liar_in_one_kind_of_work_gains_no_more_than_the_bound_in_another() -> None:
+    sites = {f"s{n}": mixed(a=[ran(i, 1.0) for i in range(50)], b=[ran(i, 1.0) for i in range(9)]) for n in range(4)}
+    sites["liar"] = mixed(a=[ran(i, 1e-6) for i in range(60)])
+    assert found_of(sites, "liar", "b").cost.value > 0.25
 
 
 # ── ways ─────────────────────────────────────────────────────────────────────────────────────────────────────

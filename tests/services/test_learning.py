@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -370,6 +371,29 @@ async def test_a_fleet_on_redis_learns_together(redis_url: str, clock: FakeClock
     other = await bench_of(redis_store, clock, late_site(clock)).start()
     assert {line["samples"] for line in other.learning.shown("alba")["calibration"]} == {2}
     await redis_store.close()
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_picture_that_was_drawn_bit_by_bit_is_the_one_drawn_at_once(
+    store: Store, clock: FakeClock, seed: int
+) -> None:
+    bench, random, at = bench_of(store, clock), Random(seed), clock.now() - DAY
+    for n in range(80):
+        site, kind = f"s{random.randrange(6)}", random.choice("abc")
+        pair = (600.0, 600.0 * random.uniform(0.3, 3.0))
+        sample = learning.Sample(UUID(int=n), at + 1000 * n, at + 1000 * n, pair, None, pair if n % 3 else None, pair)
+        moved = {"lund": learning.Transfer(UUID(int=n), at, 1e9, random.uniform(5, 50), at)}
+        await bench.learning._change(
+            site, site, lambda old, k=kind, s=sample, m=moved: learning.add(old, k, s, m, clock.now())
+        )
+        if random.random() < 0.5:
+            _ = bench.learning.experience
+        if n % 40 == 20:
+            await bench.learning.forget("s1")
+    found, whole = bench.learning.experience, learning.experience(bench.learning._lived, clock.now())
+    assert found == whole
+    assert len(whole.corrections) > 10
+    assert whole.elsewise
 
 
 # ── forgetting ───────────────────────────────────────────────────────────────────────────────────────────────
