@@ -75,7 +75,8 @@ class Located(msgspec.Struct, frozen=True):
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     """One data resource. `path` is its dotted path in the request. `sized`, `placed`: who says how large it is and
     where it lies; empty: nobody. `asof`: when a catalogue said so, epoch seconds; None: the request does. `unknown`:
-    why something is not known, a sentence for each catalogue that was asked. `notes`: what contradicts."""
+    why something is not known, a sentence for each catalogue that was asked. `notes`: what contradicts. `told`: the
+    request says so in the name of whoever sent it on."""
 
     path: str
     name: str = ""
@@ -87,6 +88,12 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
     checksum: tuple[str, str] | None = None
     unknown: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    told: bool = False
+
+    @property
+    def by_asker(self) -> bool:
+        """Its size is the asker's word, and not that of a catalogue of ours."""
+        return (self.told or self.sized == REQUEST) and self.bytes != 0
 
     @property
     def bytes(self) -> float | None:
@@ -425,7 +432,7 @@ def _told(item: Item, note: LocatedNote | None) -> Item:
     found = tame(Located(portions, estimated=bool(note.estimated), sized=note.sized or ""))
     asof = note.asof.timestamp() if note.asof else None
     told = _filled(item, note.placed or note.sized or REQUEST, found, 0.0)
-    return replace(told, asof=asof) if told != item else item
+    return replace(told, asof=asof, told=True) if told != item else item
 
 
 def _replicas_of(note: PortionNote) -> tuple[Replica, ...]:

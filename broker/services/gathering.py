@@ -15,14 +15,11 @@ import msgspec
 import structlog
 
 from broker.domain import kinds, offerset, setbody
-from broker.domain import locality as place
 from broker.domain.deadline import Deadline
-from broker.domain.delivering import deliver
 from broker.domain.executables import AbstractExecutable, JupyterNotebook
 from broker.domain.experience import BLANK, Experience, voice
 from broker.domain.identity import members
-from broker.domain.locality import Delivery, Guess, Locality, Place, Terrain
-from broker.domain.located import Item, items
+from broker.domain.located import Item
 from broker.domain.offer import Needs, Offer, Reading, Stated, read, unfit
 from broker.domain.offerset import Line, SessionRecord, SetRecord
 from broker.domain.outcome import Offered, Outcome, Quote, TimedOut
@@ -33,6 +30,7 @@ from broker.domain.storages import Map
 from broker.domain.wishes import Wishes
 from broker.errors import SiteError
 from broker.ports import Ask, Clock, Order
+from broker.services.measuring import Measuring
 from broker.services.records import Records
 from broker.services.sites import Entry
 from broker.services.taken import Lag
@@ -72,18 +70,12 @@ class Gathering:
         self._needs = Needs.of(request)
         self._run = Span.of(self._needs.duration)
         self._asked = tuple({component.kind for _, component in request.components()})
-        stated = items(request) if located is None else ()
-        self._located = located or (lambda: stated)
-        self._items = self._located()
-        self._paths = frozenset(item.path for item in self._items)
-        self._wanted = place.locate(self._items, map_)
-        self._terrain = Terrain(map_, experience, wishes.weights.value_of_time, wishes.stand_ins.bytes)
+        self._measuring = Measuring(request, wishes, map_, experience, located)
+        self._experience = experience
         self._kind = kinds.short(request.executable.kind)
         self._asking, self._lag = asking or ask.extended, lag
         self._taken = set(taken)
         self._read: dict[str, tuple[Line, list[SessionRecord], list[Kept]]] = {}
-        self._here: dict[tuple[str, tuple[str, ...]], Locality] = {}
-        self._guesses: dict[tuple[str, tuple[str, ...]], Guess | None] = {}  # of offers that do not know
         self._said: dict[UUID, tuple[Stated | None, Entry]] = {}  # of the data, with each offer
 
     def take(self, site: str, outcome: Outcome) -> tuple[Line, list[SessionRecord], list[Kept]]:
@@ -158,78 +150,26 @@ class Gathering:
             # Figures of plain sites are on no common scale (protocol.md 1.4); ours are relative to a reference core.
             performance=offer.metrics.get(kinds.COMPUTE_PERFORMANCE) if ours else None,
             carbon=offer.carbon,
-            locality=self._locality(offer.locality, entry),
+            locality=self._measuring.locality(offer.locality, entry),
             costs=offer.costs,
             metrics=offer.metrics,
             countries=(entry.site.country,) if entry.site.country else offer.countries,
             expires=offer.expires,
             unfit=reason,
-            correction=self._terrain.experience.correction(voice(entry.name, offer.origin), self._kind),
+            correction=self._experience.correction(voice(entry.name, offer.origin), self._kind),
         )
 
-    def _locality(self, stated: Stated | None, entry: Entry) -> Locality:
-        moving, delivery = self._moving(stated, entry), self._delivery(stated, entry)
-        return msgspec.structs.replace(moving, delivery=delivery) if delivery else moving
-
-    def _delivery(self, stated: Stated | None, entry: Entry) -> Delivery | None:
-        """Of results that are to go elsewhere; as with data, what we know of the site's storages leads."""
-        if self.request.outputs is None or self.request.outputs.to is None:
-            return None
-        if not entry.site.storages and stated is not None and stated.delivery is not None:
-            price = self._map.exchange.convert(stated.delivery.price, stated.currency)
-            if price is not None:
-                return msgspec.structs.replace(stated.delivery, price=price)
-        return deliver(self.request.outputs, _place(entry), self._terrain, self.wishes.stand_ins)
-
-    def _moving(self, stated: Stated | None, entry: Entry) -> Locality:
-        """What we know of the site's storages leads; then what a broker below states; then what its profile says. What
-        a site says that it has already, it has: no catalogue knows its cache."""
-        if not self._wanted:
-            return Locality()
-        if not entry.site.storages and stated is not None and not _only_held(stated):
-            return self._told(stated, entry)
-        held = stated.held if stated is not None else ()
-        if (entry.name, held) not in self._here:
-            where = _place(entry, frozenset(held))
-            self._here[entry.name, held] = place.measure(self._wanted, where, self._terrain)
-        return self._here[entry.name, held]
-
-    def _told(self, stated: Stated, entry: Entry) -> Locality:
-        """Where it does not know how much moves, what we know by now says what that may come to: all but what it has,
-        since which storages are at which of its sites is not ours to know."""
-        egress = self._map.exchange.convert(stated.egress, stated.currency) if stated.egress else None
-        held = tuple(path for path in stated.held if path in self._paths)
-        open_ = stated.bytes is None or stated.staging is None or egress is None
-        told = Locality(
-            stated.bytes, stated.sources, stated.staging, egress, "unknown" if open_ else stated.certainty,
-            stated.least, stated.recall, stated.cached, held, stated.samples,
-        )  # fmt: skip
-        if stated.bytes is not None:
-            return told
-        if (entry.name, held) not in self._guesses:
-            found = place.measure(self._wanted, Place(entry.name, held=frozenset(held)), self._terrain)
-            guess = found.guess if found.bytes is None else Guess(found.bytes, found.staging, found.egress)
-            self._guesses[entry.name, held] = guess
-        return msgspec.structs.replace(told, guess=self._guesses[entry.name, held])
-
     def body(self) -> SetBody:
-        self._look_again()
-        kept = tuple(item for _, _, items in self._read.values() for item in items)
-        return SetBody(self._asking, self.wishes, self.now, kept, place.outside(self._items, self._map))
-
-    def _look_again(self) -> None:
-        """Where more is known of the data than when the offers were read, measure them all anew."""
-        if (found := self._located()) == self._items:
-            return
-        self._items, self._wanted = found, place.locate(found, self._map)
-        self._here.clear()
-        self._guesses.clear()
-        for _, _, kept in self._read.values():
-            kept[:] = [self._measured(item) for item in kept]
+        """Where more is known of the data than when the offers were read, they are all measured anew."""
+        if self._measuring.look_again():
+            for _, _, kept in self._read.values():
+                kept[:] = [self._measured(item) for item in kept]
+        offers = tuple(item for _, _, kept in self._read.values() for item in kept)
+        return SetBody(self._asking, self.wishes, self.now, offers, self._measuring.items)
 
     def _measured(self, item: Kept) -> Kept:
-        candidate = msgspec.structs.replace(item.candidate, locality=self._locality(*self._said[item.session]))
-        return msgspec.structs.replace(item, candidate=candidate)
+        locality = self._measuring.locality(*self._said[item.session])
+        return msgspec.structs.replace(item, candidate=msgspec.structs.replace(item.candidate, locality=locality))
 
     def sessions(
         self,
@@ -286,17 +226,6 @@ def _interactive(executable: AbstractExecutable, *, ours: bool) -> bool:
     if not isinstance(executable, JupyterNotebook):
         return False
     return executable.mode == "interactive" if executable.mode else not ours
-
-
-def _place(entry: Entry, held: frozenset[str] = frozenset()) -> Place:
-    profile = entry.profile.storages if entry.profile else ()
-    return Place(entry.name, tuple(storage.name for storage in (*entry.site.storages, *profile)), held)
-
-
-def _only_held(stated: Stated) -> bool:
-    """A site that knows its own cache, and nothing of where the rest lies. A broker that does not know it either says
-    that it is unknown: its storages are those of many sites."""
-    return bool(stated.held) and stated.bytes is None and stated.staging is None and stated.certainty != "unknown"
 
 
 def _marked(item: SessionRecord, excluded: Mapping[str, str]) -> SessionRecord:

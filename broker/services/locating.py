@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from math import inf
 
 import msgspec
 import structlog
@@ -298,9 +299,9 @@ class Locating:
         self._bounds, self._clock = bounds, clock
         self._searches: set[asyncio.Task[None]] = set()
 
-    async def search(self, request: ExecutionRequest, deadline: Deadline) -> Search:
-        """Returns when all is known, or after our patience, a third of the deadline's time at most; what is still
-        under way then goes on, and counts in what is read of the search later."""
+    async def search(self, request: ExecutionRequest, deadline: Deadline, *, most: float = inf) -> Search:
+        """Returns when all is known, or after our patience, a third of the deadline's time at most and `most` seconds;
+        what is still under way then goes on, and counts in what is read of the search later."""
         search = Search(request, self._desks, self._bounds.most)
         if not request.data or not self._desks:
             return search
@@ -308,7 +309,7 @@ class Locating:
         self._searches.add(task)
         task.add_done_callback(self._searches.discard)
         left = deadline.left(self._clock.monotonic())
-        await asyncio.wait([task], timeout=min(self._bounds.patience, left / 3))
+        await asyncio.wait([task], timeout=min(self._bounds.patience, left / 3, most))
         return search
 
     async def close(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from math import inf
 from typing import Any
 from uuid import UUID
 
@@ -127,7 +128,8 @@ class Offers:
         set_ = how.set or new_set(os.urandom(16))
         deadline = self._deadline(hop, None if how.later else how.wait)
         entries, left = await self._whom(request, hop)
-        search = await self._locating.search(request, deadline)
+        # Who wants no answer yet is not kept waiting for the catalogues either: what they say joins, as the sites do.
+        search = await self._locating.search(request, deadline, most=(how.wait or 0.0) if how.later else inf)
         await self._routing.taken.hear()
         wire = request.to_wire()
         asking = msgspec.json.encode(wire)
@@ -380,7 +382,8 @@ class Offers:
             kind=_work(body.request),
             alone=self._alone(item),
             prepares=kept.candidate.prepares,
-            staging=staging,
+            # A size that the asker states is no promise of the site's: whoever understates it would spoil its name.
+            staging=None if any(found.by_asker for found in body.located) else staging,
             run=run,
             rank=mine.rank if mine else None,
             eligible=len(ranking),

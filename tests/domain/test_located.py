@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from broker.domain import kinds
 from broker.domain.located import (
@@ -206,7 +207,10 @@ def test_a_broker_below_takes_what_the_one_above_has_found_out() -> None:
     told = Located((portion(3e9, "ALBA", files=2), portion(1e9, "BOREALIS")), estimated=True)
     found = fill(item, [("ska", told, 77.0)])
     below = items(request(DID, located=[note.to_wire() for note in notes([found])]))
-    assert below == (found,)
+    assert below == (replace(found, told=True),)
+    assert below[0].by_asker
+    assert not found.by_asker
+    assert STATED.by_asker
 
 
 def test_what_the_one_above_did_not_find_out_is_open_below() -> None:

@@ -109,6 +109,17 @@ async def test_two_that_want_to_know_the_same_ask_once(clock: FakeClock, opened:
     assert catalogue.asked == ["cube"]
 
 
+async def test_who_wants_no_answer_yet_waits_for_nobody_and_knows_what_is_kept(
+    clock: FakeClock, opened: list[Locating]
+) -> None:
+    catalogue = Catalogue(cube=asyncio.Event(), flat=Located((Portion(7.0, HERE),)))
+    opened.append(Locating([known("a", catalogue)], clock, Bounds(patience=600.0)))
+    await search(opened[0], request("flat"), clock)
+    async with asyncio.timeout(5):
+        begun = await opened[0].search(request("cube", "flat"), Deadline.after(3600.0, clock.monotonic()), most=0.0)
+    assert [item.bytes for item in begun.found()] == [None, 7.0]
+
+
 async def test_who_hangs_is_not_waited_for_and_still_counts_later(clock: FakeClock, opened: list[Locating]) -> None:
     gate = asyncio.Event()
     opened.append(Locating([known("a", Catalogue(cube=gate))], clock, Bounds(patience=0.02)))
