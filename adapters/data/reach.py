@@ -1,4 +1,4 @@
-"""Which addresses that users write down may be asked, and by which connections. Imports the ports' errors, aiohttp.
+"""Which addresses that users write down may be asked, and by which connections. Imports the errors, aiohttp, yarl.
 
 Whoever writes an address into a request makes this broker call it. So it calls what its operator has named; of all
 else only what the whole world can call too, and that is judged at the connection, by the address that is connected to:
@@ -8,7 +8,6 @@ what a name meant a moment before counts for nothing.
 from __future__ import annotations
 
 import errno
-import ipaddress
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,36 +15,9 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
+from adapters.common.addresses import public
 from broker.errors import NotAsked, SettingsError
 from broker.outward import Names
-
-_GLOBAL = ipaddress.IPv6Network("2000::/3")
-_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")  # NAT64: the last 32 bits are an IPv4 address
-_SPECIAL = tuple(
-    ipaddress.ip_network(text)
-    # What Python 3.11 takes for global, and no host on the Internet has: IETF's own, 6to4's relays, IPv6 for documents.
-    for text in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "3fff::/20")
-)
-
-
-def public(address: str) -> bool:
-    """Whether anybody on the Internet could connect to it: none of a private, local, shared, reserved or multicast
-    network, nor one that leads to such a network by 6to4, NAT64 or as an IPv4 address in IPv6's clothes."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        inner = _inner(found)
-        if inner is not None:
-            return public(str(inner))
-        if found not in _GLOBAL:
-            return False
-    special = any(found.version == network.version and found in network for network in _SPECIAL)
-    return found.is_global and not found.is_multicast and not found.is_reserved and not special
-
-
-def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    if address in _TRANSLATED:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour
 
 
 class PublicReach:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from adapters.local.cache import Cache, Entry, describe
-from adapters.local.fetching import Fetched, Full, NotModified, StagingError, ask, digest, receive
+from adapters.local.fetching import Fetched, Full, NotModified, StagingError, ask, digest, receive, shown
 from adapters.local.layout import Datum
 from adapters.local.transfers import Transfer
 
@@ -160,10 +160,10 @@ def _transfer(url: str, fetched: Fetched, began: float) -> Transfer:
 
 def _compare(want: _Want, fetched: Fetched) -> None:
     if want.datum.bytes not in (None, fetched.bytes):
-        raise StagingError(f"{want.url} has {fetched.bytes} bytes, {want.datum.bytes} were stated.")
+        raise StagingError(f"{shown(want.url)} has {fetched.bytes} bytes, {want.datum.bytes} were stated.")
     if want.datum.checksum and want.sum and fetched.checksum != want.sum[1]:
         kind, stated = want.datum.checksum
-        raise StagingError(f"{want.url} has the {kind} checksum {fetched.checksum}, {stated} was stated.")
+        raise StagingError(f"{shown(want.url)} has the {kind} checksum {fetched.checksum}, {stated} was stated.")
 
 
 def digits(kind: str, stated: str) -> str:

@@ -22,13 +22,13 @@ from configparser import ConfigParser, Error
 from contextlib import suppress
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
-from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from select import select
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from adapters.common import sigv4
+from adapters.common.addresses import Barred, connect, public
 from adapters.local.layout import RESULTS, Delivery, Spec, read_json, read_spec
 from adapters.local.outputs import MOST_FILES, escaped, open_beneath
 
@@ -153,7 +153,8 @@ class Courier:
             encoded = answer.headers.get("Content-Encoding", "identity") != "identity"
             gone = answer.status == 404
             short = answer.status == 200 and not encoded and stated.isdigit() and int(stated) != size
-        self._settle(answer)
+            answer.read()  # nothing: it is a HEAD's
+            self._settle(answer)
         if gone or short:
             what = "has it not" if gone else f"has {stated} of {size} bytes"
             raise DeliveryError(f"{self._base.netloc} took {_shown(name)}, and {what}.", passing=True)
@@ -216,15 +217,18 @@ class Courier:
 
     def _answer(self, connection: HTTPConnection) -> tuple[int, str, str]:
         with connection.getresponse() as answer:
-            body = answer.read(4096) if answer.status >= 300 else b""
+            body = b""
+            with suppress(OSError, HTTPException):  # how it went has been said
+                body = answer.read(4096)
             code = _CODE.search(body)
             said = code[1].decode() if code else answer.reason
             found = answer.status, _shown(said), answer.headers.get("Location", "")
-        self._settle(answer)
+            self._settle(answer)
         return found
 
     def _settle(self, answer: HTTPResponse) -> None:
-        """A connection whose answer was not read to its end is of no more use."""
+        """A connection whose answer was not read to its end is of no more use: what is left of it would be taken for
+        the next one. To be asked before the answer is closed."""
         if not answer.isclosed() or answer.will_close:
             self.close()
 
@@ -280,18 +284,12 @@ def _host(base: SplitResult) -> str:
     return name if base.port in (None, usual) else f"{name}:{base.port}"
 
 
-def _connect_in_public(address: tuple[str, int], timeout: float | None, source: Any = None) -> socket.socket:
+def _connect_in_public(address: tuple[str, int], timeout: float | None, source: object = None) -> socket.socket:
     """To a host that a user has named: a network that only this machine reaches is not theirs to write to."""
-    host, port = address
-    found = {str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-    if not found or not all(_public(ip_address(text.partition("%")[0])) for text in found):
-        raise DeliveryError(f"{host} is at no public address, and this site writes to those alone.")
-    return socket.create_connection((sorted(found)[0], port), timeout)
-
-
-def _public(address: IPv4Address | IPv6Address) -> bool:
-    inner = (address.ipv4_mapped or address.sixtofour) if isinstance(address, IPv6Address) else None
-    return address.is_global and not address.is_multicast and (inner is None or _public(inner))
+    try:
+        return connect(address, timeout, public)
+    except Barred:
+        raise DeliveryError(f"{address[0]} is at no public address, and this site writes to those alone.") from None
 
 
 def _digest(sha256: str) -> str:

@@ -1,7 +1,10 @@
-"""Bytes from a URL into a file, for what is staged. Imports the standard library alone.
+"""Bytes from a URL into a file, for what is staged. Imports the standard library, and of ours what imports no more.
 
 Bytes come from http and https, from files below the allowed roots, and from data URLs. No credentials are sent. A
-redirect may lead to http and https alone, and never from https to http.
+redirect may lead to http and https alone, and never from https to http. Link-local addresses are not connected to:
+staging reaches what a program in its sandbox does not, and clouds keep a machine's credentials there.
+
+What is told of a URL is told without its query: it may be a key, and a session's messages are read by others.
 """
 
 from __future__ import annotations
@@ -9,20 +12,28 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import socket
+import string
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from email.message import Message
-from http.client import HTTPException, HTTPMessage
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection, InvalidURL
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol
 from urllib import request
 from urllib.error import HTTPError, URLError
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
+
+from adapters.common.addresses import Barred, connect, serves
+from adapters.local.transfers import public
 
 SILENCE = 60.0  # seconds without a byte after which a server counts as dead; the supervisor bounds the whole
 PIECE = 1 << 20
 REDIRECTS = 5
+_SHOWN = 300  # characters of a URL, or of what a server says
+# Asked together with whether something has changed: what a proxy on the way remembers is no answer to that.
+_OWN_WORD = {"Cache-Control": "no-cache"}
 
 # The names of checksum types as they are compared: lower case, without dashes.
 CHECKSUMS = ("adler32", "md5", "sha1", "sha256", "sha512")
@@ -103,8 +114,36 @@ class _Redirects(request.HTTPRedirectHandler):
     ) -> request.Request | None:
         scheme = urlsplit(newurl).scheme
         if scheme not in ("http", "https") or (req.type == "https" and scheme != "https"):
-            raise StagingError(f"{req.full_url} redirects to {newurl}, which is not followed.")
+            raise StagingError(f"{shown(req.full_url)} redirects to {shown(newurl)}, which is not followed.")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _connected(address: tuple[str, int], timeout: float | None, source: object = None) -> socket.socket:
+    return connect(address, timeout, serves)
+
+
+def _plain(host: str, **known: Any) -> HTTPConnection:
+    return _judged(HTTPConnection(host, **known))
+
+
+def _secure(host: str, **known: Any) -> HTTPConnection:
+    return _judged(HTTPSConnection(host, **known))
+
+
+def _judged(connection: HTTPConnection) -> HTTPConnection:
+    # Where http.client keeps its own; the check has to be at the address that is connected to.
+    connection._create_connection = _connected  # type: ignore[attr-defined]
+    return connection
+
+
+class _Http(request.HTTPHandler):
+    def http_open(self, req: request.Request) -> Any:
+        return self.do_open(_plain, req)
+
+
+class _Https(request.HTTPSHandler):
+    def https_open(self, req: request.Request) -> Any:
+        return self.do_open(_secure, req)
 
 
 def _opener() -> request.OpenerDirector:
@@ -112,8 +151,8 @@ def _opener() -> request.OpenerDirector:
     opener = request.OpenerDirector()
     for handler in (
         request.ProxyHandler(),
-        request.HTTPHandler(),
-        request.HTTPSHandler(),
+        _Http(),
+        _Https(),
         request.DataHandler(),
         _Redirects(),
         request.HTTPDefaultErrorHandler(),
@@ -123,6 +162,20 @@ def _opener() -> request.OpenerDirector:
         opener.add_handler(handler)
     opener.addheaders = [("User-Agent", "federated-execution-broker"), ("Accept", "*/*")]
     return opener
+
+
+def shown(url: str) -> str:
+    """For people: without user, query and fragment."""
+    try:
+        return _printable(public(url))
+    except ValueError:
+        return "an address that is none"
+
+
+def _printable(text: object) -> str:
+    """One line of it, in bounds: it may be a server's."""
+    clean = "".join(char if char.isprintable() else "?" for char in str(text)[: _SHOWN + 1])
+    return clean if len(clean) <= _SHOWN else f"{clean[:_SHOWN]}…"
 
 
 def local_path(url: str) -> Path | None:
@@ -137,18 +190,18 @@ def _open_file(url: str, roots: tuple[str, ...]) -> IO[bytes]:
     """Judges the file that was really opened, so that no link can be changed in between."""
     path = local_path(url)
     if path is None:
-        raise StagingError(f"{url} is on another machine.")
+        raise StagingError(f"{shown(url)} is on another machine.")
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise StagingError(f"{url} cannot be read: {error.strerror}.") from error
+        raise StagingError(f"{shown(url)} cannot be read: {error.strerror}.") from error
     opened = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
     if not any(opened.is_relative_to(Path(root).resolve()) for root in roots):
         os.close(descriptor)
-        raise StagingError(f"{url} is outside the folders that programs may read from.")
+        raise StagingError(f"{shown(url)} is outside the folders that programs may read from.")
     if not opened.is_file():
         os.close(descriptor)
-        raise StagingError(f"{url} is no plain file.")
+        raise StagingError(f"{shown(url)} is no plain file.")
     return os.fdopen(descriptor, "rb")
 
 
@@ -185,7 +238,11 @@ def receive(
     `target` is as it was."""
     summer = _summer(checksum) if checksum else None
     with _told(url):
-        source = _open_file(url, roots) if urlsplit(url).scheme == "file" else _open_url(url, conditions or {})
+        source = (
+            _open_file(url, roots)
+            if urlsplit(url).scheme == "file"
+            else _open_url(url, {**conditions, **_OWN_WORD} if conditions else {})
+        )
         with source:
             announced = _announced(source)
             if announced is not None and announced > most:
@@ -194,11 +251,11 @@ def receive(
                 count = _write(source, target, most, summer, url)
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    raise Full(f"{url} cannot be fetched: the disk is full.", announced) from error
+                    raise Full(f"{shown(url)} cannot be fetched: the disk is full.", announced) from error
                 raise
             fetched = Fetched(count, summer.hexdigest() if summer else "", *_answer(source, url))
     if announced is not None and announced != count:
-        raise StagingError(f"{url} broke off after {count} of {announced} bytes.")
+        raise StagingError(f"{shown(url)} broke off after {count} of {announced} bytes.")
     return fetched
 
 
@@ -208,19 +265,32 @@ def _told(url: str) -> Iterator[None]:
     try:
         yield
     except HTTPError as error:
-        raise StagingError(f"{url} answers {error.code} {error.reason}.") from error
+        raise StagingError(f"{shown(url)} answers {error.code}{_told_by(error)}.") from error
     except URLError as error:
-        raise StagingError(f"{url} cannot be reached: {error.reason}.") from error
-    except (OSError, HTTPException, ValueError) as error:
-        raise StagingError(f"{url} cannot be fetched: {error}.") from error
+        raise StagingError(f"{shown(url)} cannot be reached: {_printable(error.reason)}.") from error
+    except Barred as error:
+        text = f"{shown(url)} cannot be fetched: {_printable(error)} is at no address that data is read from."
+        raise StagingError(text) from error
+    except (InvalidURL, ValueError) as error:  # whose text holds the URL
+        raise StagingError(f"{shown(url)} cannot be fetched: it is, or leads to, no address.") from error
+    except (OSError, HTTPException) as error:
+        raise StagingError(f"{shown(url)} cannot be fetched: {_printable(error)}.") from error
+
+
+def _told_by(error: HTTPError) -> str:
+    """What urllib says of a redirect that it does not follow has several lines, and where that leads."""
+    if error.code != 304 and 300 <= error.code < 400:
+        return ", a redirect to nowhere, in a circle, or to no http or https address"
+    return f" {_printable(error.reason)}".rstrip()
 
 
 def _open_url(url: str, headers: Mapping[str, str], method: str | None = None) -> Any:
     try:
+        url = url if url[:5].lower() == "data:" else quote(url, safe=string.punctuation)
         asked = request.Request(url, headers=dict(headers), method=method)  # noqa: S310  the opener knows no file URLs
         return _opener().open(asked, timeout=SILENCE)
     except HTTPError as error:
-        if error.code == 304 and headers:
+        if error.code == 304 and "If-None-Match" in headers:
             error.close()
             raise NotModified(error.url, error.headers) from None
         raise
@@ -240,7 +310,7 @@ def _write(source: Any, target: Path, most: int, summer: _Sum | None, url: str) 
 
 
 def _too_large(url: str, most: int) -> str:
-    return f"{url} is larger than {most} bytes, the most this site takes."
+    return f"{shown(url)} is larger than {most} bytes, the most this site takes."
 
 
 def _answer(source: Any, url: str) -> tuple[str, int, Message | None]:
@@ -252,7 +322,7 @@ def _answer(source: Any, url: str) -> tuple[str, int, Message | None]:
 def ask(url: str) -> Fetched | None:
     """What a server says of a file that is not sent. None: it does not say."""
     try:
-        with _told(url), _open_url(url, {}, "HEAD") as source:
+        with _told(url), _open_url(url, _OWN_WORD, "HEAD") as source:
             return Fetched(0, "", *_answer(source, url))
     except StagingError:
         return None

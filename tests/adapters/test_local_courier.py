@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.local import delivering
 from adapters.local.delivering import LARGEST_S3, Courier, Credentials, DeliveryError, deliver
 from adapters.local.layout import RESULTS, Bounds, Delivery, Spec, write_json
 from adapters.local.outputs import MOST_FILES
@@ -26,13 +27,14 @@ Handler = Callable[[socket.socket, bytes], None]  # of one connection, after the
 class Place:
     """Takes connections one after another; `heads`: what was asked. The last handler serves all that come."""
 
-    def __init__(self, *handlers: Handler) -> None:
+    def __init__(self, *handlers: Handler, host: str = "127.0.0.1") -> None:
         self._handlers = list(handlers)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0))
         self._connection: socket.socket | None = None
         self._over = False
         self.heads: list[bytes] = []
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://{host}:{self.port}"
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def __enter__(self) -> Place:
@@ -197,6 +199,26 @@ def test_a_redirect_on_the_same_host_is_followed_with_the_body(file: Path) -> No
     assert [head.split()[1] for head in place.heads] == [b"/r/a.txt", b"/pool/a.txt", b"/r/a.txt"]
 
 
+@pytest.mark.parametrize("length", ["Content-Length: 9", "Transfer-Encoding: chunked"])
+def test_what_a_place_says_with_its_yes_is_not_taken_for_the_next_answer(file: Path, length: str) -> None:
+    """As Apache, whose 201 has a page."""
+
+    def talks(connection: socket.socket, head: bytes) -> None:
+        if head.startswith(b"HEAD"):
+            return takes(connection, head)
+        _swallow(connection)
+        connection.sendall(f"HTTP/1.1 201 Created\r\n{length}\r\n\r\n".encode())
+        select.select([connection], [], [], 0.2)  # who does not wait for the rest asks the next question now
+        with suppress(OSError):
+            connection.sendall(b"<created>" if "9" in length else b"9\r\n<created>\r\n0\r\n\r\n")
+        return None
+
+    with Place(talks) as place, courier(place) as (one, waits):
+        bring(one, file)
+        bring(one, file, "b.txt")
+    assert waits == []
+
+
 # ── what does not ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -338,9 +360,33 @@ def test_a_host_that_a_user_names_is_not_written_to_at_an_address_of_our_own(fil
     assert (place.heads, waits) == ([], [])
 
 
-@pytest.mark.parametrize("host", ["[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "10.0.0.1", "[2002:7f00:1::]"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "10.0.0.1", "[2002:7f00:1::]", "[64:ff9b::a9fe:a9fe]",
+        "[fec0::1]", "[::7f00:1]", "2130706433", "192.0.0.192",
+    ],
+)  # fmt: skip
 def test_nor_by_any_other_way_to_write_one(file: Path, host: str) -> None:
     assert "is at no public address" in refused(f"http://{host}:1/r", file, public=True)[0]
+
+
+def test_nor_is_a_name_that_no_machine_can_have(file: Path) -> None:
+    assert "is at no public address" in refused(f"http://{'a' * 64}.example/r", file, public=True)[0]
+
+
+def test_of_a_names_addresses_the_one_that_answers_is_written_to(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with a host that has an IPv6 address too, where this machine has none. 127.0.0.2 and 127.0.0.3 stand for
+    public ones; at 127.0.0.1 is what may not be reached, whatever the name says."""
+    with Place(takes) as ours, Place(takes, host="127.0.0.3") as theirs, socket.socket() as nobody:
+        nobody.bind(("127.0.0.2", 0))  # and does not listen
+        places = [("127.0.0.1", ours.port), nobody.getsockname(), ("127.0.0.3", theirs.port)]
+        infos = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: infos)
+        monkeypatch.setattr(delivering, "public", lambda address: address != "127.0.0.1")
+        with courier("http://store.example/r", public=True) as (one, waits):
+            bring(one, file)
+    assert (len(ours.heads), len(theirs.heads), waits) == (0, 2, [])
 
 
 # ── what is not even begun ───────────────────────────────────────────────────────────────────────────────────

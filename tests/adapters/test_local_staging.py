@@ -194,3 +194,59 @@ async def test_a_volume_may_take_the_place_of_the_data_and_results_folders(tmp_p
 async def test_a_program_by_location_is_bounded(tmp_path: Path, server: str) -> None:
     spec = a_spec(source=None, location=f"{server}/cube")
     assert "larger than 1000 bytes" in await refused(tmp_path, spec)
+
+
+# ── what is asked on behalf of users, and what is told of it ─────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "2852039166", "[fd00:ec2::254]", "0.0.0.0"]
+)
+async def test_nothing_is_read_from_where_clouds_keep_a_machines_secrets(tmp_path: Path, host: str) -> None:
+    with pytest.raises(StagingError, match="no address that data is read from"):
+        fetch(f"http://{host}:1/latest/meta-data/", tmp_path / "target", (), MIB)
+
+
+async def test_nor_by_way_of_a_redirect(tmp_path: Path, server: str) -> None:
+    with pytest.raises(StagingError, match="no address that data is read from"):
+        await asyncio.to_thread(fetch, f"{server}/to?place=http://169.254.169.254:1/x", tmp_path / "target", (), MIB)
+
+
+@pytest.mark.parametrize("path", ["missing?key=geheim", "short?key=geheim", "to?place=ftp://u:geheim@127.0.0.1/x%3Fkey",
+                                  "to?place=http://x:y:geheim@127.0.0.1:1/", "to?key=geheim"])  # fmt: skip
+async def test_what_may_be_a_key_in_a_url_is_not_told(tmp_path: Path, server: str, path: str) -> None:
+    with pytest.raises(StagingError) as caught:
+        await asyncio.to_thread(fetch, f"{server}/{path}", tmp_path / "target", (), MIB)
+    assert "geheim" not in str(caught.value)
+    assert server.partition("//")[2] in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["u:geheim@127.0.0.1:1", "u:ge:heim@127.0.0.1", "127.0.0.1:1/x?k=geheim y\x01"])
+async def test_nor_is_it_where_nobody_can_be_asked(tmp_path: Path, place: str) -> None:
+    with pytest.raises(StagingError) as caught:
+        fetch(f"http://{place}", tmp_path / "target", (), MIB)
+    assert "heim" not in str(caught.value)
+
+
+async def test_nor_in_what_is_said_of_wrong_data(tmp_path: Path, server: str) -> None:
+    for wrong in ({"bytes": 7}, {"checksum": ("md5", "0" * 32)}):
+        datum = Datum("cube", (f"{server}/cube?key=geheim",), "data/cube", **wrong)  # type: ignore[arg-type]  # by name
+        assert "geheim" not in await refused(tmp_path / str(len(wrong)), a_spec(datum))
+
+
+async def test_what_a_server_says_is_shown_without_control_characters(tmp_path: Path) -> None:
+    async def rude(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 \x1b[31mGone\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(rude, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        with pytest.raises(StagingError, match=r"answers 404 \?\[31mGone") as caught:
+            await asyncio.to_thread(fetch, f"http://127.0.0.1:{port}/x", tmp_path / "target", (), MIB)
+    assert str(caught.value).isprintable()
+
+
+async def test_an_address_may_hold_letters_and_spaces(tmp_path: Path, server: str) -> None:
+    place = f"{server}/to?place=/cube&sky=Bü rö%20"
+    assert (await asyncio.to_thread(fetch, place, tmp_path / "target", (), 10 * MIB))[0] == len(CUBE)
