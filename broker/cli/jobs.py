@@ -26,6 +26,7 @@ from broker.client.words import count, plain, short
 from broker.domain.session import taken
 from broker.errors import BadInput, Conflict, NotFound
 
+_YES = re.compile(r"\bNearest yes: (.+?)\.?$")
 _NEAREST = re.compile(r"compute\.(cores|memory)\b.*\bNearest yes: (\d+)")
 
 Handle = Annotated[
@@ -172,6 +173,7 @@ def _no(offers: Offers) -> str:
     if not told:
         return f"NO: {plain('; '.join(_said(offers)) or 'the broker gives no reason.')}"
     hints = [f"--{what} {max(sizes)} may get {sizes.count(max(sizes))}" for what, sizes in near.items()]
+    hints = hints or _common_yes(offers)
     return " ".join((f"NO from {count(len(kinds), 'site')}: {', '.join(told)}.", *hints))
 
 
@@ -183,6 +185,15 @@ def _nearest_yes(offers: Offers) -> dict[str, list[int]]:
         if table.says_no(note) and len(found) == len(note.reasons or ()) == 1:
             near.setdefault(found[0][1], []).append(int(found[0][2]))
     return near
+
+
+def _common_yes(offers: Offers) -> list[str]:
+    """The nearest yes that most sites name."""
+    named = [match[1] for note in offers.outcomes for text in note.reasons or () if (match := _YES.search(plain(text)))]
+    if not named:
+        return []
+    most = max(dict.fromkeys(named), key=named.count)
+    return [f"Nearest yes: {most}" + (f" (at {count(named.count(most), 'site')})." if len(set(named)) > 1 else ".")]
 
 
 def _said(offers: Offers) -> list[str]:

@@ -12,24 +12,36 @@ from typing import Any
 from broker.cli.screen import Screen
 from broker.client.sessions import Line
 from broker.client.table import cell
-from broker.client.words import clock, columns, cut, pad, plain, short
+from broker.client.words import clock, columns, cut, pad, plain, short, wrap
 from broker.domain import kinds
 from broker.domain.quantities import format_instant
 
+_SHORTEST = 20
 _HEALTH = ("live", "degraded", "draining", "down", "draft")
 
 
-def print_rows(screen: Screen, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Numbers stand to the right, the last column is cut where the terminal ends."""
+def print_rows(
+    screen: Screen, heads: Sequence[str], rows: Sequence[Sequence[object]], *, spared: Sequence[str] = ()
+) -> None:
+    """Numbers stand to the right, the last column is cut where the terminal ends. `spared`: heads of the columns that
+    go before that, in this order; the last column then has lines below its own."""
     if not screen.tty:
         screen.say("\n".join("\t".join(map(cell, row)) for row in (_names(heads), *rows)))
         return
     texts = [[_shown(screen, value) for value in row] for row in rows]
     right = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(heads))]
     widths = [max(columns(line[i]) for line in ([*heads], *texts)) for i in range(len(heads))]
+    kept = list(range(len(heads)))
+    for head in spared:
+        if sum(widths[i] + 2 for i in kept) - 2 > screen.width:
+            kept.remove(heads.index(head))
     for line in ([*heads], *texts):
-        padded = [pad(text, width, right=r) for text, width, r in zip(line, widths, right, strict=True)]
-        screen.say(cut("  ".join(padded).rstrip(), screen.width))
+        *front, last = [pad(line[i], widths[i], right=right[i]) for i in kept]
+        start = "".join(f"{text}  " for text in front)
+        first, *more = wrap(last, max(_SHORTEST, screen.width - columns(start))) if spared else [last]
+        screen.say(cut((start + first).rstrip(), screen.width))
+        for text in more:
+            screen.say(" " * columns(start) + text)
 
 
 def _names(heads: Sequence[str]) -> list[str]:
@@ -125,15 +137,30 @@ def print_promises(screen: Screen, site: Mapping[str, Any], *, json: bool) -> No
         screen.note("nothing was learned of it yet: its promises are taken as they are.")
         return
     rows = [
-        [line.get(key) for key in ("site", "kind", "what", "factor", "samples", "since", "says")]
+        [
+            *(line.get(key) for key in ("site", "kind", "what", "factor", "samples")),
+            _day(screen, line.get("since")),
+            line.get("says"),
+        ]
         for line in calibration
     ]
     ways = [
-        [site.get("name"), way.get("source") or "anywhere", "bytes", _rates(way), way.get("samples"), way.get("latest"),
-         f"brings in {_rates(way)} {way.get('unit') or ''}"]
+        [site.get("name"), way.get("source") or "anywhere", "bytes", _rates(way), way.get("samples"),
+         _day(screen, way.get("latest")), f"brings in {_rates(way)} {way.get('unit') or ''}"]
         for way in measured
     ]  # fmt: skip
-    print_rows(screen, ("SITE", "OF", "WHAT", "FACTOR", "RUNS", "SINCE", "SAYS"), [*rows, *ways])
+    heads = ("SITE", "OF", "WHAT", "FACTOR", "RUNS", "SINCE", "SAYS")
+    print_rows(screen, heads, [*rows, *ways], spared=("FACTOR", "RUNS", "SINCE", "SITE"))
+
+
+def _day(screen: Screen, moment: object) -> object:
+    """For a person in their own zone; a pipe gets what the broker wrote."""
+    if not screen.tty or not isinstance(moment, str):
+        return moment
+    try:
+        return datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
 
 
 def _rates(way: Mapping[str, Any]) -> str:

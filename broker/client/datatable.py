@@ -14,15 +14,18 @@ from broker.domain.located_note import LocatedNote, PortionNote
 from broker.domain.session import Bounds, LocalityNote, OfferSetResponse, SimpleExecutionSession
 
 _MOST_PLACES = 6
+_MOST_UNKNOWN = 5
 
 
 def unknowns(response: OfferSetResponse, width: int) -> list[str]:
-    """A line for each data resource of which something is not known, or contradicts: what, and why."""
+    """A line for each data resource of which something is not known, or contradicts: what, and why. Of many, the
+    first, and how many more there are."""
+    told = [(note, said) for note in response.located or () if (said := [*_missing(note), *(note.notes or ())])]
     lines = []
-    for note in response.located or ():
-        said = [*_missing(note), *(note.notes or ())]
-        if said:
-            lines += wrap(f"?? {_called(note)}: {plain('; '.join(said))}", width)
+    for note, said in told[:_MOST_UNKNOWN]:
+        lines += wrap(f"?? {_called(note)}: {plain('; '.join(said))}", width)
+    if len(told) > _MOST_UNKNOWN:
+        lines += wrap(f"?? and of {count(len(told) - _MOST_UNKNOWN, 'more data resource')}: --explain", width)
     return lines
 
 

@@ -28,6 +28,7 @@ class Facts:
     origin: str
     pay: Bounds | None
     price: Bounds | None
+    ranked_price: Bounds | None
     egress: Bounds | None
     carbon: Bounds | None
     all_in: Bounds | None
@@ -56,6 +57,11 @@ class Facts:
         return bool(self.all_in and self.all_in.stand_in)
 
     @property
+    def experienced(self) -> bool:
+        """The price ranks by what such prices have come to, and so ALL-IN holds another than PAY shows."""
+        return bool(self.price and self.ranked_price and self.price.expected != self.ranked_price.expected)
+
+    @property
     def free(self) -> bool:
         return bool(self.pay and not self.pay.stand_in and self.pay.pessimistic <= 0)
 
@@ -74,6 +80,7 @@ def facts(session: SimpleExecutionSession, rank: int | None) -> Facts:
         origin=session.origin or "",
         pay=note.pay or cost(session, kinds.MONETARY),
         price=note.price or _term(note, "price") or cost(session, kinds.MONETARY),
+        ranked_price=_term(note, "price"),
         egress=_term(note, "egress"),
         carbon=cost(session, kinds.CARBON),
         all_in=all_in,

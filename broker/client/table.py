@@ -6,7 +6,7 @@ estimate from a reservation, a stand-in from a figure. Texts of sites are defuse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 
@@ -174,7 +174,13 @@ def _body(rows: list[Facts], look: Look, site_room: int) -> list[str]:
     left = [" ".join((lead[i], (" " * gap).join(block[i] for block in blocks))) for i in range(len(rows) + 1)]
     whys = ["WHY", *(plain(row.why) for row in rows)]
     reach = columns(left[0]) + gap
-    return [f"{line}{' ' * gap}{cut(why, max(0, look.width - reach))}" for line, why in zip(left, whys, strict=True)]
+    return [f"{line}{' ' * gap}{_fit(why, max(0, look.width - reach))}" for line, why in zip(left, whys, strict=True)]
+
+
+def _fit(why: str, room: int) -> str:
+    """What was promised goes before a word is cut: `cheaper, but 26 min queue, 12 min promised`."""
+    shorter = why.rpartition(", ")[0]
+    return cut(shorter if columns(why) > room and why.endswith(" promised") and shorter else why, room)
 
 
 def _columns(rows: list[Facts], look: Look) -> list[Column]:
@@ -183,7 +189,9 @@ def _columns(rows: list[Facts], look: Look) -> list[Column]:
     return [
         column
         for column in built
-        if column.head.startswith(("PAY", "PRICE")) or any(text.strip("-? ") for text, _ in column.cells)
+        if column.head.startswith(("PAY", "PRICE"))
+        or any(text.strip("-? ") for text, _ in column.cells)
+        or (column.head == "MOVES" and any(row.unsure for row in rows))
     ]
 
 
@@ -306,9 +314,17 @@ def _refusal(mark: str, site: str, reason: str, look: Look, site_room: int) -> l
 def _reason(note: OutcomeNote) -> str:
     words = {"Pending": "no answer yet; joins the set if it comes", "Declined": "no, without a reason",
              "TimedOut": "no answer in time", "Failed": "failed", "Skipped": "not asked"}  # fmt: skip
-    text = "; ".join(note.reasons or ()) or words.get(note.outcome, note.outcome)
+    reasons = [reason.removeprefix(f"{note.site}: ") for reason in note.reasons or ()]
+    text = " ".join(_sentences(reasons)) or words.get(note.outcome, note.outcome)
     back = f" (ask again in {span(note.retry_after)})" if note.retry_after else ""
     return text + back
+
+
+def _sentences(reasons: Sequence[str]) -> Iterator[str]:
+    """Side by side, each but the last with a mark at its end."""
+    for reason in reasons[:-1]:
+        yield reason if reason.endswith((".", "!", "?")) else f"{reason};"
+    yield from reasons[-1:]
 
 
 def _legend(response: OfferSetResponse, rows: list[Facts], look: Look) -> list[str]:
@@ -336,7 +352,7 @@ def _billing(response: OfferSetResponse, rows: list[Facts], look: Look) -> list[
     terms = [(wishes.value_of_time, "h until result"), (wishes.carbon_price, "kg CO2e"),
              (wishes.distance_price, "GB moved")]  # fmt: skip
     free = all(row.free for row in rows)
-    sums = [] if free else ["PAY"]
+    sums = [] if free else ["PAY as such prices came out" if any(row.experienced for row in rows) else "PAY"]
     sums += [f"{money(price)} {unit}/{what}".replace(" /", "/") for price, what in terms if price]
     risk = f", weighed {wishes.risk:g} towards the worst" if wishes.risk else ""
     billed = "nothing is billed" if free else "isn't billed"
@@ -417,12 +433,18 @@ def explain(response: OfferSetResponse, look: Look) -> str:
         for term in (note.terms if note else None) or ():
             mark = "?" if term.stand_in else " "
             figures = f"{money(term.expected):>10}{mark} {money(term.pessimistic):>10}"
-            lines.append(f"    {pad(plain(term.name), 10)}{figures}  {plain(term.basis or '')}".rstrip())
+            lines += _hanging(f"    {pad(plain(term.name), 10)}{figures}  ", plain(term.basis or ""), look.width)
         if moving := datatable.moving(sessions[row.session]):
             lines += [f"    {line}" for line in wrap(moving, look.width - 4)]
         if row.behind:
             lines += [f"    {line}" for line in wrap(plain(row.behind), look.width - 4)]
     return "\n".join(lines)
+
+
+def _hanging(start: str, text: str, width: int) -> list[str]:
+    """`text` behind `start`, and what does not fit below its own beginning."""
+    first, *more = wrap(text, max(20, width - columns(start)), most=12)
+    return [(start + first).rstrip(), *(" " * columns(start) + line for line in more)]
 
 
 @dataclass(frozen=True)

@@ -256,7 +256,7 @@ def _loss(name: str, score: Score, first: Score, more: dict[str, float]) -> str:
         case "time":
             return _delay(score, first)
         case "distance":
-            return f"{size(score.bytes.expected)} to move"
+            return "more to move"  # how much, stands beside it
     return "more CO2e"
 
 

@@ -132,8 +132,9 @@ def _one_of(fault: ErrorDetails, path: str) -> Advice:
 
 
 def _own_words(fault: ErrorDetails, path: str) -> Advice:
-    """A ValueError of the domain's: it says what is wanted."""
-    return f"{_shown(fault['input'])}: {fault.get('ctx', {}).get('error', 'is wrong')}.", ""
+    """A ValueError of the domain's: it says what is wanted. Of a whole object nothing need be shown beside."""
+    found, said = fault["input"], fault.get("ctx", {}).get("error", "is wrong")
+    return f"{said}." if isinstance(found, dict) else f"{_shown(found)}: {said}.", ""
 
 
 def _bound(words: str, key: str) -> Callable[[ErrorDetails, str], Advice]:

@@ -25,10 +25,10 @@ class Reason(msgspec.Struct, frozen=True):
     nearest: str = ""
 
     def __str__(self) -> str:
-        parts = [f"{self.element}: {self.text}" if self.element else self.text]
-        if self.nearest:
-            parts.append(f"Nearest yes: {self.nearest}.")
-        return " ".join(parts)
+        text = f"{self.element}: {self.text}" if self.element else self.text
+        if not self.nearest:
+            return text
+        return f"{text}{'' if text.endswith(('.', '!', '?')) else '.'} Nearest yes: {self.nearest}."
 
 
 class Offered(msgspec.Struct, frozen=True, tag=True):

@@ -71,7 +71,7 @@ class Outputs(Model):
     def _complete(self) -> Outputs:
         rucio = self.to is not None and urlsplit(self.to).scheme == RUCIO
         if rucio and not self.rse:
-            raise ValueError("a Rucio place needs its rse")
+            raise ValueError("a place in Rucio needs its storage element: outputs.rse, in a request's file")
         if self.rse and not rucio:
             raise ValueError("an rse belongs to a place in Rucio: rucio:scope/dataset")
         return self

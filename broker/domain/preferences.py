@@ -5,15 +5,26 @@ All money is in `currency`; absent, the broker's base currency. Sent only to sit
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from broker.domain.base import Flag, Model, Number, Text
 from broker.domain.quantities import Instant
 
 Preset = Literal["cheapest", "fastest", "closest", "greenest", "balanced"]
 Positive = Annotated[Number, Field(ge=0, le=1e12)]
+
+
+def _country(code: str) -> str:
+    """Raises ValueError for a name: no site lies in `Italy`, so forbidding that would forbid nothing."""
+    if not re.fullmatch(r"\s*[A-Za-z]{2}\s*", code):
+        raise ValueError("a country's code of two letters (ISO 3166-1) is wanted, such as NL")
+    return code
+
+
+Country = Annotated[Text, AfterValidator(_country)]
 
 
 class Preferences(Model):
@@ -35,8 +46,8 @@ class Preferences(Model):
     )
     failover: Flag | None = Field(None, description="on proof of refusal, accept the next-ranked offer")
     locality: Literal["required", "preferred"] | None = Field(None, description="required: only where the data is")
-    countries_allowed: tuple[Text, ...] | None = None
-    countries_forbidden: tuple[Text, ...] | None = None
+    countries_allowed: tuple[Country, ...] | None = None
+    countries_forbidden: tuple[Country, ...] | None = None
     sites_allowed: tuple[Text, ...] | None = None
     sites_forbidden: tuple[Text, ...] | None = None
     requote: Annotated[Number, Field(ge=0, le=10)] | None = Field(

@@ -107,4 +107,4 @@ def _unwritten(request: ExecutionRequest, site: Registration, profile: Profile) 
         return None
     says = f"it writes to {', '.join(writes)}" if writes else "it names no place that it writes to"
     text = f"{site.name} cannot write results to {outputs.to[:200]}: {says}."
-    return Reason(text, "outputs.to", "writes", ", ".join(writes))
+    return Reason(text, "outputs.to", "writes", ", ".join(writes) or "without outputs.to, and results are fetched")

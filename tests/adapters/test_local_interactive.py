@@ -241,15 +241,17 @@ def test_what_cannot_be_opened_is_refused_with_its_remedy(tmp_path: Path) -> Non
 
     assert reasons() == []
     shut = reasons(interactive={"offered": False})
-    assert shut == ["executable.mode: notebooks are executed here, not opened Nearest yes: batch."]
+    assert shut == ["executable.mode: notebooks are executed here, not opened. Nearest yes: batch."]
     alone = reasons(isolation="bwrap", network=False)
-    assert alone == ["executable.mode: programs have no network here, so nobody reaches a notebook Nearest yes: batch."]
+    assert alone == [
+        "executable.mode: programs have no network here, so nobody reaches a notebook. Nearest yes: batch."
+    ]
 
 
 def test_an_interpreter_without_jupyter_is_named_with_what_to_install() -> None:
     request = ExecutionRequest.model_validate(a_request())
     (reason,) = _unfit(request, Interpreter("3.11.2", notebooks=True, pip=True, opens=False))
-    assert str(reason) == ("executable.mode: jupyterlab and ipykernel are not installed here Nearest yes: batch.")
+    assert str(reason) == ("executable.mode: jupyterlab and ipykernel are not installed here. Nearest yes: batch.")
     assert _unfit(request, Interpreter("3.11.2", notebooks=False, pip=True, opens=True)) == []
 
 

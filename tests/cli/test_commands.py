@@ -369,6 +369,26 @@ async def test_a_no_names_the_nearest_yes(run: Any, fake: FakeBroker) -> None:
     assert "NO  alba   compute.memory.min: 64 asked" in ran.out
 
 
+async def test_a_no_names_the_nearest_yes_of_most_sites(run: Any, fake: FakeBroker) -> None:
+    told = [
+        OutcomeNote(site=site, outcome="Declined", reasons=(f"outputs.keep: P30D asked. Nearest yes: {most}.",))
+        for site, most in (("alba", "P7D"), ("delta", "P9D"), ("echo", "P7D"))
+    ]
+    fake.sets = [drawn_set([], outcomes=told), drawn_set([], outcomes=told[:1])]
+    assert (await run("submit", "fit.py")).err == "NO from 3 sites: 3 say no. Nearest yes: P7D (at 2 sites).\n"
+    assert (await run("submit", "fit.py")).err == "NO from 1 site: 1 say no. Nearest yes: P7D.\n"
+
+
+async def test_what_promises_are_worth_is_read_whole_on_a_narrow_terminal(run: Any, fake: FakeBroker) -> None:
+    says = "runs shorter than asked for × 0.31 (34 runs; × 0.29 is usual)"
+    line = {**LEARNED["calibration"][0], "says": says}
+    fake.sites["alba"] = {"name": "alba", "kind": "ivoa", "health": "live", "calibration": [line]}
+    shown = (await run("sites", "promises", "alba", tty=True)).out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert says in " ".join(shown.split())
+    assert "2026-11-01T" not in shown
+
+
 async def test_kinds_are_listed(run: Any) -> None:
     assert "docker-container\texecutable\t" + kinds.DOCKER_CONTAINER in (await run("kinds")).out
 

@@ -47,6 +47,12 @@ def test_every_unknown_has_a_line_with_its_reason() -> None:
     assert datatable.volume(answer(CUBE, FLAT)) == (4e9, False)
 
 
+def test_of_many_unknowns_the_first_are_told_and_how_many_more() -> None:
+    lines = datatable.unknowns(answer(*[FLAT | {"element": f"data[{i}]"} for i in range(50)]), 100)
+    assert len(lines) == 6
+    assert lines[-1] == "?? and of 45 more data resources: --explain"
+
+
 def test_an_unknown_without_a_reason_is_told_all_the_same() -> None:
     bare = {"element": "data[0]", "files": 1, "portions": [portion(None)]}
     assert datatable.unknowns(answer(bare), 100) == ["?? data[0]: size and place not known: nobody says"]

@@ -75,6 +75,53 @@ def test_an_excluded_offer_says_why_and_has_no_rank() -> None:
     assert "\n\tborealis\texcluded\t" in table.tsv(drawn_set([first, out]))
 
 
+def test_why_is_not_cut_while_what_was_promised_can_go() -> None:
+    first, second, *_ = drawn_offers()
+    assert second.ranking
+    late = second.with_(ranking=second.ranking.with_(why="cheaper, but 26 min queue, 12 min promised"))
+    assert "cheaper, but 26 min queue, 12 min promised" in table.offers(drawn_set([first, late]), look(160))
+    assert table.offers(drawn_set([first, late]), look(80)).splitlines()[3].endswith("cheaper, but 26 min queue")
+
+
+def test_bytes_that_nobody_knows_have_their_column() -> None:
+    first, *_ = drawn_offers()
+    assert first.locality
+    unknown = first.with_(locality=first.locality.with_(bytes=None, least=None, certainty="unknown"))
+    head, row = table.offers(drawn_set([unknown]), look(80)).splitlines()[1:3]
+    assert "MOVES" in head
+    assert row[head.index("MOVES") + 4] == "?"
+
+
+def test_a_price_that_ranks_by_experience_is_not_said_to_be_pay() -> None:
+    first, *rest = drawn_offers()
+    note = first.ranking
+    assert note
+    assert note.terms
+    terms = tuple(term.with_(expected=0.6) if term.name == "price" else term for term in note.terms)
+    corrected = note.with_(price=bounds(1.2), terms=terms)
+    text = table.offers(drawn_set([first.with_(ranking=corrected), *rest]), look(120))
+    assert "isn't billed: PAY as such prices came out + 2.00 EUR/h" in text
+    assert "isn't billed: PAY + 2.00 EUR/h" in table.offers(drawn_set(), look(120))
+
+
+def test_reasons_of_a_site_stand_apart_and_do_not_name_it_twice() -> None:
+    reasons = ("echo: data[0]: no place. Nearest yes: http.", "data[1]: none", "fjord: no cores")
+    note = OutcomeNote(site="echo", outcome="Declined", reasons=reasons)
+    text = table.offers(drawn_set([], outcomes=[note]), look(120))
+    assert "NO  echo  data[0]: no place. Nearest yes: http. data[1]: none; fjord: no cores" in text
+
+
+def test_each_term_stays_within_the_terminal() -> None:
+    first, *_ = drawn_offers()
+    note = first.ranking
+    assert note
+    assert note.terms
+    terms = tuple(term.with_(basis="waiting 0 s, staging 9 s, run 2 min; " * 3) for term in note.terms)
+    text = table.explain(drawn_set([first.with_(ranking=note.with_(terms=terms))]), look(80))
+    assert max(map(columns, text.splitlines())) <= 80
+    assert text.count("staging 9 s") == 9, "nothing is cut"
+
+
 def test_what_became_of_an_offer_is_shown() -> None:
     first, *rest = drawn_offers()
     text = table.offers(drawn_set([first.with_(phase=SessionPhase.EXPIRED), *rest], taken=str(ALBA)), look(80))

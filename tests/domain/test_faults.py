@@ -64,6 +64,15 @@ def preferences(**values: Any) -> dict[str, Any]:
         (preferences(failover="yes"), 'preferences.failover: "yes": true or false is wanted.'),
         (preferences(currency="eur"), 'preferences.currency: "eur": a text of the form ^[A-Z]{3}$ is wanted.'),
         (
+            preferences(countries_forbidden=["NL", "Italy"]),
+            'preferences.countries_forbidden[1]: "Italy": '
+            "a country's code of two letters (ISO 3166-1) is wanted, such as NL.",
+        ),
+        (
+            {"executable": DOCKER, "outputs": {"to": "rucio:ada/fits"}},
+            "outputs: a place in Rucio needs its storage element: outputs.rse, in a request's file.",
+        ),
+        (
             preferences(preset="cheap"),
             'preferences.preset: "cheap": unknown. Nearest: cheapest. '
             "There are: cheapest, fastest, closest, greenest, balanced.",

@@ -503,7 +503,7 @@ def test_bytes_are_named_where_they_decide() -> None:
     assert found[1].why == "1 beats it in all"
     found = rank([candidate("a"), candidate("b", locality=moving(7, 0), price=Span.of(0.5))],
                  wishes(preset="closest"), NOW)  # fmt: skip
-    assert found[1].why == "cheaper, but 7 GB to move"
+    assert found[1].why == "cheaper, but more to move"
 
 
 def test_offers_and_wishes_can_be_kept_and_read_back() -> None:
