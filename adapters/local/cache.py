@@ -48,6 +48,7 @@ SETTLED = 60.0  # seconds after a change from which Last-Modified tells one vers
 
 _DATA, _ABOUT, _SUMS, _LOCKS, _NEW, _GONE = "data", "about.json", ".sums", ".locks", ".new-", ".gone-"
 _FICLONE = 0x40049409  # ioctl of Linux: share the blocks of another file
+_KEY = re.compile(r"[0-9a-f]{64}")  # as `_key` makes them
 _ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]{1,1000}"')
 
 
@@ -85,11 +86,24 @@ class About(NamedTuple):
 
 def describe(url: str, final: str, count: int, headers: Message, checksums: dict[str, str]) -> About | None:
     """None: it may not be kept, or nothing would tell it from a later version."""
-    words = {word.strip().partition("=")[0].lower() for word in str(headers.get("Cache-Control", "")).split(",")}
-    if words & {"no-store", "private"} or headers.get("Vary", "").strip() == "*":
+    if {"no-store", "private"} & _words(headers, "Cache-Control") or "*" in _words(headers, "Vary"):
+        return None
+    if not checksums and not _ends(headers):
         return None
     about = About(url, final, count, _etag(headers), _modified(headers), checksums)
     return about if about.etag or about.modified or about.checksums else None
+
+
+def _words(headers: Message, name: str) -> set[str]:
+    """Of all headers of that name, without what each is set to."""
+    listed = ",".join(str(value) for value in headers.get_all(name) or ())
+    return {word.strip().partition("=")[0].strip().lower() for word in listed.split(",")}
+
+
+def _ends(headers: Message) -> bool:
+    """Whether the answer said where it ends. Of one that ended with its connection nobody knows whether it was whole,
+    and its ETag would confirm for ever what was cut off."""
+    return headers.get("Content-Length") is not None or "chunked" in _words(headers, "Transfer-Encoding")
 
 
 def _etag(headers: Message) -> str:
@@ -327,6 +341,8 @@ class Cache:
         cleared."""
         cleared = False
         with suppress(OSError), self._alone():
+            if self._folder.stat().st_dev != self._folder.parent.stat().st_dev:
+                return False  # it has a disk of its own, which is no room for jobs
             for _, _, key in sorted(self._entries()):
                 disk = os.statvfs(self._folder)
                 if wanted is not None and disk.f_bavail * disk.f_frsize >= wanted:
@@ -350,14 +366,17 @@ class Cache:
         """When each was last used, its bytes, its key. What was killed while it was made or removed is cleared."""
         found = []
         for name in os.listdir(self._folder):
-            if name.startswith((_NEW, _GONE)):
-                self._remove(name.removeprefix(_NEW).removeprefix(_GONE), whole=False)
-            elif not name.startswith("."):
-                try:
-                    place = self._folder / name
-                    found.append(((place / _ABOUT).stat().st_mtime, (place / _DATA).stat().st_size, name))
-                except FileNotFoundError:  # gone meanwhile, or somebody meddled
-                    self._remove(name)
+            key = name.removeprefix(_NEW).removeprefix(_GONE)
+            if not _KEY.fullmatch(key):
+                continue  # ours otherwise, or nobody's: a disk of its own has a folder `lost+found`
+            if key != name:
+                self._remove(key, whole=False)
+                continue
+            try:
+                place = self._folder / name
+                found.append(((place / _ABOUT).stat().st_mtime, (place / _DATA).stat().st_size, name))
+            except OSError:  # gone meanwhile, or somebody meddled
+                self._remove(name)
         return found
 
     def _shrink(self, entries: list[tuple[float, int, str]], incoming: int) -> int:

@@ -47,6 +47,7 @@ class Server:
     def __init__(self) -> None:
         self.files: dict[str, tuple[bytes, dict[str, str]]] = {}
         self.asked: list[tuple[str, str, int]] = []
+        self.told: list[str | None] = []  # what each call said to proxies
         self.go_on = asyncio.Event()
         self.lies: dict[str, str] | None = None  # headers of a 304 that answers every condition
         self.shameless = False  # also where there is no condition
@@ -63,6 +64,7 @@ class Server:
     async def answer(self, asked: web.Request) -> web.StreamResponse:
         answer = await self._answer(asked)
         self.asked.append((asked.method, asked.path, answer.status))
+        self.told.append(asked.headers.get("Cache-Control"))
         return answer
 
     async def _answer(self, asked: web.Request) -> web.StreamResponse:
@@ -292,6 +294,44 @@ def test_of_two_etags_none_is_believed() -> None:
     assert describe("http://x/", "http://x/", 1, headers, {}) is None
 
 
+@pytest.mark.parametrize(
+    "twice", [("Cache-Control", "max-age=9", "private"), ("Vary", "Accept", "*"), ("Vary", "A, *", "")]
+)
+def test_what_is_said_in_several_headers_is_heard(twice: tuple[str, str, str]) -> None:
+    headers = Message()
+    headers["ETag"], headers["Content-Length"] = '"a"', "1"
+    assert describe("http://x/", "http://x/", 1, headers, {}) is not None
+    for value in twice[1:]:
+        headers[twice[0]] = value
+    assert describe("http://x/", "http://x/", 1, headers, {}) is None
+
+
+async def test_what_may_have_broken_off_is_kept_under_a_checksum_alone(jobs: Jobs) -> None:
+    """A server that says no length and closes may have died on the way. The ETag would confirm the half for ever."""
+    whole = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        status = b"304 Not Modified" if b'If-None-Match: "v1"' in head else b"200 OK"
+        writer.write(b'HTTP/1.1 %s\r\nETag: "v1"\r\nConnection: close\r\n\r\n' % status)
+        writer.write(b"" if b"304" in status else CUBE if whole.is_set() else CUBE[:100])
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/cube"
+        assert await jobs.get(url) == (CUBE[:100], False)
+        whole.set()
+        assert await jobs.get(url) == (CUBE, False)
+        assert jobs.kept == []
+        assert [await jobs.get(url, checksum=sha256(CUBE)) for _ in range(2)] == [(CUBE, False), (CUBE, True)]
+
+
+async def test_what_a_proxy_remembers_is_no_word_of_the_server(jobs: Jobs, server: Server) -> None:
+    for url in (server.put("/etag", CUBE, ETag='"v1"'), server.put("/date", CUBE, Last_Modified=LONG_AGO)):
+        assert [await jobs.get(url) for _ in range(2)] == [(CUBE, False), (CUBE, True)]
+    assert server.told == [None, "no-cache", None, "no-cache"]
+
+
 async def test_what_only_a_checksum_tells_apart_is_fetched_by_who_states_none(jobs: Jobs, server: Server) -> None:
     url = server.put("/cube", CUBE)
     await jobs.get(url, checksum=sha256(CUBE))
@@ -416,6 +456,19 @@ async def test_where_the_disk_has_no_room_to_spare_nothing_is_kept(
     assert [path.read_bytes() for path in jobs.kept] == [b"1234"]
 
 
+async def test_what_is_none_of_ours_in_its_folder_stays_and_is_in_nobodys_way(jobs: Jobs, server: Server) -> None:
+    """As in a disk of its own, whose folder `lost+found` is not even readable."""
+    place = jobs.folder / CACHE
+    (place / "lost+found").mkdir(parents=True)
+    (place / "README").write_text("a disk of its own")
+    url = server.put("/cube", CUBE, ETag='"v1"')
+    assert [await jobs.get(url) for _ in range(2)] == [(CUBE, False), (CUBE, True)]
+    assert jobs.cache.tidy(time.time() + 7200.0) == 0
+    assert jobs.kept == []
+    assert (place / "lost+found").is_dir()
+    assert (place / "README").read_text() == "a disk of its own"
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """4 MiB."""
@@ -456,6 +509,17 @@ async def test_full_is_said_with_what_had_no_room(small_disk: Path, server: Serv
     with pytest.raises(Full) as caught:
         await asyncio.to_thread(receive, url, small_disk / "target", (), 100 * MIB)
     assert caught.value.wanted == len(CUBE) * 60
+
+
+async def test_a_cache_on_a_disk_of_its_own_makes_no_way_where_that_helps_nobody(
+    small_disk: Path, tmp_path: Path, server: Server
+) -> None:
+    (tmp_path / "disk" / "inner").mkdir()
+    jobs = Jobs(tmp_path)
+    (tmp_path / CACHE).symlink_to(small_disk / "inner")
+    await jobs.get(server.put("/old", CUBE, ETag='"v1"'))
+    assert not jobs.cache.give_way(None)
+    assert len(list((small_disk / "inner").glob("*/data"))) == 1
 
 
 def test_a_copy_goes_on_where_the_kernel_cannot_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -522,11 +586,11 @@ async def test_what_was_killed_half_way_leaves_nothing_for_long(jobs: Jobs, serv
     url = server.put("/cube", CUBE, ETag='"v1"')
     await jobs.get(url)
     place = jobs.folder / CACHE
-    key = jobs.kept[0].parent.name
-    for name in (f".new-{key}", f".gone-{key}", ".new-abc"):
+    key, other = jobs.kept[0].parent.name, "0" * 64
+    for name in (f".new-{key}", f".gone-{key}", f".new-{other}"):
         (place / name).mkdir()
         (place / name / "data").write_bytes(b"half")
-    (place / "empty").mkdir()
+    (place / other).mkdir()
     (place / ".locks" / "abc").touch()
     assert await jobs.get(url) == (CUBE, True)
     server.put("/cube", OTHER, ETag='"v2"')
