@@ -255,8 +255,9 @@ def _delivery(job: Job, options: LocalOptions) -> Delivery | None:
     entry = max((e for e in options.writes if covers(e.prefix, to)), key=lambda e: len(e.prefix), default=None)
     if entry is None:
         raise SiteRefused(f"results cannot be written to {to[:200]} from here.")
-    s3 = to.startswith("s3:")
-    steps = [step for step in urlsplit(entry.prefix).path.split("/") if step] if ":" in entry.prefix else []
+    named = ":" in entry.prefix
+    to = _written(entry.prefix, to) if named else to
+    s3 = urlsplit(to).scheme == "s3"
     return Delivery(
         to=to,
         target=_object(to, entry.endpoint) if s3 else to,
@@ -265,9 +266,20 @@ def _delivery(job: Job, options: LocalOptions) -> Delivery | None:
         kept=max(kept(job.request), options.keep.total_seconds()),
         region=entry.region,
         credentials=str(entry.credentials_file.absolute()) if entry.credentials_file else "",
-        above=len(steps),
-        public=":" not in entry.prefix,
+        above=len(_steps(entry.prefix)) if named else 0,
+        public=not named,
     )
+
+
+def _written(prefix: str, to: str) -> str:
+    """A place below a prefix, as the prefix is written: what compares as below it, such as another case of a bucket's
+    name or `a//b`, is elsewhere to a server, and the credentials are for the prefix."""
+    below = _steps(to)[len(_steps(prefix)) :]
+    return "/".join((prefix.rstrip("/"), *below)) + ("/" if to.endswith("/") else "")
+
+
+def _steps(place: str) -> list[str]:
+    return [step for step in urlsplit(place).path.split("/") if step]
 
 
 def _object(place: str, endpoint: str) -> str:

@@ -236,3 +236,32 @@ def test_isolation_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert "no sandbox" in sandbox.describe("none", network=True)
     assert "no network" in sandbox.describe("bwrap", network=False)
+
+
+S3 = {"prefix": "s3://results/a/b/", "endpoint": "https://s3.example", "credentials_file": "/secret"}
+WEBDAV = {"prefix": "https://store.example/a/b", "credentials_file": "/secret"}
+
+
+@pytest.mark.parametrize(
+    ("to", "place", "target"),
+    [
+        ("s3://results/a/b/c/", "s3://results/a/b/c/", "https://s3.example/results/a/b/c"),
+        ("S3://results/a/b/c", "s3://results/a/b/c", "https://s3.example/results/a/b/c"),
+        ("s3://RESULTS/a/b", "s3://results/a/b", "https://s3.example/results/a/b"),
+        ("s3://results./a/b/x", "s3://results/a/b/x", "https://s3.example/results/a/b/x"),
+        ("s3://results//a///b//c", "s3://results/a/b/c", "https://s3.example/results/a/b/c"),
+        ("s3://results/a/b/c%20d", "s3://results/a/b/c%20d", "https://s3.example/results/a/b/c%20d"),
+        ("https://STORE.example:443/a/b/", "https://store.example/a/b/", "https://store.example/a/b/"),
+        ("https://store.example//a//b/c//d/", "https://store.example/a/b/c/d/", "https://store.example/a/b/c/d/"),
+        ("https://other.example//a//b/", "https://other.example//a//b/", "https://other.example//a//b/"),
+    ],
+)
+def test_what_reads_like_a_place_below_a_prefix_is_one(to: str, place: str, target: str) -> None:
+    """To a server `a//b` is another folder than `a/b`, and `RESULTS` another bucket: not those that the credentials
+    are for."""
+    options = LocalOptions.model_validate({"folder": "/jobs", "writes": [S3, WEBDAV, "https"]})
+    job = Job(UUID(int=7), "name", Owner("a", "b"), a_request(outputs={"to": to}), 1, 1, 0, {}, 60.0, 0.0)
+    delivery = translate.spec(job, options).delivery
+    assert delivery is not None
+    assert (delivery.to, delivery.target) == (place, target)
+    assert bool(delivery.credentials) is ("other" not in to)
