@@ -133,7 +133,6 @@ async def _join(
     window = Window(clock.now)
     map_ = _map(settings)
     learning = Learning(store=store, records=records, clock=clock, map_=map_)
-    await learning.start()
     sites = Sites(
         _registrations(settings), store=store, clock=clock, build=builder.build, broker_id=broker_id, memory=learning
     )

@@ -90,6 +90,11 @@ def voice(site: str, origin: str) -> str:
     return site if origin == site else f"{site}/{origin}"
 
 
+def speaker(name: str) -> str:
+    """The site that is asked, of a name by `voice`."""
+    return name.partition("/")[0]
+
+
 def blend(configured: Span, seen: Measured) -> Span:
     """Bytes a second: the geometric mean of both, each end apart, by their weights."""
     share = seen.weight / (seen.weight + PRIOR)

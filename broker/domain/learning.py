@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import exp, fsum, log
 from typing import TypeVar
 from uuid import UUID
@@ -46,6 +46,7 @@ from broker.domain.experience import (
     Experience,
     Factor,
     Measured,
+    speaker,
 )
 from broker.domain.offerset import Decision, Looks
 from broker.domain.quantities import Span
@@ -67,6 +68,7 @@ _MOST_BESIDE = log(4.0)  # of a site's run and cost beside the usual ones: both 
 _MAD = 1.4826
 _LONGEST = 1e8  # seconds
 _LOOKED = 120.0  # seconds between two looks that tell well enough when something happened between them
+AHEAD = 3600.0  # seconds that what is kept may lie after now
 _SKEW = 60.0  # seconds that a site's clock may differ by
 
 Pair = tuple[float, float]  # promised, actual
@@ -140,14 +142,15 @@ def bring(lived: Lived, transfers: Mapping[str, Transfer], now: float) -> Lived:
 
 
 def pruned(lived: Lived, now: float) -> Lived:
-    """Without what is forgotten by its age."""
-    edge = now - FORGET
-    kinds = {kind: tuple(s for s in samples if s.ended > edge) for kind, samples in lived.kinds.items()}
-    sources = {source: tuple(t for t in transfers if t.at > edge) for source, transfers in lived.sources.items()}
-    return replace(
-        lived,
-        kinds={kind: samples for kind, samples in kinds.items() if samples},
-        sources={source: transfers for source, transfers in sources.items() if transfers},
+    """Without what is forgotten by its age, and what a clock that was ahead has left: it would stay the newest, and
+    keep all else out, until that time comes."""
+    edge, last = now - FORGET, now + AHEAD
+    kinds = {kind: tuple(s for s in samples if edge < s.ended <= last) for kind, samples in lived.kinds.items()}
+    sources = {source: tuple(t for t in items if edge < t.at <= last) for source, items in lived.sources.items()}
+    return Lived(
+        {kind: samples for kind, samples in kinds.items() if samples},
+        {source: transfers for source, transfers in sources.items() if transfers},
+        lived.forgotten if lived.forgotten <= last else now,
     )
 
 
@@ -289,20 +292,26 @@ def measured(transfers: Sequence[Transfer], now: float) -> Measured | None:
 Usual = tuple[Shown, Shown]  # run and cost, at sites as a whole
 
 
-def usual(habits_: Iterable[Habits]) -> Usual:
-    """Run and cost of one kind of work in the federation: the sites' medians, each site counting once at most."""
-    found = list(habits_)
-    return _usual([item.run for item in found]), _usual([item.cost for item in found])
+def usual(own: Mapping[str, Habits]) -> Usual:
+    """Run and cost of one kind of work in the federation: the sites' medians. `own`: by site, as `experience.voice`
+    names it. Each that we ask counts once at most, whatever stands behind it: it is one that speaks."""
+    return _usual({name: item.run for name, item in own.items()}), _usual(
+        {name: item.cost for name, item in own.items()}
+    )
 
 
-def _usual(each: Sequence[Shown]) -> Shown:
-    known = [item for item in each if item.samples]
+def _usual(each: Mapping[str, Shown]) -> Shown:
+    known = {name: item for name, item in each.items() if item.samples}
     if not known:
         return NOTHING
-    middle = quantile([item.median for item in known], [item.share for item in known], 0.5)
+    speakers = Counter(map(speaker, known))
+    parts = [1.0 / speakers[speaker(name)] for name in known]
+    shares = [item.share * part for item, part in zip(known.values(), parts, strict=True)]
+    middle = quantile([item.median for item in known.values()], shares, 0.5)
+    weight = fsum(item.weight * part for item, part in zip(known.values(), parts, strict=True))
     # Rounded, as each median is: one more sample among thousands is no news to every site. How many sites there are is
     # told nowhere, but whether there is more than one: a site cannot be compared with itself.
-    return Shown(round(middle, 3), float(f"{fsum(item.weight for item in known):.2g}"), min(len(known), 2))
+    return Shown(round(middle, 3), float(f"{weight:.2g}"), min(len(speakers), 2))
 
 
 def corrections(own: Mapping[str, Habits], common: Mapping[str, Usual]) -> tuple[dict[str, Correction], Correction]:
@@ -404,7 +413,7 @@ def experience(lived: Mapping[str, Lived], now: float) -> Experience:
 def picture(ways: Mapping[tuple[str, str], Measured], own: Mapping[tuple[str, str], Habits]) -> Experience:
     """`own`: by site and kind of work."""
     kinds = sorted({kind for _, kind in own})
-    common = {kind: usual(item for (_, k), item in own.items() if k == kind) for kind in kinds}
+    common = {kind: usual({site: item for (site, k), item in own.items() if k == kind}) for kind in kinds}
     sites: dict[str, dict[str, Habits]] = {}
     for (site, kind), item in own.items():
         sites.setdefault(site, {})[kind] = item

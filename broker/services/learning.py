@@ -10,6 +10,7 @@ changed without reading it all.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import Any
@@ -34,11 +35,13 @@ FADE = "fade"
 REFRESH_EVERY = 30.0  # seconds between two looks at what other replicas have learned
 LATE = 120.0  # seconds that a line may come into the list after it was written
 ANEW_EVERY = 3600.0  # seconds after which an estimate is made anew though nothing was added: samples grow old
-FEW = 50  # sites
-AT_ONCE = 10  # such estimates in one turn: a turn takes milliseconds
+FEW = 50  # sites that have shown a kind of work; where they are more, what is usual is looked at now and then
+AT_ONCE, DRAWN_AT_ONCE = 10, 50  # sites in one turn, to estimate and to correct: a turn takes milliseconds
 _PAGE = 500
 _TRIES = 50
 _ENDED = ("COMPLETED", "FAILED")
+
+_Corrected = tuple[dict[str, Correction], Correction]  # by kind of work, and of any other
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -49,18 +52,21 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Learning:
-    """Nothing is worked out but when somebody asks for the picture, and then of those sites that have changed."""
+    """What few lessons change is worked out when somebody asks for the picture; what many change, as after a start, in
+    the background, and the picture stays as it was until all is in it."""
 
     def __init__(self, *, store: Store, records: Records, clock: Clock, map_: Map) -> None:
         self._store, self._records, self._clock, self._map = store, records, clock, map_
         self._versions: dict[str, int] = {}  # by key, as read last
+        self._keys: dict[str, str] = {}  # by site
         self._lived: dict[str, Lived] = {}
-        self._estimated: dict[str, float] = {}  # when
+        self._estimated: dict[str, float] = {}  # when (monotonic)
         self._ways: dict[str, dict[str, Measured]] = {}  # site → source
         self._habits: dict[str, dict[str, Habits]] = {}  # site → kind
         self._usual: dict[str, Usual] = {}  # by kind
-        self._weighed: dict[str, float] = {}  # kind → when
         self._changed: set[str] = set()  # sites whose estimates are to be made anew
+        self._unweighed: set[str] = set()  # kinds of work of which another figure may be usual
+        self._digesting = False
         self._asof = 0.0
         self._present: Experience = BLANK
 
@@ -83,7 +89,8 @@ class Learning:
         version, kept = await self._read(key)
         if not version:
             return None
-        due = _faded(kept.lived) if kept.name else self._clock.now() + DAY
+        now = self._clock.now()
+        due = _faded(learning.pruned(kept.lived, now)) if kept.name else now + DAY
         if due > self._clock.now():
             return due
         await self._store.remove(key, version)
@@ -121,43 +128,38 @@ class Learning:
     @property
     def experience(self) -> Experience:
         """The present picture. It is replaced whenever something was learned, and never changes itself."""
-        self._catch_up()
+        if self._changed and not self._digesting:
+            names = self._some_changed()
+            self._unweighed |= self._estimate(names)
+            moved = self._weighed({kind for kind in self._unweighed if self._few(kind)})
+            self._present = self._drawn(names, moved, self._corrections(self._stale(names, moved)))
         return self._present
 
-    def _catch_up(self) -> None:
-        if self._changed:
-            names, self._changed = self._changed, set()
-            self._estimate(names)
-
-    async def start(self) -> None:
-        """Read all that is kept. Where the store does not give it, it is read later."""
-        try:
-            await self.refresh()
-        except BrokerError as error:
-            _log.warning("what was learned of sites is not read yet", why=error.detail)
-        self._catch_up()  # now, and not while the first request waits
-
     async def run(self) -> None:
-        """Keep the picture fresh, until cancelled."""
+        """Read what is kept, and keep the picture fresh, until cancelled."""
         while True:
-            await self._clock.sleep(REFRESH_EVERY)
             try:
                 await self.refresh()
             except BrokerError as error:
-                _log.info("what other replicas have learned was not read", why=error.detail)
+                _log.info("what was learned of sites was not read; it is tried again", why=error.detail)
+            await self._clock.sleep(REFRESH_EVERY)
 
     async def refresh(self) -> None:
         """Take over what has changed since the last time, and make anew some estimates that are old. Raises
         Unavailable."""
-        now = self._clock.now()
-        async for line in self._lines(self._asof - LATE):
+        now, read = self._clock.now(), list[tuple[str, int, int, Kept]]()
+        async for line in self._lines(min(self._asof, now) - LATE):
             key = PREFIX + line.id
-            if str(self._versions.get(key, 0)) != line.name:
-                version, kept = await self._read(key)
+            known = self._versions.get(key, 0)
+            if str(known) != line.name:
+                read.append((key, known, *await self._read(key)))
+        for key, known, version, kept in read:  # all at once: half a picture would wrong those whom it shows
+            if self._versions.get(key, 0) == known:
                 self._take(key, version, kept)
         self._asof = now
-        old = [name for name, at in self._estimated.items() if now - at >= ANEW_EVERY]
-        self._changed.update(old[:AT_ONCE])
+        edge = self._clock.monotonic() - ANEW_EVERY
+        self._changed.update([name for name, at in self._estimated.items() if at <= edge][:AT_ONCE])
+        await self._digest()
 
     async def _lines(self, since: float) -> AsyncIterator[Listing]:
         after: tuple[float, str] | None = None
@@ -173,56 +175,93 @@ class Learning:
         """What was read or written. Version 0: it is there no more."""
         self._versions[key] = version
         if kept.name:
+            self._keys[kept.name] = key
             self._lived[kept.name] = kept.lived
             self._changed.add(kept.name)
 
-    def _estimate(self, names: Collection[str]) -> None:
-        """Anew, of these sites; then the picture, of all."""
-        now = self._clock.now()
-        touched: set[str] = set()  # kinds
+    # ── working it out ───────────────────────────────────────────────────────────────────────────────────────
+
+    async def _digest(self) -> None:
+        """Work in whatever has changed, some sites a turn, and draw the picture when all is in."""
+        names = set[str]()
+        self._digesting = True
+        try:
+            while self._changed:
+                some = self._some_changed()
+                names |= some
+                self._unweighed |= self._estimate(some)
+                await asyncio.sleep(0)
+            moved = self._weighed(self._unweighed)
+            stale, found = sorted(self._stale(names, moved)), dict[str, _Corrected]()
+            for at in range(0, len(stale), DRAWN_AT_ONCE):
+                found |= self._corrections(stale[at : at + DRAWN_AT_ONCE])
+                await asyncio.sleep(0)
+            if found:
+                self._present = self._drawn(names, moved, found)
+        finally:
+            self._digesting = False
+
+    def _some_changed(self) -> set[str]:
+        some = set(sorted(self._changed)[:AT_ONCE])
+        self._changed -= some
+        return some
+
+    def _estimate(self, names: Collection[str]) -> set[str]:
+        """Anew, of these sites. Returns the kinds of work that they have shown, or had."""
+        now, kinds = self._clock.now(), set[str]()
         for name in names:
-            lived = self._lived[name] = learning.pruned(self._lived.get(name, Lived()), now)
-            touched |= self._habits.get(name, {}).keys() | lived.kinds.keys()
-            self._forget(name)
+            lived = learning.pruned(self._lived.get(name, Lived()), now)
+            kinds |= self._habits.get(name, {}).keys() | lived.kinds.keys()
+            self._drop(name)
             if lived.newest is None:
-                del self._lived[name]
+                self._versions.pop(self._keys.pop(name, ""), None)  # should it come again, it begins at the first
                 continue
-            self._estimated[name] = now
+            self._lived[name], self._estimated[name] = lived, self._clock.monotonic()
             found = ((source, learning.measured(items, now)) for source, items in lived.sources.items())
             self._ways[name] = {source: seen for source, seen in found if seen is not None}
             self._habits[name] = {kind: learning.habits(samples, now) for kind, samples in lived.kinds.items()}
-        self._present = self._picture(names, touched)
+        return kinds
 
-    def _forget(self, name: str) -> None:
-        for known in (self._estimated, self._ways, self._habits):
+    def _drop(self, name: str) -> None:
+        for known in (self._lived, self._estimated, self._ways, self._habits):
             known.pop(name, None)
 
-    def _picture(self, names: Collection[str], touched: Collection[str]) -> Experience:
-        """The present one, with these sites' parts made anew, and those of all where what is usual of a kind of work
-        has changed. `touched`: kinds of which that may be."""
-        moved = {kind for kind in touched if self._weigh(kind)}
-        stale = {*names, *(name for name, own in self._habits.items() if not moved.isdisjoint(own))}
+    def _few(self, kind: str) -> bool:
+        return kind not in self._usual or sum(kind in own for own in self._habits.values()) <= FEW
+
+    def _weighed(self, kinds: Collection[str]) -> set[str]:
+        """Work out what is usual in the federation for these kinds of work. Returns those for which that is another
+        figure now, and with it the corrections of all sites that have shown them."""
+        moved = set()
+        for kind in kinds:
+            own = {site: shown[kind] for site, shown in self._habits.items() if kind in shown}
+            before, self._usual[kind] = self._usual.get(kind), learning.usual(own)
+            if before != self._usual[kind]:
+                moved.add(kind)
+        self._unweighed -= set(kinds)
+        return moved
+
+    def _stale(self, names: Collection[str], moved: Collection[str]) -> set[str]:
+        """Sites whose corrections are to be made anew; `moved`: kinds of work of which another figure is usual now."""
+        return {*names, *(name for name, own in self._habits.items() if not own.keys().isdisjoint(moved))}
+
+    def _corrections(self, names: Iterable[str]) -> dict[str, _Corrected]:
+        """None of a site of which nothing counts any more."""
+        return {name: learning.corrections(self._habits.get(name, {}), self._usual) for name in names}
+
+    def _drawn(self, names: Collection[str], moved: Collection[str], found: Mapping[str, _Corrected]) -> Experience:
+        """The present picture, with the ways of these sites and with these corrections."""
         old = self._present
         ways = {key: seen for key, seen in old.measured.items() if key[1] not in names}
         for name in names:
             ways |= {(source, name): seen for source, seen in self._ways.get(name, {}).items()}
-        by_kind = {key: by for key, by in old.corrections.items() if key[0] not in stale}
-        other = {name: by for name, by in old.elsewise.items() if name not in stale}
-        for name in stale & self._habits.keys():
-            each, other[name] = learning.corrections(self._habits[name], self._usual)
+        by_kind = {key: by for key, by in old.corrections.items() if key[0] not in found}
+        for name, (each, _) in found.items():
             by_kind |= {(name, kind): by for kind, by in each.items()}
+        other = {**old.elsewise, **{name: by for name, (_, by) in found.items()}}
         usual = {**old.usual, **{kind: learning.expected(self._usual[kind]) for kind in moved}}
-        return Experience(ways, by_kind, _some(usual), _some(other))
-
-    def _weigh(self, kind: str) -> bool:
-        """What is usual in the federation for this kind of work; whether it has changed, and with it the corrections
-        of all sites. Where these are many one of them moves it hardly at all, and it is looked at now and then."""
-        now, before = self._clock.now(), self._usual.get(kind)
-        sites = [own[kind] for own in self._habits.values() if kind in own]
-        if before is not None and len(sites) > FEW and now - self._weighed.get(kind, 0.0) < REFRESH_EVERY:
-            return False
-        self._usual[kind], self._weighed[kind] = learning.usual(sites), now
-        return before != self._usual[kind]
+        # The same ones, as long as nothing is new: what was reckoned by them stays (services/routing).
+        return Experience(old.measured if ways == old.measured else ways, by_kind, _some(usual), _some(other))
 
     # ── for people ───────────────────────────────────────────────────────────────────────────────────────────
 

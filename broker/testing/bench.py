@@ -145,7 +145,7 @@ class Bench:
         self.nudges += 1
 
     async def start(self) -> Bench:
-        await self.learning.start()
+        await self.learning.refresh()
         await self.sites.start()
         return self
 

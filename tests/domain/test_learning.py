@@ -177,6 +177,13 @@ def test_no_site_can_make_itself_cheap_without_bound() -> None:
     assert liar.cost.value > 0.25
 
 
+def test_a_broker_below_with_many_names_behind_it_is_one_voice_in_what_is_usual() -> None:
+    """Else it would say what is usual everywhere, and look quick and cheap beside it."""
+    sites = {f"s{n}": kept([ran(i, 1.0) for i in range(50)]) for n in range(4)}
+    names = {f"net-b/invented-{n}": kept([ran(i, 0.01) for i in range(50)]) for n in range(200)}
+    assert found_of({**sites, **names}, "s1", "python-program").run.value == pytest.approx(1.0, abs=0.1)
+
+
 # ── one site's kinds of work ─────────────────────────────────────────────────────────────────────────────────
 
 

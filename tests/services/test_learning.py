@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -23,7 +24,7 @@ from broker.domain.storages import Map
 from broker.errors import NotAllowed, SiteError, Unavailable
 from broker.ports import Order, Sighting, Store
 from broker.services.doctor import Doctor
-from broker.services.learning import ANEW_EVERY, FADE, PREFIX, REFRESH_EVERY, Learning, key_of
+from broker.services.learning import ANEW_EVERY, AT_ONCE, FADE, PREFIX, REFRESH_EVERY, Learning, key_of
 from broker.services.offers import SetState
 from broker.store.redis import open_redis
 from broker.store.redis_address import parse
@@ -317,7 +318,7 @@ async def test_whoever_dies_on_the_way_one_session_counts_once(any_store: Store,
         break
     assert deaths >= 3
     assert (await bench.record(uuid)).decision.learned  # type: ignore[union-attr] # it was accepted
-    await bench.learning.start()
+    await bench.learning.refresh()
     shown = bench.learning.shown("alba")
     assert {line["samples"] for line in shown["calibration"]} == {1}
     assert [way["samples"] for way in shown["measured"]] == [1]
@@ -357,11 +358,15 @@ async def test_a_store_that_cannot_be_read_at_the_start_is_read_later(store: Sto
             raise Unavailable("the store is away")
 
     later = Learning(store=Refusing(), records=bench.records, clock=clock, map_=MAP)  # type: ignore[arg-type] # a stand-in
-    await later.start()
+    running = asyncio.create_task(later.run())
+    await clock.asleep()
     assert later.experience == Experience()
     later._store = store
-    await later.refresh()
+    clock.advance(REFRESH_EVERY)
+    await clock.asleep()
     assert later.experience == bench.learning.experience
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_a_fleet_on_redis_learns_together(redis_url: str, clock: FakeClock) -> None:
@@ -394,6 +399,90 @@ async def test_a_picture_that_was_drawn_bit_by_bit_is_the_one_drawn_at_once(
     assert found == whole
     assert len(whole.corrections) > 10
     assert whole.elsewise
+
+
+async def waited(bench: Bench, site: str, late: float, number: int = 1, kind: str = WORK) -> None:
+    """One more session of the site has shown so many seconds, run and wait alike, where ten minutes were promised."""
+    now = bench.clock.now()
+    sample = learning.Sample(UUID(int=number), now, now, (600.0, late), None, (600.0, late))
+    await bench.learning._change(site, site, lambda old: learning.add(old, kind, sample, {}, now))
+
+
+async def test_what_many_sites_have_shown_is_in_the_picture_all_at_once_and_holds_up_nobody(
+    store: Store, clock: FakeClock
+) -> None:
+    """One that held the half would wrong those of which it knows already."""
+    bench = bench_of(store, clock)
+    for n in range(60):
+        await waited(bench, f"s{n}", 1200.0)
+    other, seen = bench_of(store, clock), list[int]()
+    reading = asyncio.create_task(other.learning.refresh())
+    while not reading.done():
+        seen.append(len(other.learning.experience.corrections))
+        await asyncio.sleep(0)
+    await reading
+    assert len(seen) > 60 / AT_ONCE
+    assert (set(seen) - {60}, len(other.learning.experience.corrections)) == ({0}, 60)
+    assert other.learning.experience == learning.experience(other.learning._lived, clock.now())
+
+
+async def test_what_is_usual_at_many_sites_is_looked_at_now_and_then(store: Store, clock: FakeClock) -> None:
+    bench = bench_of(store, clock)
+    for n in range(60):
+        await waited(bench, f"s{n}", 300.0)
+    await bench.learning.refresh()
+    before = bench.learning.experience.usual
+    for n in range(60):
+        await waited(bench, f"s{n}", 150.0, number=2 + n)
+        assert bench.learning.experience.usual == before
+    await bench.learning.refresh()
+    assert bench.learning.experience.usual[WORK].run.value < before[WORK].run.value
+    assert bench.learning.experience == learning.experience(bench.learning._lived, clock.now())
+
+
+async def test_a_lesson_that_teaches_no_ways_leaves_them_as_they_were(store: Store, clock: FakeClock) -> None:
+    """What was reckoned by them for a thousand sites stays."""
+    bench = bench_of(store, clock)
+    moved = {"lund": learning.Transfer(UUID(int=1), clock.now(), 1e9, 10.0, clock.now())}
+    await bench.learning._change("alba", "alba", lambda old: learning.bring(old, moved, clock.now()))
+    before = bench.learning.experience.measured
+    await waited(bench, "alba", 1200.0)
+    assert bench.learning.experience.corrections
+    assert bench.learning.experience.measured is before
+
+
+async def test_a_site_that_was_forgotten_by_its_age_is_heard_of_again(any_store: Store, clock: FakeClock) -> None:
+    bench, other = bench_of(any_store, clock), bench_of(any_store, clock)
+    await waited(bench, "alba", 1200.0)
+    await other.learning.refresh()
+    assert other.learning.experience.corrections
+    await bench.settle(31 * DAY)
+    await other.learning.refresh()
+    assert other.learning.experience == Experience()
+    await waited(bench, "alba", 1200.0)
+    await other.learning.refresh()
+    assert other.learning.experience.corrections
+
+
+async def test_a_clock_that_was_ahead_keeps_out_nothing_that_comes_after_it(store: Store, clock: FakeClock) -> None:
+    bench, other = bench_of(store, clock), bench_of(store, clock)
+    clock.jump(400 * DAY)
+    for n in range(learning.SAMPLES):
+        await waited(bench, "alba", 6000.0, number=n)
+    await bench.learning.forget("borealis")
+    await other.learning.refresh()
+    clock.jump(-400 * DAY)
+    for site in ("alba", "borealis"):
+        await waited(bench, site, 600.0, number=1000)
+        clock.jump(10.0)
+        await waited(bench, site, 600.0, number=1001)
+    await other.learning.refresh()
+    for learned in (bench.learning, other.learning):
+        found = learned.experience
+        assert {site: by.waiting for (site, _), by in found.corrections.items()} == {
+            "alba": Factor(1.0, 2, 600.0),
+            "borealis": Factor(1.0, 1, 600.0),
+        }
 
 
 # ── forgetting ───────────────────────────────────────────────────────────────────────────────────────────────
