@@ -14,7 +14,7 @@ from zlib import crc32
 from broker.domain import kinds
 from broker.domain import locality as place
 from broker.domain.executables import JupyterNotebook
-from broker.domain.experience import Correction, Experience, voice
+from broker.domain.experience import Correction, Experience, Measured, voice
 from broker.domain.locality import Locality, Place, Terrain
 from broker.domain.located import Item
 from broker.domain.outcome import Outcome, Reason, Skipped
@@ -30,6 +30,7 @@ from broker.services.taken import Taken
 REVIEW = 0.25  # seconds between two looks at whether catalogues know more
 _MOST_DATA = 64  # requests' data of which the ways to all sites are remembered
 _NO_HABIT = Habit()
+_Ways = Mapping[tuple[str, str], Measured]  # as they were measured
 
 
 class Measures:
@@ -37,18 +38,16 @@ class Measures:
 
     def __init__(self, map_: Map) -> None:
         self._map = map_
-        self._kept: OrderedDict[tuple[tuple[Item, ...], float], tuple[Experience, dict[Place, Locality]]] = (
-            OrderedDict()
-        )
+        self._kept: OrderedDict[tuple[tuple[Item, ...], float], tuple[_Ways, dict[Place, Locality]]] = OrderedDict()
 
     def of(self, found: tuple[Item, ...], experience: Experience, hour: float) -> Callable[[Place], Locality]:
         """`found`: as catalogues say it. The least lately used data are forgotten."""
         wanted = place.locate(found, self._map)
         key = (wanted, hour)
-        picture, known = self._kept.pop(key, (experience, {}))
-        if picture is not experience:
+        ways, known = self._kept.pop(key, (experience.measured, {}))
+        if ways is not experience.measured:
             known = {}
-        self._kept[key] = (experience, known)
+        self._kept[key] = (experience.measured, known)
         while len(self._kept) > _MOST_DATA:
             self._kept.popitem(last=False)
         terrain = Terrain(self._map, experience, hour)
@@ -127,7 +126,7 @@ class Course:
         return self._routing.at_once
 
     def next(self, outcomes: Mapping[str, Outcome]) -> Target | None:
-        if self._queue:
+        if len(self._asked) < len(self._entries):
             self._review()
         self._hear(outcomes)  # the last ones too: the next request goes by them
         while self._queue:

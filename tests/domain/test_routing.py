@@ -199,7 +199,9 @@ class Site(msgspec.Struct, frozen=True):
 
 
 few = st.sampled_from([0.0, 0.4, 1.0, 3.0, 50.0])
-factors = st.builds(Factor, st.sampled_from([0.5, 1.0, 2.5]), st.just(5))
+factors = st.builds(
+    Factor, st.sampled_from([0.01, 0.5, 1.0, 2.5, 40.0]), st.just(5), st.sampled_from([None, 0.0, 300.0, 9000.0])
+)
 sites = st.builds(
     Site,
     storages=st.lists(st.sampled_from(STORAGES), max_size=2, unique=True).map(tuple),

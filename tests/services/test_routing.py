@@ -9,15 +9,18 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from msgspec.structs import replace
 
 from broker.domain import kinds
 from broker.domain.data import AbstractDataResource
 from broker.domain.deadline import Deadline
-from broker.domain.experience import BLANK
+from broker.domain.experience import BLANK, Correction, Experience, Factor, Measured
 from broker.domain.identity import Hop
-from broker.domain.located import Located, Portion, Replica
+from broker.domain.locality import Place
+from broker.domain.located import Located, Portion, Replica, items
 from broker.domain.money import Exchange
 from broker.domain.outcome import Offered, Outcome, Reason, Skipped, TimedOut
+from broker.domain.quantities import Span
 from broker.domain.site import Link, Profile, Registration, StorageElement
 from broker.domain.storages import Map
 from broker.domain.wishes import Defaults, resolve
@@ -27,7 +30,7 @@ from broker.services.fanout import Fanout, Target
 from broker.services.gathering import Gathering
 from broker.services.locating import Known
 from broker.services.offers import How, SetState
-from broker.services.routing import Routing
+from broker.services.routing import Measures, Routing
 from broker.testing.bench import ADA, Bench, request
 from broker.testing.clock import FakeClock
 from broker.testing.planners import FakePlanner, an_ask
@@ -366,6 +369,43 @@ async def test_what_catalogues_say_late_counts_for_whom_to_ask_next(store: Store
     state = await asking
     assert ranked(bench, state)[:3] == ["s017", "s018", "s019"]
     assert len(asked(sites)) <= 8
+
+
+async def test_whom_nobody_would_ask_is_looked_at_again_when_catalogues_know_more(
+    store: Store, clock: FakeClock
+) -> None:
+    """Nobody is left to be asked, and some that were asked have not answered yet."""
+    archive, far = (StorageElement(name=name) for name in ("ARCHIVE", "FAR"))
+    sites, _ = federation(clock, 6, [])
+    given = {
+        name: Registration(name=name, url="http://x/", storages=(archive if n < 3 else far,))
+        for n, name in enumerate(sites)
+    }
+    bench = await start(store, clock, sites, given, at_once=3)
+    asking = request(data=[CUBE], preferences={"locality": "required"})
+    entries, _ = bench.sites.screen(asking)
+    known = items(asking)
+    want = resolve(asking.preferences, asking, MAP.exchange, Defaults())
+    gathering = Gathering(an_ask(within(60)), want, MAP, clock.now(), 5.0, entries, located=lambda: known)
+    course = Routing(MAP, bench.taken, clock, at_once=3).course(gathering, entries, lambda: known, BLANK)
+    assert course is not None
+    assert {target.name for _ in range(3) if (target := course.next({})) is not None} == {"s000", "s001", "s002"}
+    assert course.next({}) is None
+    known = (replace(known[0], portions=(Portion(84.2e9, (Replica("FAR"),)),)),)
+    clock.advance(1.0)
+    again = course.next({"s000": TimedOut(a_late_end, 1.0)})
+    assert again is not None
+    assert again.name in {"s003", "s004", "s005"}
+
+
+async def test_ways_that_were_measured_for_one_request_serve_the_next_whatever_was_learned_of_promises() -> None:
+    measures, wanted = Measures(MAP), items(request(data=[CUBE]))
+    at = Place("", ("FAR",))
+    seen = {("ARCHIVE", "s000"): Measured(Span(1e6, 2e6), 3, 0.0, 3.0)}
+    first = measures.of(wanted, Experience(seen), 2.0)(at)
+    late = {("s000", "k"): Correction(waiting=Factor(2.0, 5))}
+    assert measures.of(wanted, Experience(seen, late), 2.0)(at) is first
+    assert measures.of(wanted, Experience(dict(seen)), 2.0)(at) is not first
 
 
 @pytest.mark.parametrize("seed", range(6))
