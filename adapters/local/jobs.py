@@ -1,8 +1,8 @@
 """The folders of all jobs, as the broker sees them: make, launch, look, cancel, clear. Blocking; imports layout,
 processes and transfers of this package, the domain, ports and errors.
 
-Nothing is remembered here between calls. All methods may run in several processes at once: who renames a folder into
-place first has made the job, and who holds its lock has the say over its state.
+Nothing of a job is remembered here between calls. All methods may run in several processes at once: who renames a
+folder into place first has made the job, and who holds its lock has the say over its state.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -42,6 +43,8 @@ class Jobs:
 
     def __init__(self, folder: Path, keep: float) -> None:
         self._folder, self._keep = folder, keep
+        self._mended: set[str] = set()  # jobs whose supervisor is dead, and that one of our threads sees to
+        self._guard = threading.Lock()
 
     def place(self, session: UUID) -> Path:
         return self._folder / str(session)
@@ -140,6 +143,19 @@ class Jobs:
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _state(self, folder: Path) -> State | None:
+        """The lock of a job tells processes apart, not our own threads: each of them has it that asks for it, and each
+        that looks whose it is gives it back for all. So of them one sees to a job."""
+        with self._guard:
+            if folder.name in self._mended:
+                return layout.read_state(folder)
+            self._mended.add(folder.name)
+        try:
+            return self._mend(folder)
+        finally:
+            with self._guard:
+                self._mended.remove(folder.name)
+
+    def _mend(self, folder: Path) -> State | None:
         state = layout.read_state(folder)
         if state is None or state.phase in TERMINAL or layout.holder(folder) is not None:
             return state

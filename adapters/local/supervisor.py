@@ -125,7 +125,9 @@ class Supervisor:
         end = self._state.delivering or time.time() + delivery.within
         self._to(phase="RELEASING", exit=over.code, delivering=end)
         try:
-            self._run(delivering(self._folder, self._spec, max(0.0, end - time.time())))
+            # Never more than was set, should the clock have been set back since.
+            left = min(max(0.0, end - time.time()), delivery.within)
+            self._run(delivering(self._folder, self._spec, left))
         except Over as trouble:
             until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime((self._state.ended or 0.0) + delivery.kept))
             what = "was cancelled before" if trouble.phase == "CANCELLED" else "ran, but"
@@ -246,7 +248,7 @@ class Supervisor:
     def _fault(self, step: Step, code: int) -> str:
         written = (tail(self._folder / layout.STDERR, 4096) or b"").decode(errors="replace").split("\n")
         last = next((line.strip() for line in reversed(written) if line.strip()), "")
-        if step.speaks and last:
+        if step.speaks and last and code > 0:  # else it had no time to speak, and the last word is the program's
             return last
         if code == -signal.SIGKILL:
             return f"{step.what} was ended by SIGKILL, not by this site: was the machine out of memory?"

@@ -8,6 +8,7 @@ import base64
 import hashlib
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,7 +20,7 @@ from aiohttp import web
 from msgspec.structs import replace
 from pydantic import ValidationError
 
-from adapters.local import layout
+from adapters.local import layout, processes
 from adapters.local.options import LocalOptions
 from adapters.local.platform import LocalPlatform
 from adapters.planning.platform import Job
@@ -357,3 +358,92 @@ async def test_a_supervisor_that_is_killed_on_the_way_is_followed_by_another(tmp
     assert len(store.files) == 2
     assert (platform._jobs.place(job.session) / "ran").read_text() == "once "
     assert {result.url is None for result in await platform.results(job, soon())} == {False}
+
+
+async def test_a_writer_that_is_killed_says_nothing_and_neither_does_the_program_for_it(
+    tmp_path: Path, store: Store
+) -> None:
+    come = asyncio.Event()
+
+    async def answer(request: web.Request) -> None:
+        come.set()
+        await asyncio.Event().wait()
+
+    store.answer = answer
+    platform = a_writer(tmp_path, store.url)
+    job = sending(a_job(SOURCE + "import sys; print('all is well', file=sys.stderr)"), f"{store.url}/r/")
+    await platform.start(job, soon())
+    await asyncio.wait_for(come.wait(), 60)
+    (child,) = processes.marked(str(job.session), platform._jobs.place(job.session))
+    os.kill(child, signal.SIGKILL)
+    message = (await over(platform, job)).messages[0]
+    assert "writing results was ended by SIGKILL" in message
+    assert "all is well" not in message
+
+
+async def killed_on_the_way(tmp_path: Path, store: Store, **options: Any) -> tuple[LocalPlatform, Job]:
+    """A job whose supervisor was killed while it wrote results."""
+    come, gate = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request) -> None:
+        come.set()
+        await gate.wait()
+
+    store.answer = answer
+    platform = a_writer(tmp_path, store.url, **options)
+    job = sending(a_job(SOURCE), f"{store.url}/r/")
+    await platform.start(job, soon())
+    await asyncio.wait_for(come.wait(), 60)
+    place = platform._jobs.place(job.session)
+    pid = layout.holder(place)
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+
+    async def gone() -> bool:
+        return layout.holder(place) is None
+
+    await until(gone)
+    gate.set()
+    store.answer = None
+    return platform, job
+
+
+async def test_a_clock_that_was_set_back_gives_no_more_time(tmp_path: Path, store: Store) -> None:
+    platform, job = await killed_on_the_way(tmp_path, store, delivering="PT3S")
+    place = platform._jobs.place(job.session)
+    state = layout.read_state(place)
+    assert state is not None
+    layout.write_state(place, state._replace(delivering=time.time() + 1e6))
+
+    async def never(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=503)
+
+    store.answer = never
+    sighting = await over(platform, job)
+    assert sighting.phase == "FAILED"
+    assert "The time for it is up" in sighting.messages[0]
+
+
+async def test_of_those_that_see_a_dead_supervisor_one_clears_up(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second would drop the first one's lock, and might kill what the next supervisor has begun."""
+    platform, job = await killed_on_the_way(tmp_path, store)
+    begun, go_on, calls = threading.Event(), threading.Event(), []
+
+    def slow(session: str, folder: Path) -> bool:
+        calls.append(session)
+        begun.set()
+        return go_on.wait(60) and kill_marked(session, folder)
+
+    kill_marked = processes.kill_marked
+    monkeypatch.setattr(processes, "kill_marked", slow)
+    first = asyncio.create_task(asyncio.to_thread(platform._jobs.look, job.session))
+    assert await asyncio.to_thread(begun.wait, 60)
+    second = asyncio.create_task(asyncio.to_thread(platform._jobs.look, job.session))
+    done, _ = await asyncio.wait([second], timeout=20)
+    go_on.set()
+    await asyncio.gather(first, second)
+    assert second in done
+    assert len(calls) == 1
+    assert (await over(platform, job)).phase == "COMPLETED"
