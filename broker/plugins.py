@@ -131,6 +131,10 @@ def settings_fault(
         message, remedy = "no such key.", _nearest(keys, model)
     elif first["type"] == "missing":
         message = "is missing."
+    elif first["type"] == "float_type" and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d+", str(first["input"])):
+        digits, power = re.split(r"[eE]\+?", first["input"])  # YAML takes it for a text
+        message = "a number is wanted."
+        remedy = f"Write {digits if '.' in digits else f'{digits}.0'}e+{power}."
     return SettingsError(message, file=file, key=".".join(filter(None, [prefix, *keys])), remedy=remedy)
 
 

@@ -14,6 +14,16 @@ import msgspec
 
 from broker.domain import kinds
 from broker.domain.components import SimpleMinMaxFloatCost
+from broker.domain.data import (
+    AbstractDataResource,
+    IvoaDataResource,
+    IvoaDataResourceBlock,
+    IvoaObsCoreItem,
+    RucioDataResource,
+    RucioDataResourceBlock,
+    S3DataResource,
+    SimpleDataResource,
+)
 from broker.domain.deadline import Deadline
 from broker.domain.identity import Owner
 from broker.domain.outcome import Quote
@@ -22,13 +32,15 @@ from broker.domain.request import ExecutionRequest
 from broker.domain.session import SimpleExecutionSession
 from broker.domain.site import Profile, Registration
 from broker.domain.words import money
-from broker.errors import SiteError
+from broker.errors import SiteError, SiteForgot
 from broker.ports import Ask, Clock, Planner
 from broker.services.clock import SystemClock
-from broker.settings import Settings
-from broker.wiring import built, check
+from broker.services.locating import Known
+from broker.settings import CatalogueSettings, Settings
+from broker.wiring import built, built_catalogues, check
 
 _PATIENCE = 10.0  # seconds for one site
+_NAME = "check-config"  # of what no catalogue has
 _WORDS = "python-program, 1 core, 1 GiB, 10 min"
 _PROBE = {
     "executable": {"kind": kinds.PYTHON_PROGRAM, "meta": {"name": "try"}, "source": "print('here')\n"},
@@ -45,7 +57,37 @@ async def attempt(settings: Settings) -> list[str]:
         for site, planner in planners:
             own = settings.platform is not None and site.name == settings.name
             lines += await (_platform if own else _remote)(site, planner, clock)
+    async with built_catalogues(settings) as catalogues:
+        for known in catalogues:
+            lines += await _asked(known, settings.catalogues.get(known.name), clock)
     return lines
+
+
+async def _asked(known: Known, given: CatalogueSettings | None, clock: Clock) -> list[str]:
+    """A catalogue is asked for what there is not: that it says so shows that it answers, and lets us ask."""
+    name = next((name for item, urls in _nothing(given) if (name := known.catalogue.name(item, urls))), None)
+    if name is None:
+        return []
+    try:
+        await known.catalogue.locate(name, Deadline.after(min(_PATIENCE, known.timeout), clock.monotonic()))
+    except SiteForgot as error:
+        return [f"ok    catalogues.{known.name}: answers; of a name that nobody has it says: {error.detail}"]
+    except SiteError as error:
+        return [f"warn  catalogues.{known.name}: {error.detail}"]
+    return [f"ok    catalogues.{known.name}: answers"]
+
+
+def _nothing(given: CatalogueSettings | None) -> Iterator[tuple[AbstractDataResource, list[str]]]:
+    """Data that nobody has, by every way in which data is named; below the buckets and addresses of the options too."""
+    texts = [word for value in (given.options if given else {}).values() if isinstance(value, list) for word in value]
+    words = [word for word in texts if isinstance(word, str)]
+    did, ivoid = RucioDataResourceBlock(scope="broker", object=_NAME), f"ivo://broker.invalid/{_NAME}"
+    yield RucioDataResource(kind=kinds.RUCIO_DATA, rucio=did), []
+    row = IvoaDataResourceBlock(ivoid=ivoid, obscore=IvoaObsCoreItem(obs_publisher_did=ivoid))
+    yield IvoaDataResource(kind=kinds.IVOA_DATA, ivoa=row), []
+    yield SimpleDataResource(kind=kinds.SIMPLE_DATA), [f"{word.rstrip('/')}/{_NAME}" for word in words if "://" in word]
+    for bucket in (*words, _NAME):
+        yield S3DataResource(kind=kinds.S3_DATA, bucket=bucket, object=_NAME), []
 
 
 async def _remote(site: Registration, planner: Planner, clock: Clock) -> list[str]:

@@ -38,6 +38,7 @@ from broker.domain.storages import Map
 from broker.domain.wishes import Defaults, StandIns
 from broker.errors import SettingsError, Unavailable
 from broker.outward import connector
+from broker.oversights import oversights
 from broker.plugins import CataloguePlugin, CatalogueResources, Credentials, Plugin, Resources, settings_fault
 from broker.ports import Backend, Clock, Store
 from broker.services.acceptance import Acceptance
@@ -296,7 +297,9 @@ class Builder:
             url=given.url,
             clock=self._clock,
             http=self._http,
-            credentials=_signing(self._settings.credentials[given.credentials]) if given.credentials else None,
+            credentials=_signing(given.credentials, self._settings.credentials[given.credentials])
+            if given.credentials
+            else None,
             declared=lambda url: map_.storage_of(url) is not None,
         )
         try:
@@ -326,13 +329,7 @@ async def built(settings: Settings) -> AsyncIterator[list[tuple[Registration, Gu
     """Every planner that the settings name, on a throw-away store, closed on leaving: what is asked of them books
     nothing. Raises SettingsError for the first that cannot be built, and for the first such catalogue."""
     async with AsyncExitStack() as stack:
-        clock = SystemClock()
-        # A throw-away store: planners want one, and the real one may be another process's at the moment.
-        scratch = stack.enter_context(tempfile.TemporaryDirectory())
-        store = await open_store(f"{scratch}/check.db", clock)
-        stack.push_async_callback(store.close)
-        http = await stack.enter_async_context(_http())
-        builder = Builder(settings, store, clock, http, "check", plugins.load())
+        builder = await _trial(settings, stack)
         found: list[tuple[Registration, GuardedPlanner]] = []
         for site in _registrations(settings):
             found.append((site, builder.build(site)))
@@ -340,6 +337,26 @@ async def built(settings: Settings) -> AsyncIterator[list[tuple[Registration, Gu
         for known in builder.catalogues(_map(settings)):
             stack.push_async_callback(known.catalogue.close)
         yield found
+
+
+@asynccontextmanager
+async def built_catalogues(settings: Settings) -> AsyncIterator[list[Known]]:
+    """Every replica catalogue that the settings name, closed on leaving. Raises SettingsError."""
+    async with AsyncExitStack() as stack:
+        found = (await _trial(settings, stack)).catalogues(_map(settings))
+        for known in found:
+            stack.push_async_callback(known.catalogue.close)
+        yield found
+
+
+async def _trial(settings: Settings, stack: AsyncExitStack) -> Builder:
+    """On a throw-away store: planners want one, and the real one may be another process's at the moment."""
+    clock = SystemClock()
+    scratch = stack.enter_context(tempfile.TemporaryDirectory())
+    store = await open_store(f"{scratch}/check.db", clock)
+    stack.push_async_callback(store.close)
+    http = await stack.enter_async_context(_http())
+    return Builder(settings, store, clock, http, "check", plugins.load())
 
 
 @asynccontextmanager
@@ -386,6 +403,7 @@ async def check(settings: Settings) -> list[str]:
             lines.append(f"ok    {where}: {site.kind}" + (f" at {site.url}" if site.url else ""))
     for name, item in settings.catalogues.items():
         lines.append(f"ok    catalogues.{name}: {item.kind}" + (f" at {item.url}" if item.url else ""))
+    lines += [f"warn  {words}" for words in oversights(settings)]
     found = await weaknesses(settings.store, settings.store_password_file)
     lines += [f"warn  store: {weakness}" for weakness in found]
     if settings.platform is not None and settings.tariff is None:
@@ -471,11 +489,11 @@ def _credentials(settings: Settings, site: Registration) -> Credentials | None:
             key="credentials",
             remedy=f"Add it to credentials.{site.credentials}.origins in the settings file.",
         )
-    return _signing(given)
+    return _signing(site.credentials, given)
 
 
-def _signing(given: CredentialSettings) -> Credentials:
-    return Credentials(given.username, _secret(given, "password"), _secret(given, "token"))
+def _signing(name: str, given: CredentialSettings) -> Credentials:
+    return Credentials(given.username, _secret(name, given, "password"), _secret(name, given, "token"))
 
 
 def _origins(settings: Settings, name: str, given: CredentialSettings) -> set[str]:
@@ -491,14 +509,17 @@ def _origin(url: str | None) -> str:
         return ""
 
 
-def _secret(given: CredentialSettings, what: str) -> str:
+def _secret(name: str, given: CredentialSettings, what: str) -> str:
     path = given.password_file if what == "password" else given.token_file
     if path is None:
         return given.password if what == "password" else given.token
     try:
         return path.read_text(encoding="utf-8").splitlines()[0].strip()
     except (OSError, IndexError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}", key=f"credentials.{what}_file") from error
+        why = {IndexError: "it is empty", UnicodeDecodeError: "it is no text"}.get(type(error)) or str(
+            getattr(error, "strerror", error)
+        )
+        raise SettingsError(f"{path} cannot be read: {why}.", key=f"credentials.{name}.{what}_file") from error
 
 
 def _http() -> aiohttp.ClientSession:

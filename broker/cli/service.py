@@ -42,7 +42,10 @@ def check_config(
     context: typer.Context,
     file: Config,
     try_: Annotated[
-        bool, typer.Option("--try", help="call the sites, and say what the platform would offer; nothing is booked")
+        bool,
+        typer.Option(
+            "--try", help="call sites and catalogues, and say what the platform would offer; nothing is booked"
+        ),
     ] = False,
 ) -> None:
     """Say whether a broker would start with this configuration; nothing is started, and no site is called without

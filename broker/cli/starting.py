@@ -49,6 +49,8 @@ listen: 127.0.0.1:8081                # others reach it through a proxy that spe
 store: {name}.db
 # contact: hpc@{name}.example
 # country: IT                         # ISO 3166-1; users may ask for, or forbid, countries
+# storages:                           # what data lies here: requests can require to run where theirs is
+#   - {{name: {name}-disk, prefixes: ["https://data.{name}.example/"]}}
 {access}
 platform:
 {platform}

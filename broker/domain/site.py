@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from broker.domain import kinds
 from broker.domain.base import Flag, Model, Natural, Number, Text
@@ -37,6 +37,16 @@ class StorageElement(Model):
     recall: tuple[Waiting, Waiting] | None = Field(
         None, description="seconds until a file on it can be read, least and most; means tape"
     )
+
+    @field_validator("recall", mode="before")
+    @classmethod
+    def _ordered(cls, value: object) -> object:
+        if value is None:
+            return value
+        pair = value if isinstance(value, list | tuple) else ()
+        if len(pair) != 2 or not all(isinstance(part, int | float) for part in pair) or pair[0] > pair[1]:
+            raise ValueError("two numbers of seconds are wanted, the least before the most, such as [600, 7200]")
+        return value
 
 
 class Link(Model):

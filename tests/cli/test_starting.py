@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from broker.settings import load_settings
 
@@ -125,6 +127,33 @@ async def test_trying_a_federation_tells_who_does_not_answer(run: Any, home: Pat
     ran = await run("check-config", "net.yaml", "--try")
     assert ran.code == 0
     assert ran.out.splitlines()[-1].startswith("warn  sites.alba: ")
+
+
+async def test_trying_asks_each_catalogue_and_tells_which_does_not_answer(
+    run: Any, home: Path, unused_tcp_port: int
+) -> None:
+    async def nothing(_: web.Request) -> web.Response:
+        return web.Response(status=404)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", nothing)
+    server = TestServer(app)
+    await server.start_server()
+    text = "name: net\naccess: {anonymous: loopback}\ncredentials: {ska: {token: s3cr3t}}\ncatalogues:\n"
+    for state, url in (("there", server.make_url("/")), ("gone", f"http://127.0.0.1:{unused_tcp_port}/")):
+        text += f"  rucio-{state}: {{kind: rucio, url: '{url}', credentials: ska}}\n"
+        text += f"  links-{state}: {{kind: datalink, url: '{url}'}}\n"
+        text += f"  tap-{state}: {{kind: tap, url: '{url}'}}\n"
+        text += f"  s3-{state}: {{kind: s3, url: '{url}', options: {{buckets: [survey]}}}}\n"
+    (home / "net.yaml").write_text(text)
+    ran = await run("check-config", "net.yaml", "--try")
+    await server.close()
+    tried = dict(line.split(": ", 1) for line in ran.out.splitlines() if " catalogues." in line)
+    for kind in ("rucio", "links", "tap", "s3"):
+        assert "no connection" in tried[f"warn  catalogues.{kind}-gone"]
+        answered = tried.get(f"ok    catalogues.{kind}-there", "") + tried.get(f"warn  catalogues.{kind}-there", "")
+        assert "404" in answered
+    assert "has no survey/check-config" in tried["ok    catalogues.s3-there"]
 
 
 # ── completion ───────────────────────────────────────────────────────────────────────────────────────────────
