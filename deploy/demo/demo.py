@@ -60,9 +60,10 @@ class Federation:
     def start(self) -> None:
         """Sites side by side, then the federation above them. Raises DemoError."""
         self._processes.python("data", str(HERE / "sky.py"), "serve", str(self._folder / "archive"))
+        self._wait("data")  # the sites say where it lies
         for site in SITES:
             self._serve(site)
-        self._wait("data", *SITES)
+        self._wait(*SITES)
         self._serve("federation")
         self._wait("federation")
 
