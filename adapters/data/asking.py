@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from urllib.parse import urlsplit, urlunsplit
 
 from yarl import URL
 
@@ -53,7 +54,7 @@ class Services:
         for _ in range(MOST_HOPS + 1):
             if url is None or not self.may(url):
                 raise NotAsked(
-                    f"not asked: {tidy(str(url or text))} is not an address that this broker may ask "
+                    f"not asked: {_shown(str(url or text))} is not an address that this broker may ask "
                     f"(catalogues.{self._resources.name}.options.services)."
                 )
             answer = await self._origin(url).send("GET", url, deadline=deadline, headers=_ACCEPT)
@@ -61,7 +62,7 @@ class Services:
                 return answer
             text = answer.headers.get("Location", "")
             url = parse(text, url)
-        raise SiteMisbehaved(f"{url.authority if url else text} redirects more than {MOST_HOPS} times.")
+        raise SiteMisbehaved(f"{url.authority if url else _shown(text)} redirects more than {MOST_HOPS} times.")
 
     def _origin(self, url: URL) -> Origin:
         if self._own and _below(url, self._own[0]):
@@ -91,6 +92,15 @@ def parse(text: str, seen_from: URL | None = None) -> URL | None:
     except ValueError:
         return None
     return None if len(str(url)) > _LONGEST or ".." in re.split(r"[/\\]", url.path) else url
+
+
+def _shown(text: str) -> str:
+    """For people, and for a log: without what may be a key in it."""
+    try:
+        parts = urlsplit(text.strip())
+        return tidy(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")))
+    except ValueError:
+        return "what is none"
 
 
 def _prefix(text: str, key: str) -> URL:

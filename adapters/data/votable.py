@@ -61,6 +61,7 @@ class _Document:
         self._path: list[str] = []
         self._left = MOST_ELEMENTS
         self._text: list[str] | None = None  # where characters go now; None: nowhere
+        self._taken = 0  # how deep the element lies whose characters they are
         self._fields: list[Field] = []
         self._form = ""  # how the table's data is written; empty: none has come yet
         self._over = False  # the table that is read has ended
@@ -114,7 +115,7 @@ class _Document:
                 self._fields = []  # those of a table before, which had no data
             case "TABLE", "FIELD":
                 self._field(attributes)
-            case "FIELD", "VALUES":
+            case "FIELD", "VALUES" if self._fields:
                 self._fields[-1] = self._fields[-1]._replace(null=attributes.get("null"))
             case "DATA", _:
                 if name not in ("TABLEDATA", *_PACKED, "INFO"):
@@ -123,11 +124,11 @@ class _Document:
             case "TABLEDATA", "TR":
                 self._cells.append([])
             case "TR", "TD" if self._cells:
-                self._text = []
+                self._take([])
             case (("BINARY" | "BINARY2"), "STREAM"):
                 if "href" in attributes or attributes.get("encoding") != "base64":
                     _refuse("a table that lies elsewhere, or is packed as is not read here")
-                self._text = self._stream
+                self._take(self._stream)
 
     def _field(self, attributes: dict[str, str]) -> None:
         if len(self._fields) >= MOST_FIELDS:
@@ -143,17 +144,21 @@ class _Document:
         if status == "OVERFLOW":
             self._overflow = True
         else:
-            self._status, self._text = status, []
+            self._status = status
+            self._take([])
+
+    def _take(self, text: list[str]) -> None:
+        self._text, self._taken = text, len(self._path)
 
     def characters(self, text: str) -> None:
         if self._text is not None:
             self._text.append(text)
 
     def end(self, name: str) -> None:
-        name = self._path.pop()
+        depth, name = len(self._path), self._path.pop()
         if name == "TABLE" and self._form:
             self._over = True
-        if self._text is None or name not in ("INFO", "TD", "STREAM"):
+        if self._text is None or depth != self._taken:
             return
         if name == "TD":
             self._cells[-1].append("".join(self._text))

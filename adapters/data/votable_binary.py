@@ -16,6 +16,7 @@ from typing import NamedTuple, NoReturn
 from broker.errors import SiteMisbehaved
 
 MOST_CELLS = 50_000  # each takes a microsecond or two of the event loop
+MOST_SIZES = 10  # dimensions of an array; they are multiplied
 
 # A type's bytes, and how struct has it; none: it is a text, or nothing that anybody wants to know.
 _TYPES: Mapping[str, tuple[int, str]] = MappingProxyType(
@@ -83,7 +84,9 @@ class _Shape:
         sizes = (field.arraysize or "1").split("x")
         self._varies = sizes[-1].endswith("*")
         numbers = sizes[:-1] if self._varies else sizes
-        if not all(number.isascii() and number.isdigit() and len(number) < 10 for number in numbers):
+        if len(sizes) > MOST_SIZES or not all(
+            number.isascii() and number.isdigit() and len(number) < 10 for number in numbers
+        ):
             _refuse(f"an arraysize that is none: {(field.arraysize or '')[:40]}")
         self._count = 0 if self._varies else prod(map(int, numbers))
         self._single = field.arraysize in (None, "1")

@@ -193,11 +193,11 @@ async def test_a_broker_with_both_ranks_first_where_the_files_are_and_says_what_
         },
         locating={"patience": 60},
     )  # fmt: skip
-    strange = "http://127.0.0.1:1/links?ID=x"
+    strange = "http://127.0.0.1:1/links"
     blocks = [
         {"obscore": {"obs_publisher_did": did("linked")}},
         {"ivoid": did("plain")},
-        {"obscore": {"access_url": strange, "access_format": LINKED}},
+        {"obscore": {"access_url": f"{strange}?ID=x", "access_format": LINKED}},
     ]
     data = [{"kind": kinds.IVOA_DATA, "meta": {"name": f"d{i}"}, "ivoa": block} for i, block in enumerate(blocks)]
     try:

@@ -186,6 +186,16 @@ async def test_an_address_that_nobody_named_is_not_asked_and_says_so(make: Make,
     assert len(caught.value.detail) < 500
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["https://evil.example/l?key=geheim", "https://u:geheim@links.example/l", "https://u:geheim@[::1/"],
+)
+async def test_nor_does_it_say_what_may_be_a_key(make: Make, address: str) -> None:
+    with pytest.raises(NotAsked, match="not asked") as caught:
+        await make("https://links.example/links/").locate(address, soon())
+    assert "geheim" not in caught.value.detail
+
+
 async def test_storages_that_are_declared_may_be_asked(make: Make, service: Service, base: str) -> None:
     service.answer = document(this())
     found = await make(declared=lambda url: url.startswith(base)).locate(f"{base}/l", soon())
