@@ -22,7 +22,7 @@ from broker.domain.updates import EnumValueUpdate
 from broker.errors import SiteUnreachable, Unavailable
 from broker.plugins import Plugin, Resources
 from broker.services import clock as clocks
-from broker.services import figures, fleet
+from broker.services import figures, fleet, learning
 from broker.services.clock import SystemClock
 from broker.services.offers import How
 from broker.settings import Settings
@@ -62,7 +62,9 @@ class World:
     async def replica(self, ahead: float = 0.0, stack: AsyncExitStack | None = None) -> Parts:
         """`ahead`: how wrong its machine's clock is. It ends with `stack`, or with the test."""
         plugin = Plugin(Options, self._planner)
-        settings = Settings(name="us", store=self._store, sites={"alba": {"kind": "scripted", "poll": 0.1}})
+        settings = Settings(
+            name="us", store=self._store, sites={"alba": {"kind": "scripted", "poll": 0.1, "room_cores": 1}}
+        )
         services = open_services(settings, clock=Ahead(ahead), kinds={"scripted": plugin})
         return await (stack or self._stack).enter_async_context(services)
 
@@ -71,6 +73,7 @@ class World:
 async def world(redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
     monkeypatch.setattr(fleet, "ANNOUNCE_EVERY", 0.5)
     monkeypatch.setattr(figures, "PUBLISH_EVERY", 0.5)
+    monkeypatch.setattr(learning, "REFRESH_EVERY", 0.5)
     async with AsyncExitStack() as stack:
         yield World(f"{redis_url}?prefix={uuid4().hex}", stack)
 
@@ -173,12 +176,50 @@ async def test_a_replica_that_stops_leaves_nothing_for_the_others_to_wait_for(wo
     await eventually(alone)
 
 
+async def test_what_one_replica_accepts_and_learns_counts_at_the_other_also_when_the_first_is_gone(
+    world: World,
+) -> None:
+    other = await world.replica()
+
+    async def put_off() -> bool:
+        state = await ask(other)
+        return any("were accepted there in the last minute" in words for words in state.body.kept[0].warnings)
+
+    async def learned() -> bool:
+        lines = other.sites.get("alba")["calibration"]
+        return [line["samples"] for line in lines if line["what"] == "waiting"] == [1]
+
+    async with AsyncExitStack() as stack:
+        one = await world.replica(stack=stack)
+        assert not await put_off()
+        state = await ask(one)
+        await accept(one, state)
+        await eventually(put_off)
+        world.sites["alba"].all_over("RUNNING")
+
+        async def running() -> bool:
+            found = await other.sessions.get(state.record.sessions[0].uuid, ADA)
+            return bool(found.item.phase == "RUNNING")  # type: ignore[attr-defined]  # the service's own state
+
+        await eventually(running)
+        world.sites["alba"].all_over()
+        await eventually(learned)
+    assert await put_off()
+    late = await world.replica()
+
+    async def read() -> bool:
+        return bool(late.sites.get("alba")["calibration"] == other.sites.get("alba")["calibration"])
+
+    await eventually(read)
+
+
 async def test_all_goes_on_by_itself_when_the_store_comes_back(
     redis_server: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What replicas hold in common as well: none of their loops has ended meanwhile."""
     monkeypatch.setattr(fleet, "ANNOUNCE_EVERY", 0.5)
     monkeypatch.setattr(figures, "PUBLISH_EVERY", 0.5)
+    monkeypatch.setattr(learning, "REFRESH_EVERY", 0.5)
     monkeypatch.setattr(clocks, "MEASURE_EVERY", 0.1)
     server = await asyncio.to_thread(RedisServer(tmp_path).start)
     try:
