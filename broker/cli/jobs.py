@@ -26,6 +26,7 @@ from broker.client.words import count, plain, short
 from broker.domain.session import taken
 from broker.errors import BadInput, Conflict, NotFound
 
+_MOVING = re.compile("would have to move there|not known whether its data is there")
 _YES = re.compile(r"\bNearest yes: (.+?)\.?$")
 _NEAREST = re.compile(r"compute\.(cores|memory)\b.*\bNearest yes: (\d+)")
 
@@ -191,7 +192,8 @@ def _common_yes(offers: Offers) -> list[str]:
     """The nearest yes that most sites name."""
     named = [match[1] for note in offers.outcomes for text in note.reasons or () if (match := _YES.search(plain(text)))]
     if not named:
-        return []
+        moving = any(_MOVING.search(text) for note in offers.outcomes for text in note.reasons or ())
+        return ["Nearest yes: preferences.locality: preferred."] if moving else []
     most = max(dict.fromkeys(named), key=named.count)
     return [f"Nearest yes: {most}" + (f" (at {count(named.count(most), 'site')})." if len(set(named)) > 1 else ".")]
 

@@ -184,13 +184,14 @@ def show(folder: Path, url: str) -> None:
     request = folder / "hubble.yaml"
     terminal = Terminal(folder, {request.name: str(request)})
     terminal.command("submit", "hubble.yaml")
+    # Before the run: what it shows of alba's promises corrects the figures of the next question.
+    say("The same question, asked with other wishes; each site's all-in cost in EUR:")
+    say("\n".join(compare(asyncio.run(orders(url, request)))) + "\n")
     terminal.command("accept", "1", "--watch")
     terminal.command("logs", "1")
     terminal.command("fetch", "1", "--to", str(folder / "results"))
     say(judge(folder))
     say("\n".join(promised(asyncio.run(the_run(url)))))
-    say("\nThe same question, asked with other wishes; each site's all-in cost in EUR:")
-    say("\n".join(compare(asyncio.run(orders(url, request)))))
 
 
 def farewell(folder: Path, federation: Federation) -> Iterator[str]:

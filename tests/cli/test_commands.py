@@ -379,6 +379,13 @@ async def test_a_no_names_the_nearest_yes_of_most_sites(run: Any, fake: FakeBrok
     assert (await run("submit", "fit.py")).err == "NO from 1 site: 1 say no. Nearest yes: P7D.\n"
 
 
+async def test_a_no_for_data_that_would_have_to_move_names_the_nearest_yes(run: Any, fake: FakeBroker) -> None:
+    reasons = ("alba: left out: 3.37 MB of data would have to move there",)
+    fake.sets = [drawn_set([], outcomes=[OutcomeNote(site="alba", outcome="Declined", reasons=reasons)])]
+    said = (await run("submit", "fit.py")).err
+    assert said == "NO from 1 site: 1 say no. Nearest yes: preferences.locality: preferred.\n"
+
+
 async def test_what_promises_are_worth_is_read_whole_on_a_narrow_terminal(run: Any, fake: FakeBroker) -> None:
     says = "runs shorter than asked for × 0.31 (34 runs; × 0.29 is usual)"
     line = {**LEARNED["calibration"][0], "says": says}
