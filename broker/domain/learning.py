@@ -63,11 +63,13 @@ SPREAD = 0.4  # of the logarithm of a rate: about a factor of 1.5 up and down
 SPREAD_PRIOR = 2.0  # samples that this spread weighs as much as
 SAMPLES, TRANSFERS, NAMES = 64, 32, 64  # kept: samples a kind, transfers a source; kinds, and sources
 
-_FARTHEST = log(100.0)  # of one ratio: beyond it a promise is broken, and how far says nothing
+_FARTHEST = log(100.0)  # of one ratio of run or cost: beyond it a promise is broken, and how far says nothing
+_LATEST = log(10_000.0)  # of waiting and staging, with their slack: who is always a day late on "now" must look it
 _MOST_BESIDE = log(4.0)  # of a site's run and cost beside the usual ones: both are the site's own word
 _MAD = 1.4826
 _LONGEST = 1e8  # seconds
 _LOOKED = 120.0  # seconds between two looks that tell well enough when something happened between them
+_MOST_PREPARING, _INSTALLING = 4.0, 600.0  # times what transfers took, and seconds, that a site may prepare besides
 AHEAD = 3600.0  # seconds that what is kept may lie after now
 _SKEW = 60.0  # seconds that a site's clock may differ by
 
@@ -231,7 +233,7 @@ def _shown(
     if not found:
         return NOTHING
     weights = _weights([sample.at for _, sample in found], [sample.ended for _, sample in found], now, HALF)
-    ratios = [_ratio(pair, slack or 0.0) for pair, _ in found]
+    ratios = [_ratio(pair, slack or 0.0, _FARTHEST if slack is None else _LATEST) for pair, _ in found]
     return Shown(
         round(quantile(ratios, weights, 0.5), 3),
         fsum(weights),
@@ -241,10 +243,10 @@ def _shown(
     )
 
 
-def _ratio(pair: Pair, slack: float) -> float:
+def _ratio(pair: Pair, slack: float, most: float) -> float:
     promised, actual = pair
     ratio = log(max(actual + slack, 1e-9) / max(promised + slack, 1e-9))
-    return max(-_FARTHEST, min(_FARTHEST, ratio))
+    return max(-most, min(most, ratio))
 
 
 def _weights(starts: Sequence[float], ends: Sequence[float], now: float, half: float) -> list[float]:
@@ -494,6 +496,13 @@ def _moment(stated: float | None, looks: Looks | None, first: float, last: float
     if looks is None and not low - _SKEW <= stated <= high + _SKEW:
         return None
     return max(low, min(high, stated))
+
+
+def believable(known: Told, moving: float) -> bool:
+    """Whether transfers can be what the site says, that bytes moved for so many seconds: it was not seen preparing for
+    much longer. A site that brings in terabytes in a second, and begins an hour later, would look near to all data."""
+    seen = _minus(known.began, known.preparing)
+    return seen is None or not moving or seen <= _MOST_PREPARING * moving + _INSTALLING
 
 
 def sample(session: UUID, known: Told, *, completed: bool, over: float, moving: float | None = None) -> Sample:

@@ -100,10 +100,10 @@ class Learning:
     async def _count(self, decision: Decision, item: SessionRecord) -> None:
         over = item.modified
         moves = reported.moves(item.body, self._map.storage_of) if decision.alone and item.body else []
-        told = learning.told(decision, over)
-        sample = learning.sample(
-            item.uuid, told, completed=item.phase == "COMPLETED", over=over, moving=reported.moving(moves)
-        )
+        told, moving = learning.told(decision, over), reported.moving(moves)
+        if moving is not None and not learning.believable(told, moving):
+            moves, moving = [], None
+        sample = learning.sample(item.uuid, told, completed=item.phase == "COMPLETED", over=over, moving=moving)
         transfers = reported.transfers(item.uuid, moves, decision.at, over)
         now = self._clock.now()
         if not sample.empty:

@@ -67,6 +67,11 @@ def test_a_promise_of_now_can_be_judged_and_does_not_stretch_the_promise_of_a_da
     assert factor.applied(DAY, WAITING_SLACK) == pytest.approx(DAY + late)
 
 
+def test_who_is_always_a_day_late_on_now_looks_it() -> None:
+    factor = waiting([waited(n, 0.0, DAY, at=NOW - 2 * DAY - n * 3600) for n in range(60)])
+    assert DAY / 3 < factor.applied(0.0, WAITING_SLACK) < DAY
+
+
 def test_an_absurd_sample_moves_the_estimate_hardly_at_all() -> None:
     good = [waited(n, 600.0, 600.0) for n in range(20)]
     spoilt = waiting([*good, waited(99, 600.0, 9e7)])
@@ -306,6 +311,15 @@ def test_where_preparing_is_not_seen_the_longer_promise_answers_for_the_whole() 
 def test_staging_with_reported_transfers_is_judged_by_these() -> None:
     found = end(told(start=NOW, staging=5.0, preparing=NOW + 10, began=NOW + 130), moving=100.0)
     assert found.staging == (100.0, 120.0)
+
+
+def test_transfers_are_not_believed_where_it_was_seen_preparing_for_much_longer() -> None:
+    seen = told(start=NOW, staging=3600.0, preparing=NOW + 10, began=NOW + 3610)
+    assert not learning.believable(seen, 1.0)
+    assert learning.believable(seen, 800.0)
+    assert learning.believable(seen, 0.0)  # all from its cache: no way is learned of that
+    assert learning.believable(told(start=NOW, began=NOW + 3610), 1.0)
+    assert learning.believable(told(start=NOW, preparing=NOW, began=NOW + 600), 1.0)
 
 
 def test_a_failed_run_says_nothing_of_run_and_cost() -> None:

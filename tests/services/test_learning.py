@@ -245,6 +245,21 @@ async def test_transfers_that_a_site_reports_measure_its_ways(store: Store, cloc
     assert [(way["source"], way["unit"], way["samples"]) for way in shown] == [("lund-disk", "MB/s", 3)]
 
 
+async def test_a_site_that_says_bytes_came_at_once_and_prepares_for_an_hour_measures_no_way(
+    store: Store, clock: FakeClock
+) -> None:
+    class Boaster(LateSite):
+        def _phase(self, handle: str) -> str:
+            phase = super()._phase(handle)
+            return "PREPARING" if phase == "WAITING" else phase
+
+    brought = [{"url": "https://lund/cube", "bytes": 1e12, "seconds": 1}]
+    bench = await bench_of(store, clock, Boaster("alba", clock, (1.0,), late=3600.0, brought=brought), map_=MAP).start()
+    await ran(bench, count=3)
+    assert bench.learning.experience.measured == {}
+    assert bench.learning.experience.corrections
+
+
 async def test_a_broker_below_speaks_for_none_of_our_ways_nor_for_a_site_of_ours(
     store: Store, clock: FakeClock
 ) -> None:
