@@ -13,6 +13,7 @@ from xml.parsers import expat
 from adapters.data.sizes import whole
 
 MOST_ON_A_PAGE = 1000  # of version 2 of the call
+MOST_ELEMENTS = 50 * MOST_ON_A_PAGE  # an object has a dozen; each takes a microsecond of the event loop
 _DEEPEST = 16
 _LONGEST = 8192  # characters of one element; a key has 1024 bytes, three characters each where they are encoded
 _TAPE = ("GLACIER", "DEEP_ARCHIVE")
@@ -92,6 +93,7 @@ class _Reader:
         self._path: list[str] = []
         self._text: list[str] = []
         self._length = 0
+        self._left = MOST_ELEMENTS
         self._parser = parser = expat.ParserCreate("utf-8")
         parser.buffer_text = True
         parser.StartDoctypeDeclHandler = self._doctype
@@ -110,6 +112,9 @@ class _Reader:
 
     def _start(self, name: str, _: dict[str, str]) -> None:
         name = name.rpartition(":")[2]
+        self._left -= 1
+        if self._left < 0:
+            raise Unreadable("it has more elements than any page")
         if len(self._path) >= _DEEPEST:
             raise Unreadable("it is nested too deep")
         self.root = self.root or name

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
-from adapters.local.fetching import CHECKSUMS, checksum_type, local_path
+from adapters.local.fetching import CHECKSUMS, checksum_type, local_path, shown
 from adapters.local.layout import NOTEBOOK, STORE, Bounds, Datum, Delivery, Desk, Mount, Shelf, Spec, notebook_name
 from adapters.local.options import GIB, LocalOptions
 from adapters.planning.platform import Job
@@ -107,10 +107,10 @@ def _readable(url: str, element: str, options: LocalOptions, *, data_urls: bool 
     scheme = urlsplit(url).scheme if _splits(url) else ""
     if scheme not in schemes:
         nearest = ", ".join(schemes if options.file_roots else [s for s in schemes if s != "file"])
-        yield Reason(f"{url[:200]!r} cannot be read from here", element, nearest=nearest)
+        yield Reason(f"{shown(url)!r} cannot be read from here", element, nearest=nearest)
     elif scheme == "file" and not _below_roots(url, options):
         roots = ", ".join(str(root) for root in options.file_roots)
-        yield Reason(f"{url[:200]!r} is outside the folders that programs may read from", element, nearest=roots)
+        yield Reason(f"{shown(url)!r} is outside the folders that programs may read from", element, nearest=roots)
 
 
 def _splits(url: str) -> bool:

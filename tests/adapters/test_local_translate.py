@@ -238,6 +238,15 @@ def test_isolation_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no network" in sandbox.describe("bwrap", network=False)
 
 
+@pytest.mark.parametrize(
+    "url", ["ftp://u:geheim@x.example/a?key=geheim", "root://x//a?authz=geheim", "https://[u:geheim"]
+)
+def test_why_an_address_cannot_be_read_tells_no_key(url: str) -> None:
+    reasons = translate.refuse(a_request(data=[CUBE | {"location": url}]), OPTIONS)
+    assert "cannot be read from here" in str(reasons)
+    assert "geheim" not in str(reasons)
+
+
 S3 = {"prefix": "s3://results/a/b/", "endpoint": "https://s3.example", "credentials_file": "/secret"}
 WEBDAV = {"prefix": "https://store.example/a/b", "credentials_file": "/secret"}
 

@@ -494,6 +494,7 @@ BROKEN = {
     "a thousand laughs": LAUGHS,
     "another's file": FILE,
     "deep": b"<ListBucketResult>" + b"<a>" * 100_000,
+    "elements without end": page(entry("a")).replace(b"<IsTruncated>", b"<a/>" * 60_000 + b"<IsTruncated>"),
     "a long text": page(entry("k" * 100_000)),
     "an old version": b"<ListBucketResult><IsTruncated>true</IsTruncated><NextMarker>a</NextMarker></ListBucketResult>",
 }
