@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^\| (\d+) \|(.*)\|$", PAGE, re.MULTILINE)
 NAMED = re.compile(r"`((?:tests|broker)/[\w/]+\.py)::(\w+)`")
-WRITTEN = 45
+WRITTEN = 53
 
 
 def test_every_fault_has_one_row() -> None:
