@@ -109,6 +109,13 @@ def digest(kind: str, path: Path) -> str:
 class _Redirects(request.HTTPRedirectHandler):
     max_redirections = REDIRECTS
 
+    def http_error_302(self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage) -> Any:
+        """What comes with it is of no use, and may have no end."""
+        fp.close()
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(
         self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> request.Request | None:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import zlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from http.client import HTTPMessage
 from io import BytesIO
 from pathlib import Path
@@ -123,6 +124,30 @@ async def test_redirects_lead_to_http_alone(tmp_path: Path, server: str) -> None
             await asyncio.to_thread(fetch, f"{server}/to?place={place}", target, (str(tmp_path),), MIB)
     with pytest.raises(StagingError, match="redirect"):
         await asyncio.to_thread(fetch, f"{server}/to?place=/to", target, (), MIB)
+
+
+async def test_what_comes_with_a_redirect_is_not_read(tmp_path: Path) -> None:
+    """urllib would read it to its end, into memory."""
+    sent, pieces = 0, 100
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        asked = await reader.readuntil(b"\r\n\r\n")
+        if asked.startswith(b"GET /end"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+        else:
+            writer.write(b"HTTP/1.1 302 Found\r\nLocation: /end\r\n\r\n")
+            with suppress(ConnectionError):
+                for _ in range(pieces):
+                    writer.write(bytes(MIB))
+                    await writer.drain()
+                    sent += 1
+        writer.close()
+
+    async with await asyncio.start_server(talk, "127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/begin"
+        assert await asyncio.to_thread(fetch, url, tmp_path / "target", (), MIB) == (2, "")
+    assert sent < pieces
 
 
 async def test_a_redirect_gives_up_no_encryption() -> None:
