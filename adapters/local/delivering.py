@@ -152,7 +152,7 @@ class Courier:
             stated = answer.headers.get("Content-Length", "")
             encoded = answer.headers.get("Content-Encoding", "identity") != "identity"
             gone = answer.status == 404
-            short = answer.status == 200 and not encoded and stated.isdigit() and int(stated) != size
+            short = answer.status == 200 and not encoded and stated.isdecimal() and int(stated) != size
             answer.read()  # nothing: it is a HEAD's
             self._settle(answer)
         if gone or short:
@@ -263,8 +263,13 @@ class Courier:
 
     def _followed(self, path: str, location: str) -> str:
         """The path that a redirect leads to, on the same host alone: what we send is for that one."""
-        target = urlsplit(urljoin(f"{self._base.scheme}://{self._base.netloc}{path}", location))
-        if (target.scheme, target.netloc) != (self._base.scheme, self._base.netloc) or target.query:
+        here = (self._base.scheme, self._base.netloc)
+        try:
+            target = urlsplit(urljoin(f"{'://'.join(here)}{path}", location))
+            plain = not target.query and re.fullmatch(r"[\x21-\x7e]*", target.path)
+        except ValueError:
+            plain = None
+        if not plain or (target.scheme, target.netloc) != here:
             raise DeliveryError(f"{self._base.netloc} redirects to another place, which is not followed.")
         return target.path
 

@@ -242,13 +242,34 @@ def test_who_says_yes_and_has_it_not_is_not_believed(file: Path, stated: str, wh
 
 @pytest.mark.parametrize(
     "location",
-    ["http://127.0.0.1:1/r/a.txt", "https://127.0.0.1/", "//evil.example.org/a", "/r/a.txt?sig=1", "file:///x"],
+    [
+        "http://127.0.0.1:1/r/a.txt",
+        "https://127.0.0.1/",
+        "//evil.example.org/a",
+        "/r/a.txt?sig=1",
+        "file:///x",
+        "http://[::1",
+        "/é",
+        "/a b",
+        "/a\x01b",
+    ],
 )
 def test_a_redirect_to_another_place_is_not_followed(file: Path, location: str) -> None:
     with Place(says("307 Temporary Redirect", f"Location: {location}")) as place:
         why, waits = refused(place, file)
     assert "redirects to another place" in why
     assert (len(place.heads), waits) == (1, [])
+
+
+def test_a_length_that_is_none_is_no_length(file: Path) -> None:
+    def odd(connection: socket.socket, head: bytes) -> None:
+        says("204 No Content")(connection, head) if head.startswith(b"PUT") else connection.sendall(
+            b"HTTP/1.1 200 OK\r\nContent-Length: \xb2\r\n\r\n"
+        )
+
+    with Place(odd) as place, courier(place) as (one, waits):
+        bring(one, file)
+    assert waits == []
 
 
 def test_a_circle_of_redirects_comes_to_an_end(file: Path) -> None:
