@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from broker.domain import learning, offerset, reported
-from broker.domain.experience import BLANK, Correction, Experience, Factor, Measured, voice
+from broker.domain.experience import BLANK, Correction, Experience, Factor, Measured, speaker, voice
 from broker.domain.learning import DAY, FORGET, Habits, Lived, Shown, Usual
 from broker.domain.offerset import Decision, SessionRecord
 from broker.domain.quantities import format_instant
@@ -119,9 +119,13 @@ class Learning:
         """Drop what is kept of a site, and of the sites behind it. Sessions accepted until now do not count any more.
         Idempotent."""
         now = self._clock.now()
-        for origin in sorted({site, *origins}):
+        for origin in sorted({site, *origins, *self._behind(site)}):
             if origin == site or (await self._read(key_of(site, origin)))[0]:
                 await self._change(site, origin, lambda _: Lived(forgotten=now))
+
+    def _behind(self, site: str) -> list[str]:
+        """The sites behind it of which something is kept, whether or not it names them still."""
+        return [name.removeprefix(f"{site}/") for name in sorted(self._keys) if speaker(name) == site]
 
     # ── the picture ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -269,7 +273,7 @@ class Learning:
         """`calibration`: what promises of a site, and of those behind it, have come to; `measured`: how fast bytes
         reached it."""
         picture = self.experience
-        names = list(dict.fromkeys([site, *(voice(site, origin) for origin in origins)]))
+        names = dict.fromkeys(voice(site, origin) for origin in (site, *origins, *self._behind(site)))
         found = [line for name in names for line in self._calibration(name, picture)]
         ways = [
             {

@@ -114,7 +114,7 @@ class Taken:
 
     def _live(self, site: str) -> list[Taking]:
         now = self._clock.now()
-        live = [taking for taking in self._by_site[site] if taking.until > now]
+        live = [taking for taking in self._by_site[site] if _counts(taking, now)]
         if live:
             self._by_site[site] = live
         else:
@@ -123,7 +123,7 @@ class Taken:
 
     def _arrange(self) -> None:
         now = self._clock.now()
-        self._mine = {name: taking for name, taking in self._mine.items() if taking.until > now}
+        self._mine = {name: taking for name, taking in self._mine.items() if _counts(taking, now)}
         known = {**self._theirs, **self._mine}
         self._texts = {name: text for name, text in self._texts.items() if name in known}
         by_site = defaultdict[str, list[Taking]](list)
@@ -167,6 +167,11 @@ class Taken:
         }
         self._texts |= {name: found[name][1] for name in self._theirs}
         self._arrange()
+
+
+def _counts(taking: Taking, now: float) -> bool:
+    """What ends later than anything that is noted now was noted by a clock that has been set back since."""
+    return now < taking.until <= now + 2 * KNOWN_AFTER
 
 
 def _text(taking: Taking) -> str:

@@ -521,6 +521,18 @@ async def test_an_operator_has_a_site_forgotten_and_what_was_accepted_before_doe
     assert candidate(await bench.ask(), "alba").correction is not None
 
 
+async def test_sites_that_a_broker_below_names_no_more_are_shown_and_forgotten_with_it(
+    store: Store, clock: FakeClock
+) -> None:
+    bench = bench_of(store, clock)
+    now = clock.now()
+    sample = learning.Sample(UUID(int=1), now, now, (600.0, 1200.0))
+    await bench.learning._change("net-b", "gone", lambda old: learning.add(old, WORK, sample, {}, now))
+    assert [line["site"] for line in bench.learning.shown("net-b")["calibration"]] == ["net-b/gone"]
+    await bench.learning.forget("net-b")
+    assert bench.learning.experience == Experience()
+
+
 async def test_after_thirty_days_nothing_is_left_not_even_of_a_site_that_is_registered_no_more(
     any_store: Store, clock: FakeClock
 ) -> None:

@@ -76,6 +76,16 @@ def test_after_a_minute_the_sites_own_figures_count(taken: Taken, clock: FakeClo
     assert taken.lag(entry()) is None
 
 
+def test_a_clock_that_is_set_back_lets_nothing_count_for_longer(taken: Taken, clock: FakeClock) -> None:
+    taken.note("alba", uuid4(), HOUR)
+    clock.jump(-HOUR)
+    assert taken.lag(entry()) is None
+    taken.note("alba", uuid4(), 2 * HOUR)
+    lag = taken.lag(entry())
+    assert lag is not None
+    assert lag.seconds == pytest.approx(720.0)
+
+
 def test_noted_twice_it_counts_once(taken: Taken) -> None:
     session = uuid4()
     taken.note("alba", session, HOUR)
