@@ -145,6 +145,43 @@ async def test_a_course_with_nobody_on_it_ends_at_once(fanout: Fanout) -> None:
 
 # ── whole requests ───────────────────────────────────────────────────────────────────────────────────────────
 
+
+class Misbehaving(FakePlanner):
+    """Does what its name says when it is asked."""
+
+    def __init__(self, manner: str) -> None:
+        super().__init__()
+        self.manner, self.count = manner, 0
+
+    async def quote(self, ask: Ask) -> Quotes:
+        self.count += 1
+        if self.manner == "raises":
+            raise RuntimeError("a bug")
+        if self.manner == "cancels":
+            raise asyncio.CancelledError
+        if self.manner == "hangs":
+            await asyncio.Event().wait()
+        return Quotes((), (Reason("full"),))
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_planners_that_raise_cancel_or_hang_take_nobodys_place_and_all_have_one_outcome(
+    fanout: Fanout, seed: int
+) -> None:
+    draw = random.Random(seed)
+    manners = ["hangs"] * 2 + ["raises", "cancels"] * 4 + ["answers"] * 20
+    draw.shuffle(manners)
+    sites = [Misbehaving(manner) for manner in manners]
+    line = Line([Target(f"s{n}", site) for n, site in enumerate(sites)], room=2)
+    found = await fanout.ask([], an_ask(within(1.5)), on_late=nobody_is_late, course=line)
+    await fanout.close()
+    told = {"answers": "Declined", "raises": "Failed", "cancels": "Failed", "hangs": "TimedOut"}
+    assert {name: type(outcome).__name__ for name, outcome in found.items()} == {
+        f"s{n}": told[manner] for n, manner in enumerate(manners)
+    }
+    assert {site.count for site in sites} == {1}
+
+
 MAP_STORAGES = [StorageElement(name="ARCHIVE"), StorageElement(name="FAR")]
 MAP = Map(
     MAP_STORAGES,
