@@ -15,12 +15,13 @@ from broker.domain.session import Bounds, LocalityNote, OfferSetResponse, Simple
 
 _MOST_PLACES = 6
 _MOST_UNKNOWN = 5
+_ON_NO_STORAGE = "is on no storage that"  # as domain.locality and the catalogue of the kind http say it
 
 
 def unknowns(response: OfferSetResponse, width: int) -> list[str]:
     """A line for each data resource of which something is not known, or contradicts: what, and why. Of many, the
     first, and how many more there are."""
-    told = [(note, said) for note in response.located or () if (said := [*_missing(note), *(note.notes or ())])]
+    told = [(note, said) for note in response.located or () if (said := list(_news(note)))]
     lines = []
     for note, said in told[:_MOST_UNKNOWN]:
         lines += wrap(f"?? {_called(note)}: {plain('; '.join(said))}", width)
@@ -135,6 +136,14 @@ def _names(part: PortionNote) -> Iterator[str]:
         yield plain(replica.storage or replica.url or "?") + (" (tape)" if replica.tape else "")
     if len(part.replicas or ()) > _MOST_PLACES:
         yield f"{len(part.replicas or ()) - _MOST_PLACES} more"
+
+
+def _news(note: LocatedNote) -> Iterator[str]:
+    """That an address is on no declared storage is told once, also where that is why nobody was asked."""
+    missing = "; ".join(_missing(note))
+    known = _ON_NO_STORAGE in missing
+    yield from filter(None, [missing])
+    yield from (text for text in note.notes or () if not (known and _ON_NO_STORAGE in text))
 
 
 def _missing(note: LocatedNote) -> Iterator[str]:

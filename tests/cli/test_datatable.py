@@ -53,6 +53,18 @@ def test_of_many_unknowns_the_first_are_told_and_how_many_more() -> None:
     assert lines[-1] == "?? and of 45 more data resources: --explain"
 
 
+def test_that_no_storage_declares_an_address_is_told_once() -> None:
+    far = FLAT | {
+        "unknown": ["http: not asked: far.example is on no storage that this broker declares"],
+        "notes": ["https://far.example/x is on no storage that is declared here", "the request says 1 bytes, ska 2"],
+    }
+    assert datatable.unknowns(answer(far), 200) == [
+        "?? data[1] flat: size not known: http: not asked: far.example is on no storage that this broker declares; "
+        "the request says 1 bytes, ska 2"
+    ]
+    assert "on no storage" in datatable.unknowns(answer(far | {"bytes": 1.0}), 200)[0]
+
+
 def test_an_unknown_without_a_reason_is_told_all_the_same() -> None:
     bare = {"element": "data[0]", "files": 1, "portions": [portion(None)]}
     assert datatable.unknowns(answer(bare), 100) == ["?? data[0]: size and place not known: nobody says"]
