@@ -5,6 +5,7 @@ Imports the settings and the domain; pure. What cannot be at all is refused when
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -24,6 +25,7 @@ def oversights(settings: Settings) -> list[str]:
         *_links(settings, {item.name for _, item in declared}),
         *_prefixes(declared),
         *_bare(settings),
+        *_writes(settings),
         *_catalogues(settings),
     ]
 
@@ -100,6 +102,13 @@ def _bare(settings: Settings) -> Iterator[str]:
             f"sites: no storages are declared for {', '.join(bare[:_MOST_NAMES])}{more}: unless they say themselves "
             "what they have, no data counts as being there"
         )
+
+
+def _writes(settings: Settings) -> Iterator[str]:
+    for name, site in settings.sites.items():
+        for entry in site.writes:
+            if "://" not in entry and not re.fullmatch(r"[a-z][a-z0-9+.-]*|rucio:.+", entry):
+                yield f"sites.{name}.writes: {entry} is no scheme, nor the beginning of a place such as s3://results/"
 
 
 # ── catalogues ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -71,6 +71,8 @@ def test_a_file_that_is_meant_says_nothing(tmp_path: Path) -> None:
         ("links:\n", "  cumulus: {url: \"https://cumulus.example\"}\nlinks:\n",
          "sites: no storages are declared for cumulus: unless they say themselves what they have, no data counts as "
          "being there"),
+        ("    url: https://borealis.example\n", "    url: https://borealis.example\n    writes: [https, s3:results]\n",
+         "sites.borealis.writes: s3:results is no scheme, nor the beginning of a place such as s3://results/"),
         ("patience: 1", "patience: 10",
          "locating.patience: sites wait for the catalogues until their answers come too late: less than "
          "fanout.deadline (10 s) is wanted"),

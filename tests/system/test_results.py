@@ -65,6 +65,7 @@ async def test_results_go_where_the_request_wants_them_by_a_site_that_can_write_
         assert lines["other"]["outcome"] == "Skipped"
         assert lines["other"]["reasons"] == [
             f"outputs.to: other cannot write results to {wanted['outputs']['to']}: it names no place that it writes to."
+            " Nearest yes: without outputs.to, and results are fetched."
         ]
         (offer,) = answer["offers"]
         terms = {term["name"]: term for term in offer["ranking"]["terms"]}
