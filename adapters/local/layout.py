@@ -48,8 +48,9 @@ class State(NamedTuple):
     """`began` and `ended` are epoch seconds of the program itself; `exit` its code, negative: the signal. `connector`:
     of an interactive session, as it stands on the wire; its location, which holds the token, is there only while the
     server is to be reached. `keep`: seconds after `ended` for which files stay, where the request asked for it.
-    `delivering`: results.json is written, and all that is left is to write results elsewhere, by this epoch second;
-    whoever takes the lock goes on with it. `delivered`: results.json says where they are."""
+    `delivering`: the run has ended well, and all that is left is to list its results in results.json and to write them
+    elsewhere, by this epoch second; whoever takes the lock goes on with it. `delivered`: results.json says where they
+    are."""
 
     phase: str
     message: str = ""

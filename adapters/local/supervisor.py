@@ -64,6 +64,8 @@ class Supervisor:
             over = self._finish(over)
         else:
             over = Over("COMPLETED", code=self._state.exit)
+            if not (self._folder / layout.RESULTS).exists():
+                over = self._collect(over)
         if self._spec.delivery and over.phase == "COMPLETED":
             over = self._deliver(self._spec.delivery, over)
         self._to(phase=over.phase, message=over.message, ended=self._state.ended, exit=over.code, delivering=None)
@@ -102,13 +104,23 @@ class Supervisor:
                 os.close(descriptor)
 
     def _finish(self, over: Over) -> Over:
-        """Collect what the run has left. Returns how it ended, which too many results may change."""
+        """Returns how it ended, which too many results may change."""
         ended = time.time()
         self._state = layout.closed(self._state)
         if self._state.began is not None:
             self._to(phase="RELEASING", ended=ended, exit=over.code)
         if self._spec.desk:
             opening.keep(self._folder, self._spec)
+        if self._spec.delivery and over.phase == "COMPLETED":
+            # From here on another may do what is left, should we be killed.
+            self._to(delivering=time.time() + self._spec.delivery.within)
+        over = self._collect(over)
+        # Written with the phase that follows. The time for writing begins then.
+        self._state = self._state._replace(ended=ended, delivering=None)
+        return over
+
+    def _collect(self, over: Over) -> Over:
+        """What the run has left. May be done twice."""
         files, total = survey(self._folder, self._spec.results)
         most = self._spec.bounds.results
         if total > most:
@@ -116,7 +128,6 @@ class Supervisor:
             if over.phase == "COMPLETED":
                 over = Over("FAILED", f"its results are {total} bytes, this site keeps {most}", over.code)
         write_json(self._folder / layout.RESULTS, files)
-        self._state = self._state._replace(ended=ended)  # written with the phase that follows
         return over
 
     def _deliver(self, delivery: Delivery, over: Over) -> Over:

@@ -20,9 +20,10 @@ from aiohttp import web
 from msgspec.structs import replace
 from pydantic import ValidationError
 
-from adapters.local import layout, processes
+from adapters.local import layout, processes, supervisor
 from adapters.local.options import LocalOptions
 from adapters.local.platform import LocalPlatform
+from adapters.local.pump import Pump
 from adapters.planning.platform import Job
 from broker.domain.outputs import Outputs
 from broker.errors import SiteForgot, SiteRefused
@@ -406,6 +407,39 @@ async def killed_on_the_way(tmp_path: Path, store: Store, **options: Any) -> tup
     gate.set()
     store.answer = None
     return platform, job
+
+
+async def test_so_it_is_when_it_was_killed_before_it_had_counted_the_results(tmp_path: Path, store: Store) -> None:
+    platform, job = await killed_on_the_way(tmp_path, store)
+    (platform._jobs.place(job.session) / layout.RESULTS).unlink()
+    assert (await over(platform, job)).phase == "COMPLETED"
+    assert {result.name for result in await platform.results(job, soon())} == NAMES
+    assert len(store.files) == 2
+
+
+@pytest.mark.parametrize("phase", ["COMPLETED", "FAILED"])
+def test_that_all_that_is_left_is_to_write_results_is_known_before_they_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """To sum ten gigabytes takes half a minute, in which a machine may go down."""
+    seen = []
+
+    def survey(folder: Path, root: str) -> tuple[list[dict[str, Any]], int]:
+        seen.append(layout.read_state(folder))
+        return [], 0
+
+    monkeypatch.setattr(supervisor, "survey", survey)
+    bounds = layout.Bounds(1, 1, 1.0, 1, 1, 1, 1, 1, 1.0, 1.0, 0)
+    delivery = layout.Delivery("s3://r/", "http://x/r", "s3", within=60.0, kept=1.0)
+    spec = layout.Spec("0", "program", bounds, "python", {}, delivery=delivery)
+    state = layout.State("RUNNING", began=1.0)
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb"), os.fdopen(writer, "wb"):
+        one = supervisor.Supervisor(tmp_path, spec, state, Pump(reader))
+        one._finish(supervisor.Over(phase, code=0))
+    (state,) = seen
+    assert (state.phase, state.exit) == ("RELEASING", 0)
+    assert (state.delivering is not None) is (phase == "COMPLETED")
 
 
 async def test_a_clock_that_was_set_back_gives_no_more_time(tmp_path: Path, store: Store) -> None:
