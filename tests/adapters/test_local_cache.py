@@ -249,7 +249,9 @@ async def test_what_has_changed_is_fetched_anew(jobs: Jobs, server: Server) -> N
 
 
 @pytest.mark.parametrize(
-    ("body", "changed"), [(OTHER, formatdate(time.time() - 9999, usegmt=True)), (CUBE + b"x", LONG_AGO)]
+    ("body", "changed"),
+    [(OTHER, formatdate(time.time() - 9999, usegmt=True)), (CUBE + b"x", LONG_AGO)],
+    ids=["date", "length"],  # not made of the dates: each worker would have its own
 )
 async def test_another_date_or_length_is_another_file(jobs: Jobs, server: Server, body: bytes, changed: str) -> None:
     url = server.put("/cube", CUBE, Last_Modified=LONG_AGO)
