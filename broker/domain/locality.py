@@ -200,9 +200,25 @@ def locate(wanted: Sequence[Item], map_: Map) -> Wanted:
 
 
 def outside(wanted: Sequence[Item], map_: Map) -> tuple[Item, ...]:
-    """The same items, with a note on each that lies where no storage is declared: only a link from anywhere (`*`) says
-    what it takes to move it."""
-    return tuple(_outside(item, map_) for item in wanted)
+    """The same items, each address with the storage that declares it; and with a note on each that lies where none
+    does: only a link from anywhere (`*`) says what it takes to move it."""
+    return tuple(_outside(_named(item, map_), map_) for item in wanted)
+
+
+def _named(item: Item, map_: Map) -> Item:
+    return replace(
+        item,
+        portions=tuple(
+            replace(
+                portion,
+                replicas=tuple(
+                    r if r.storage or not (name := map_.storage_of(r.url)) else replace(r, storage=name)
+                    for r in portion.replicas
+                ),
+            )
+            for portion in item.portions
+        ),
+    )
 
 
 def _outside(item: Item, map_: Map) -> Item:
@@ -232,14 +248,22 @@ def measure(wanted: Sequence[Item], place: Place, terrain: Terrain) -> Locality:
     by side. Files on tape wait for their recall first. A portion of unknown size that has to move makes bytes, time and
     price unknown, and there is a guess of all three; a missing way makes time and price unknown.
     """
-    stock = _stock(wanted, place.held, terrain)
-    held = [item for item in wanted if item.path in place.held]
+    held = [item for item in wanted if item.path in place.held and not _near(item, place, terrain.map_)]
+    stock = _stock(wanted, frozenset(item.path for item in held), terrain)
     tally = _Tally([], [], cached=fsum(item.bytes or 0.0 for item in held), held=tuple(item.path for item in held))
     at = [next((name for name in names if name in place.storages), None) for names, _ in stock.disks]
     tally.local = [name for name in at if name is not None]
     tally.near = fsum(known for name, (_, known) in zip(at, stock.disks, strict=True) if name is not None)
     tally.loads = [load for load in stock.loads if at[load.group] is None]
     return _total(_assign(tally.loads, place, terrain), tally)
+
+
+def _near(item: Item, place: Place, map_: Map) -> bool:
+    """All of it lies on disks of the site, so that its word is not needed."""
+    return all(
+        any(copy.name in place.storages and not copy.tape for copy in _copies(portion, map_))
+        for portion in item.portions
+    )
 
 
 def _stock(wanted: Sequence[Item], held: frozenset[str], terrain: Terrain) -> _Stock:

@@ -313,6 +313,11 @@ def test_what_the_site_has_by_its_own_word_does_not_move() -> None:
     assert measure([item(None, "b")], ["a"], map_, held={"data[0]"}).here
 
 
+def test_what_lies_on_a_sites_own_disk_is_there_whatever_it_says_of_a_cache() -> None:
+    found = measure([item(5e9, "a")], ["a"], a_map(), held={"data[0]"})
+    assert (found.near, found.cached, found.held, found.sources) == (5e9, 0.0, (), ("a",))
+
+
 def test_what_was_measured_corrects_what_is_configured() -> None:
     map_ = a_map(link("a", "s", 100e6, latency=1))
     seen = Measured(Span(25e6, 25e6), samples=4, asof=0.0, weight=PRIOR)
@@ -341,7 +346,8 @@ def test_what_lies_where_no_storage_is_declared_is_noted() -> None:
     (noted,) = outside(asked({"kind": kinds.SIMPLE_DATA, "location": "https://else.where/x"}), a_map())
     assert noted.notes == ("https://else.where/x is on no storage that is declared here",)
     inside = asked({"kind": kinds.SIMPLE_DATA, "location": "https://alba.example/data/x"})
-    assert outside(inside, MAP) == inside
+    (told,) = outside(inside, MAP)
+    assert (told.notes, replicas(told)) == ((), (Replica("alba", "https://alba.example/data/x"),))
 
 
 def test_a_missing_link_is_unknown_not_free() -> None:

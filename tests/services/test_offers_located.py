@@ -12,6 +12,7 @@ from broker.domain import kinds, ranking, setbody
 from broker.domain.data import AbstractDataResource, RucioDataResource
 from broker.domain.deadline import Deadline
 from broker.domain.experience import Experience, Measured
+from broker.domain.identity import Hop
 from broker.domain.located import Item, Located, Portion, Replica
 from broker.domain.money import Exchange
 from broker.domain.quantities import Span
@@ -257,3 +258,14 @@ async def test_who_comes_late_to_a_set_that_was_added_to_is_still_to_be_seen(sto
     assert {item.site for item in after.sessions} == {"alba", "borealis"}
     assert written is not None
     assert {item.session for item in setbody.decode(written).kept} == {item.uuid for item in after.sessions}
+
+
+async def test_a_broker_that_knows_no_storage_leaves_required_locality_to_the_one_that_asks(
+    store: Store, clock: FakeClock
+) -> None:
+    bench = await Bench(store, clock, {"alba": ScriptedSite("alba", clock)}).start()
+    wishes = {"locality": "required"}
+    asked_by_a_person = await bench.ask(data=DATA, preferences=wishes)
+    assert asked_by_a_person.ranking[0].excluded is not None
+    asked_by_a_broker = await bench.ask(hop=Hop(path=("above",)), data=DATA, preferences=wishes)
+    assert asked_by_a_broker.ranking[0].excluded is None
