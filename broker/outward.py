@@ -1,14 +1,13 @@
 """The way out of the house: how names of sites are looked up, and which addresses are never connected to.
 
-Imports aiohttp. One connector for all sites; its own limit is off, for reused connections pass it by, and the guard
-counts instead.
+Imports aiohttp, the domain's addresses. One connector for all sites; its own limit is off, for reused connections
+pass it by, and the guard counts instead.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import socket
 import threading
 from contextlib import suppress
@@ -17,11 +16,11 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from broker.domain.addresses import serves
+
 AT_ONCE = 128  # names looked up side by side
 _NUMBERS = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
 _Infos = list[tuple[Any, ...]]  # as socket.getaddrinfo returns them
-# Where clouds tell a machine its own secrets, beside the link-local addresses.
-_METADATA = ipaddress.ip_address("fd00:ec2::254")
 
 
 def connector() -> aiohttp.TCPConnector:
@@ -83,13 +82,6 @@ def _result(host: str, info: tuple[Any, ...]) -> ResolveResult:
 def _socket(info: tuple[Any, ...]) -> socket.socket:
     """The socket of one connection. Raises OSError for an address that no site has."""
     family, kind, proto, _, address = info
-    if never_a_site(address[0]):
+    if not serves(address[0]):
         raise OSError(errno.EADDRNOTAVAIL, f"{address[0]} is no address of a site")
     return socket.socket(family, kind, proto)
-
-
-def never_a_site(address: str) -> bool:
-    """Link-local addresses, where clouds keep a machine's credentials; and what is no single machine's."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    found = getattr(found, "ipv4_mapped", None) or found
-    return found.is_link_local or found.is_multicast or found.is_unspecified or found == _METADATA

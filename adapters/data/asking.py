@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from urllib.parse import urlsplit, urlunsplit
 
 from yarl import URL
 
 from adapters.common.http import Answer, Origin, tidy
+from broker.domain.addresses import bare
 from broker.domain.deadline import Deadline
 from broker.errors import NotAsked, SettingsError, SiteMisbehaved
 from broker.plugins import CatalogueResources, Credentials
@@ -96,11 +96,7 @@ def parse(text: str, seen_from: URL | None = None) -> URL | None:
 
 def _shown(text: str) -> str:
     """For people, and for a log: without what may be a key in it."""
-    try:
-        parts = urlsplit(text.strip())
-        return tidy(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="")))
-    except ValueError:
-        return "what is none"
+    return tidy(bare(text.strip()))
 
 
 def _prefix(text: str, key: str) -> URL:

@@ -18,10 +18,10 @@ import aiohttp
 from pydantic import BaseModel, ConfigDict, Field
 from yarl import URL
 
-from adapters.common.addresses import public
 from adapters.common.http import Answer, Origin
 from adapters.data import sizes
 from adapters.data.reach import PublicReach, strict
+from broker.domain.addresses import public
 from broker.domain.data import (
     AbstractDataResource,
     RucioDataResource,

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from adapters.common.addresses import public
+from broker.domain.addresses import public
 from broker.errors import NotAsked, SettingsError
 from broker.outward import Names
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +22,7 @@ from yarl import URL
 
 from adapters.common.http import Origin
 from adapters.data.rucio_login import Login, sign_in
+from broker.domain.addresses import bare
 from broker.domain.data import AbstractDataResource, RucioDataResource, SkaoDataResource
 from broker.domain.deadline import Deadline
 from broker.domain.located import Located, Portion, Replica, condense, total
@@ -325,11 +326,10 @@ def _plain(address: str) -> str | None:
     if len(address) > _LONGEST_URL or not address.isprintable():
         return None
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(bare(address))
     except ValueError:
         return None
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, "", "")) if parts.scheme and host else None
+    return parts.geturl() if parts.scheme and parts.netloc else None
 
 
 def _address(url: URL) -> tuple[str | None, ...]:

@@ -1,5 +1,5 @@
 """Writes a job's results to where its request wants them: `python -m adapters.local.delivering FOLDER SECONDS`, a child
-of the supervisor, which limits and ends it. Imports the standard library alone.
+of the supervisor, which limits and ends it. Imports the standard library, and of ours what imports no more.
 
 Exit 0: every file is there. Exit 1: the last line on stderr says in one sentence what is wrong.
 
@@ -28,9 +28,10 @@ from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from adapters.common import sigv4
-from adapters.common.addresses import Barred, connect, public
+from adapters.common.addresses import Barred, connect
 from adapters.local.layout import RESULTS, Delivery, Spec, read_json, read_spec
 from adapters.local.outputs import MOST_FILES, escaped, open_beneath
+from broker.domain.addresses import public
 
 SILENCE = 60.0  # seconds without progress after which a connection counts as dead
 PIECE = 256 * 1024

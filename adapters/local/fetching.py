@@ -25,8 +25,8 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urlsplit
 
-from adapters.common.addresses import Barred, connect, serves
-from adapters.local.transfers import public
+from adapters.common.addresses import Barred, connect
+from broker.domain.addresses import bare, serves
 
 SILENCE = 60.0  # seconds without a byte after which a server counts as dead; the supervisor bounds the whole
 PIECE = 1 << 20
@@ -173,10 +173,7 @@ def _opener() -> request.OpenerDirector:
 
 def shown(url: str) -> str:
     """For people: without user, query and fragment."""
-    try:
-        return _printable(public(url))
-    except ValueError:
-        return "an address that is none"
+    return _printable(bare(url))
 
 
 def _printable(text: object) -> str:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from adapters.local.layout import TRANSFERS, read_json, write_json
+from broker.domain.addresses import bare
 
 MOST = 64  # entries of a report; of more data, what came from one host the same way is told as one
 WRITTEN = 1.0  # seconds between two writings: each of them waits for the disk
@@ -40,7 +41,7 @@ class Report:
         self._next = 0.0  # monotonic
 
     def add(self, transfer: Transfer) -> None:
-        self._added.append(transfer._replace(url=public(transfer.url)))
+        self._added.append(transfer._replace(url=bare(transfer.url)))
         if time.monotonic() >= self._next:
             self._write()
             self._next = time.monotonic() + WRITTEN
@@ -77,12 +78,6 @@ def condensed(transfers: list[Transfer]) -> list[Transfer]:
 def _sum(host: str, cached: bool, group: Iterable[Transfer]) -> Transfer:
     count, seconds, ended, files = zip(*((t.bytes, t.seconds, t.ended, t.files) for t in group), strict=True)
     return Transfer(host, sum(count), sum(seconds), max(ended), cached, sum(files))
-
-
-def public(url: str) -> str:
-    """Without user, query and fragment: a signature or a token may stand there, and sessions are read by others."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def _host(url: str) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 from msgspec.structs import replace
 
+from broker.domain.addresses import bare
 from broker.domain.experience import BLANK, Experience
 from broker.domain.located import Item, Portion, Replica
 from broker.domain.quantities import Span
@@ -231,8 +232,7 @@ def _outside(item: Item, map_: Map) -> Item:
     ]
     if not item.placed or not urls:
         return item
-    address = urls[0].partition("?")[0]  # one that was signed is a key
-    return replace(item, notes=(*item.notes, f"{address} is on no storage that is declared here"))
+    return replace(item, notes=(*item.notes, f"{bare(urls[0])} is on no storage that is declared here"))
 
 
 def _replicas(portion: Portion, map_: Map) -> tuple[Replica, ...]:

@@ -15,6 +15,7 @@ from math import fsum
 import msgspec
 from msgspec.structs import replace
 
+from broker.domain import addresses
 from broker.domain.components import AbstractComponent
 from broker.domain.data import (
     IvoaDataResource,
@@ -407,7 +408,9 @@ def _wire(item: Item, bare: bool) -> dict[str, object]:
 
 def _wire_of_portion(portion: Portion, bare: bool) -> dict[str, object]:
     replicas = [
-        _stated_only({"storage": r.storage, "url": _bare(r.url) if bare else r.url, "tape": r.tape or None})
+        _stated_only(
+            {"storage": r.storage, "url": addresses.bare(r.url) if bare and r.url else r.url, "tape": r.tape or None}
+        )
         for r in portion.replicas
     ]
     return _stated_only({"bytes": portion.bytes, "files": portion.files, "replicas": replicas})
@@ -415,10 +418,6 @@ def _wire_of_portion(portion: Portion, bare: bool) -> dict[str, object]:
 
 def _stated_only(written: dict[str, object | None]) -> dict[str, object]:
     return {name: value for name, value in written.items() if value is not None}
-
-
-def _bare(url: str | None) -> str | None:
-    return None if url is None else re.sub(r"(?<=//)[^/@]*@", "", re.split(r"[?#]", url)[0])
 
 
 def _told(item: Item, note: LocatedNote | None) -> Item:

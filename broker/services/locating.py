@@ -14,6 +14,7 @@ from math import inf
 import msgspec
 import structlog
 
+from broker.domain.addresses import bare
 from broker.domain.data import AbstractDataResource
 from broker.domain.deadline import Deadline
 from broker.domain.located import Item, Located, fill, items, tame, total
@@ -133,9 +134,7 @@ class Desk:
             if isinstance(error, _NotNow):
                 keep = min(keep, error.wait)
             elif not isinstance(error, SiteForgot):
-                # Without its query: an address that was signed for somebody is a key.
-                asked = name.partition("?")[0]
-                _log.info("a catalogue did not say", catalogue=self.known.name, asked=asked, why=trouble)
+                _log.info("a catalogue did not say", catalogue=self.known.name, asked=bare(name), why=trouble)
         now = self._clock.now()
         answer = Answer(found, now, now + keep, trouble)
         if keep > 0:
@@ -176,8 +175,7 @@ class Desk:
         except (Exception, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) and task.cancelling():
                 raise  # it is we who are; else something of the adapter's own was
-            asked = name.partition("?")[0]
-            _log.error("a catalogue's adapter failed", catalogue=self.known.name, asked=asked, exc_info=error)
+            _log.error("a catalogue's adapter failed", catalogue=self.known.name, asked=bare(name), exc_info=error)
             raise SiteMisbehaved(f"its adapter failed ({type(error).__name__}).") from error
 
 

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestServer
 
 from adapters.local import layout, transfers
 from adapters.local.jobs import Jobs
-from adapters.local.transfers import MOST, Report, Transfer, condensed, public
+from adapters.local.transfers import MOST, Report, Transfer, condensed
 from broker.domain import kinds
 from broker.domain.session import TransferNote
 from broker.ports import Sighting
@@ -116,11 +116,6 @@ def test_of_much_data_each_host_is_told_once() -> None:
 def test_of_more_hosts_than_can_be_told_the_largest_are() -> None:
     told = condensed([a_transfer(f"host{size}", size) for size in range(3 * MOST)])
     assert [transfer.bytes for transfer in told] == list(range(3 * MOST - 1, 2 * MOST - 1, -1))
-
-
-def test_what_may_be_secret_in_a_url_is_left_out() -> None:
-    assert public("https://me:geheim@data.example:8443/a%20b?sig=geheim#x") == "https://data.example:8443/a%20b"
-    assert public("file:///data/x") == "file:///data/x"
 
 
 def test_a_report_is_there_at_once_and_whole_when_it_is_closed(tmp_path: Path) -> None:

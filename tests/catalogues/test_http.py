@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from adapters.common.addresses import public
 from adapters.common.http import Answer, Origin
 from adapters.data import sizes
 from adapters.data.http import HttpCatalogue, HttpOptions, Quiet, plugin
 from adapters.data.reach import PublicReach
 from broker.domain import kinds
+from broker.domain.addresses import public
 from broker.domain.data import (
     AbstractDataResource,
     IvoaDataResource,

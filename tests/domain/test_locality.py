@@ -345,6 +345,8 @@ def test_more_here_than_has_to_move_is_most_of_it() -> None:
 def test_what_lies_where_no_storage_is_declared_is_noted() -> None:
     (noted,) = outside(asked({"kind": kinds.SIMPLE_DATA, "location": "https://else.where/x"}), a_map())
     assert noted.notes == ("https://else.where/x is on no storage that is declared here",)
+    signed = asked({"kind": kinds.SIMPLE_DATA, "location": "https://me:secret@else.where/x?sig=secret#secret"})
+    assert outside(signed, a_map())[0].notes == noted.notes
     inside = asked({"kind": kinds.SIMPLE_DATA, "location": "https://alba.example/data/x"})
     (told,) = outside(inside, MAP)
     assert (told.notes, replicas(told)) == ((), (Replica("alba", "https://alba.example/data/x"),))
