@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from msgspec.structs import replace
 from pydantic import BaseModel, ConfigDict, Field
 from yarl import URL
 
@@ -18,12 +17,11 @@ from adapters.data.asking import Services, parse
 from adapters.data.votable import Row, Votable, read
 from broker.domain.data import AbstractDataResource, IvoaDataResource, IvoaDataResourceBlock, SkaoDataResource
 from broker.domain.deadline import Deadline
-from broker.domain.located import MOST_PORTIONS, Located, Portion, Replica, condense
+from broker.domain.located import Located, Portion, Replica, condense, is_linked
 from broker.errors import NotAsked, SiteBusy, SiteError, SiteForgot, SiteMisbehaved, SiteTimeout, SiteUnreachable
 from broker.plugins import CataloguePlugin, CatalogueResources
 
 MOST_DOCUMENTS = 20  # that are read of one data set, where documents lead to documents
-_LINKED = "content=datalink"
 _THIS = ("#this", "http://www.ivoa.net/rdf/datalink/core#this", "https://www.ivoa.net/rdf/datalink/core#this")
 _LARGEST = 2.0**63
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,9})?")
@@ -134,11 +132,6 @@ def refusal(answer: Answer, table: Votable | None, place: str, now: float) -> Si
     return SiteForgot(error.detail) if answer.status in (404, 410) else error
 
 
-def is_linked(form: str | None) -> bool:
-    """The address leads to a links document (ObsCore's access_format, DataLink's content_type)."""
-    return _LINKED in (form or "").replace(" ", "").replace('"', "").lower()
-
-
 def replicas(*urls: str | None) -> tuple[Replica, ...]:
     """Of those that are addresses a site could fetch from."""
     return tuple(Replica(None, url) for url in dict.fromkeys(urls) if url and _fetchable(url))
@@ -164,17 +157,6 @@ def amount(text: str | None, *, unit: float = 1.0) -> float | None:
 def _length(row: Row) -> float | None:
     size = amount(row.get("content_length"))
     return size if size is None or size.is_integer() else None
-
-
-def joined(files: Sequence[Portion]) -> tuple[Portion, ...]:
-    """Those of a great many that lie in one folder are one: a storage is told by how an address begins."""
-    if len(files) > MOST_PORTIONS:
-        files = [replace(file, replicas=replicas(*(_folder(item.url) for item in file.replicas))) for file in files]
-    return condense(files)
-
-
-def _folder(url: str | None) -> str | None:
-    return None if url is None else url.partition("?")[0].rpartition("/")[0] + "/"
 
 
 def _place(url: URL | None) -> str:
@@ -205,7 +187,7 @@ class DatalinkCatalogue:
 
     async def locate(self, name: str, deadline: Deadline) -> Located:
         try:
-            return Located(joined(await self._links.files(name, deadline)))
+            return Located(condense(await self._links.files(name, deadline)))
         except (NotAsked, SiteForgot):
             raise
         except SiteError as error:

@@ -15,11 +15,11 @@ from yarl import URL
 
 from adapters.common.http import tidy
 from adapters.data.asking import Services
-from adapters.data.datalink import MOST_DOCUMENTS, Links, amount, is_linked, joined, readable, refusal, replicas
+from adapters.data.datalink import MOST_DOCUMENTS, Links, amount, readable, refusal, replicas
 from adapters.data.votable import Row
 from broker.domain.data import AbstractDataResource, IvoaDataResource, IvoaObsCoreItem, SkaoDataResource
 from broker.domain.deadline import Deadline
-from broker.domain.located import Located, Portion, total
+from broker.domain.located import Located, Portion, condense, is_linked, total
 from broker.errors import SettingsError, SiteError, SiteForgot, SiteMisbehaved, SiteRefused
 from broker.plugins import CataloguePlugin, CatalogueResources
 
@@ -82,7 +82,7 @@ class TapCatalogue:
         if not any(file.replicas or file.bytes is not None for file in found):
             raise SiteForgot(trouble or f"{self._place} tells neither a size nor an address to fetch from.")
         return Located(
-            joined(found),
+            condense(found),
             estimated=estimated,
             sized=ESTIMATE if estimated else "",
             unknown=(trouble,) if trouble else (),

@@ -25,14 +25,13 @@ from broker.domain.data import (
     SimpleDataResource,
     SkaoDataResource,
 )
-from broker.domain.located_note import LocatedNote, PortionNote, ReplicaNote
+from broker.domain.located_note import LocatedNote, PortionNote
 from broker.domain.quantities import format_instant
 from broker.domain.request import ExecutionRequest
 
 REQUEST = "the request"  # as who says something
 MOST_BYTES, MOST_FILES = 1e21, 10**12  # of one data resource; what goes over the wire may be more (located_note)
 MOST_PORTIONS, MOST_REPLICAS = 64, 32  # of one data resource, of one portion; more change no decision
-_LINKS = "content=datalink"  # in ObsCore's access_format: the address leads to links, not to bytes (DataLink 1.1, 3.3)
 
 
 class Replica(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -189,9 +188,15 @@ def _ivoa(block: IvoaDataResourceBlock | None) -> tuple[float | None, list[Repli
     size = block.datalink.content_length if block.datalink else None
     url = block.datalink.access_url if block.datalink else None
     # DataLink's first: ObsCore's may lead to links, whether or not it says so.
-    if not url and block.obscore and _LINKS not in (block.obscore.access_format or ""):
+    if not url and block.obscore and not is_linked(block.obscore.access_format):
         url = block.obscore.access_url
     return _number(size), [Replica(None, url)]
+
+
+def is_linked(form: str | None) -> bool:
+    """The address leads to a links document, and not to bytes, by ObsCore's access_format or DataLink's content_type
+    (DataLink 1.1, 3.3)."""
+    return "content=datalink" in (form or "").replace(" ", "").replace('"', "").lower()
 
 
 def _skao(resource: SkaoDataResource) -> tuple[float | None, list[Replica]]:
@@ -356,35 +361,11 @@ def learned(found: Sequence[Item]) -> bool:
 
 def notes(found: Sequence[Item]) -> tuple[LocatedNote, ...]:
     """For answers, and for brokers below, which then need not ask the same catalogues again."""
-    return tuple(_note(item) for item in found)
-
-
-def _note(item: Item) -> LocatedNote:
-    return LocatedNote(
-        element=item.path,
-        name=item.name or None,
-        bytes=item.bytes,
-        files=item.files,
-        portions=tuple(
-            PortionNote(
-                bytes=p.bytes,
-                files=p.files,
-                replicas=tuple(ReplicaNote(storage=r.storage, url=r.url, tape=r.tape or None) for r in p.replicas),
-            )
-            for p in item.portions
-        ),
-        sized=item.sized or None,
-        placed=item.placed or None,
-        asof=None if item.asof is None else LocatedNote.instant(item.asof),
-        estimated=item.estimated or None,
-        unknown=item.unknown or None,
-        notes=item.notes or None,
-    )
+    return tuple(LocatedNote.model_validate(written) for written in wire(found))
 
 
 def wire(found: Sequence[Item], *, bare: bool = False) -> list[dict[str, object]]:
-    """What `notes(…)` come to in JSON, without the detour by the models. `bare`: addresses without queries and users,
-    which may be somebody's key."""
+    """The same, ready for JSON. `bare`: addresses without queries and users, which may be somebody's key."""
     return [_wire(item, bare) for item in found]
 
 

@@ -45,8 +45,11 @@ def test_a_rucio_name_is_no_place_yet() -> None:
     assert (found.bytes, found.placed, found.urls) == (None, "", ("rucio:survey/cubes",))
 
 
-def test_an_address_that_leads_to_links_is_no_place_of_bytes() -> None:
-    links = {"access_url": "https://x/links?ID=1", "access_format": "application/x-votable+xml;content=datalink"}
+@pytest.mark.parametrize(
+    "form", ["application/x-votable+xml;content=datalink", 'application/x-votable+xml; content="DataLink"']
+)
+def test_an_address_that_leads_to_links_is_no_place_of_bytes(form: str) -> None:
+    links = {"access_url": "https://x/links?ID=1", "access_format": form}
     (found,) = items(request({"kind": kinds.IVOA_DATA, "ivoa": {"obscore": links}}))
     assert (found.urls, found.placed) == ((), "")
 
@@ -194,6 +197,35 @@ def test_what_is_written_at_once_is_what_the_models_write(portions: list[Portion
         Item("data[2]", portions=(Portion(None, (Replica(None, "https://x/1?v=2", True),)),)),
     ]
     assert wire(found) == [note.to_wire() for note in notes(found)]
+
+
+def test_all_that_is_known_is_written() -> None:
+    tape = Portion(None, (Replica("VAULT", "https://x/1?v=2", True), Replica("ALBA")), 3)
+    (written,) = wire([Item("data[1]", "cube", (tape,), "a", "b", 7.0, True, None, ("why",), ("otherwise",))])
+    assert written == {
+        "element": "data[1]",
+        "name": "cube",
+        "files": 3,
+        "portions": [
+            {
+                "files": 3,
+                "replicas": [{"storage": "VAULT", "url": "https://x/1?v=2", "tape": True}, {"storage": "ALBA"}],
+            }
+        ],
+        "sized": "a",
+        "placed": "b",
+        "asof": "1970-01-01T00:00:07Z",
+        "estimated": True,
+        "unknown": ["why"],
+        "notes": ["otherwise"],
+    }
+    (sized,) = wire([Item("data[0]", portions=(Portion(5.0),))])
+    assert sized == {
+        "element": "data[0]",
+        "bytes": 5.0,
+        "files": 1,
+        "portions": [{"bytes": 5.0, "files": 1, "replicas": []}],
+    }
 
 
 def test_others_are_shown_no_address_that_is_a_key() -> None:
