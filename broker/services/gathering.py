@@ -133,10 +133,9 @@ class Gathering:
     def _reading(self, entry: Entry) -> Reading:
         assert entry.profile is not None  # noqa: S101 - only described sites are asked
         base = self._map.exchange.base
-        return Reading.of(entry.site, entry.profile, currency=base, ours=entry.profile.ours, margin=self._margin)
+        return Reading.of(entry.site, entry.profile, currency=base, ours=entry.ours, margin=self._margin)
 
     def _candidate(self, uuid: UUID, offer: Offer, entry: Entry, reason: str | None) -> Candidate:
-        ours = entry.profile is not None and entry.profile.ours
         return Candidate(
             session=str(uuid),
             origin=offer.origin,
@@ -146,9 +145,9 @@ class Gathering:
             start=offer.start or Span.of(self.now),
             prepares=offer.prepares,
             run=self._run,
-            interactive=_interactive(self.request.executable, ours=ours),
+            interactive=_interactive(self.request.executable, ours=entry.ours),
             # Figures of plain sites are on no common scale (protocol.md 1.4); ours are relative to a reference core.
-            performance=offer.metrics.get(kinds.COMPUTE_PERFORMANCE) if ours else None,
+            performance=offer.metrics.get(kinds.COMPUTE_PERFORMANCE) if entry.ours else None,
             carbon=offer.carbon,
             locality=self._measuring.locality(offer.locality, entry),
             costs=offer.costs,

@@ -105,8 +105,7 @@ class Measuring:
 
 
 def _place(entry: Entry, held: frozenset[str] = frozenset()) -> Place:
-    profile = entry.profile.storages if entry.profile else ()
-    return Place(entry.name, tuple(storage.name for storage in (*entry.site.storages, *profile)), held)
+    return Place(entry.name, tuple(storage.name for storage in entry.storages), held)
 
 
 def _only_held(stated: Stated) -> bool:

@@ -72,7 +72,7 @@ class Releasing:
             entry = self._sites.entry(site)
         except NotFound:
             return [item.uuid for item in items]  # registered no more: nobody is left to tell
-        enforced = entry.site.enforces_expiry or (entry.profile is not None and entry.profile.ours)
+        enforced = entry.site.enforces_expiry or entry.ours
         needless = [item.uuid for item in items if _needless(item, now, enforced=enforced)]
         tell = [item for item in items if item.uuid not in needless]
         if not tell:

@@ -115,7 +115,7 @@ class Course:
         self._beaten: dict[str, Floor] = {}
         self._barred: dict[str, str] = {}
         # Else all floors are the same, and below whatever is offered.
-        self._telling = bool(known or self._corrected or any(_ours(entry) for entry in self._entries.values()))
+        self._telling = bool(known or self._corrected or any(entry.ours for entry in self._entries.values()))
         self._measured = self._routing.measures.of(known, self._experience, self._wishes.weights.value_of_time)
         self._queue = deque(sorted(self._sites()))
 
@@ -181,10 +181,10 @@ class Course:
         habit = self._routing.habits.get(entry.name)
         sort = Sort(
             locality=self._locality(self._place(entry)),
-            ours=_ours(entry),
+            ours=entry.ours,
             leaves=habit is not None and not habit.prepares,
             interactive=self._interactive,
-            countries=_countries(entry),
+            countries=entry.countries,
             correction=self._correction(entry.name),
         )
         if sort not in self._floors:
@@ -193,8 +193,7 @@ class Course:
 
     def _place(self, entry: Entry) -> Place:
         """Sites that no transfer was measured to are told apart by their storages alone."""
-        profile = entry.profile.storages if entry.profile else ()
-        at = tuple(storage.name for storage in (*entry.site.storages, *profile))
+        at = tuple(storage.name for storage in entry.storages)
         return Place(entry.name if entry.name in self._measured_ways else "", at)
 
     def _locality(self, at: Place) -> Locality:
@@ -229,14 +228,3 @@ class Course:
 
 def _not_asked(why: str) -> Skipped:
     return Skipped(Reason(f"not asked: {why}"))
-
-
-def _ours(entry: Entry) -> bool:
-    return entry.profile is not None and entry.profile.ours
-
-
-def _countries(entry: Entry) -> tuple[str, ...]:
-    """As its offers will have them."""
-    if entry.site.country:
-        return (entry.site.country,)
-    return entry.profile.countries if entry.profile else ()

@@ -27,7 +27,7 @@ from broker.domain.outcome import Outcome, Reason, Skipped
 from broker.domain.quantities import format_instant
 from broker.domain.request import ExecutionRequest
 from broker.domain.screen import unsuitable
-from broker.domain.site import Health, Profile, Registration, union
+from broker.domain.site import Health, Profile, Registration, StorageElement, union
 from broker.errors import BadInput, BrokerError, Conflict, NotAllowed, NotFound, SettingsError, SiteError
 from broker.ports import Clock, Listing, Planner, Query, Store
 
@@ -88,6 +88,30 @@ class Entry:
     @property
     def name(self) -> str:
         return self.site.name
+
+    @property
+    def ours(self) -> bool:
+        """Known to be a broker of our kind."""
+        return self.profile is not None and self.profile.ours
+
+    @property
+    def storages(self) -> tuple[StorageElement, ...]:
+        """As declared here, and as it says itself."""
+        return (*self.site.storages, *(self.profile.storages if self.profile else ()))
+
+    @property
+    def countries(self) -> tuple[str, ...]:
+        """As its offers will have them."""
+        if self.site.country:
+            return (self.site.country,)
+        return self.profile.countries if self.profile else ()
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """Where its results may go. A plain site cannot be told, whatever is said of it."""
+        if self.profile is None or not self.profile.ours:
+            return ()
+        return self.site.writes or self.profile.writes
 
     def health(self, now: float) -> Health:
         if self.profile is None:
@@ -267,9 +291,9 @@ class Sites:
         profiles = [entry.profile for entry in known if entry.profile is not None]
         return union(profiles).with_(
             broker=self._id,
-            storages=tuple(s for e in known if e.profile for s in (*e.site.storages, *e.profile.storages)),
-            writes=tuple(sorted({place for entry in known for place in _writes(entry)})),
-            countries=tuple(sorted({country for entry in known for country in _countries(entry)})),
+            storages=tuple(storage for entry in known for storage in entry.storages),
+            writes=tuple(sorted({place for entry in known for place in entry.writes})),
+            countries=tuple(sorted({country for entry in known for country in entry.countries})),
             origins=tuple(sorted({o for e in known if e.profile for o in e.profile.origins or (e.name,)})),
         )
 
@@ -438,14 +462,3 @@ def _contended(what: str) -> Conflict:
 def _operator(caller: Caller) -> None:
     if not caller.may("operator"):
         raise NotAllowed("only an operator may change sites.", remedy="Ask whoever runs this broker.")
-
-
-def _countries(entry: Entry) -> tuple[str, ...]:
-    return (entry.site.country,) if entry.site.country else (entry.profile.countries if entry.profile else ())
-
-
-def _writes(entry: Entry) -> tuple[str, ...]:
-    """A plain site cannot be told where results go, whatever is said of it."""
-    if entry.profile is None or not entry.profile.ours:
-        return ()
-    return entry.site.writes or entry.profile.writes
