@@ -167,14 +167,14 @@ class _Move(msgspec.Struct, frozen=True):
         return NOTHING if self.route.local else self.load.bytes
 
 
-class _Tally(msgspec.Struct):
-    """What was found of the portions."""
+class _Here(msgspec.Struct, frozen=True):
+    """What need not move. `local`: the site's own disks, `near` the known bytes on them; `cached`: those of what the
+    site says it has, `held`."""
 
-    loads: list[_Load]
-    local: list[str]
-    near: float = 0.0
-    cached: float = 0.0
-    held: tuple[str, ...] = ()
+    local: Sequence[str]
+    near: float
+    cached: float
+    held: Sequence[str]
 
 
 class _Stock(msgspec.Struct, frozen=True):
@@ -250,12 +250,14 @@ def measure(wanted: Sequence[Item], place: Place, terrain: Terrain) -> Locality:
     """
     held = [item for item in wanted if item.path in place.held and not _near(item, place, terrain.map_)]
     stock = _stock(wanted, frozenset(item.path for item in held), terrain)
-    tally = _Tally([], [], cached=fsum(item.bytes or 0.0 for item in held), held=tuple(item.path for item in held))
     at = [next((name for name in names if name in place.storages), None) for names, _ in stock.disks]
-    tally.local = [name for name in at if name is not None]
-    tally.near = fsum(known for name, (_, known) in zip(at, stock.disks, strict=True) if name is not None)
-    tally.loads = [load for load in stock.loads if at[load.group] is None]
-    return _total(_assign(tally.loads, place, terrain), tally)
+    here = _Here(
+        local=[name for name in at if name is not None],
+        near=fsum(known for name, (_, known) in zip(at, stock.disks, strict=True) if name is not None),
+        cached=fsum(item.bytes or 0.0 for item in held),
+        held=sorted(item.path for item in held),
+    )
+    return _total(_assign([load for load in stock.loads if at[load.group] is None], place, terrain), here)
 
 
 def _near(item: Item, place: Place, map_: Map) -> bool:
@@ -364,11 +366,11 @@ def _order(
     return False, way.price is None, seconds * terrain.hour / _HOUR + (way.price or 0.0) * count / GB, route.source
 
 
-def _total(moves: Sequence[_Move], tally: _Tally) -> Locality:
+def _total(moves: Sequence[_Move], here: _Here) -> Locality:
     moved = [move for move in moves if not move.local]
-    sources = _sources([move.source for move in moved] or [*tally.local, *(move.source for move in moves)])
-    near = tally.near + fsum(move.load.bytes.low for move in moves if move.local and not move.load.guessed)
-    found = Locality(sources=sources, cached=tally.cached, held=tuple(sorted(tally.held)), near=near)
+    sources = _sources([move.source for move in moved] or [*here.local, *(move.source for move in moves)])
+    near = here.near + fsum(move.load.bytes.low for move in moves if move.local and not move.load.guessed)
+    found = Locality(sources=sources, cached=here.cached, held=tuple(here.held), near=near)
     if not moves:
         return found
     staging, recall, samples = _time(moves)

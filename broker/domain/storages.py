@@ -55,18 +55,13 @@ class Map:
         for name, prefix in sorted((item.name, prefix) for item in storages for prefix in item.prefixes):
             self._prefixes.setdefault(normal(prefix), name)
         self._depth = max((prefix.count("/") for prefix in self._prefixes), default=0)
-        self._named = {item.name for item in storages}
+        self.blank = not storages  # nothing is declared: nobody here can say where anything lies
         self._recalls = {item.name: Span(*item.recall) for item in storages if item.recall}
         self._tapes = {item.name for item in storages if item.tape} | self._recalls.keys()
         self._links: dict[tuple[str, str], Link] = {}
         for link in links:
             self._links.setdefault((link.source, link.target), link)
         self.exchange = exchange
-
-    @property
-    def blank(self) -> bool:
-        """Nothing is declared: nobody here can say where anything lies."""
-        return not self._prefixes and not self._named
 
     def storage_of(self, url: str | None) -> str | None:
         """The storage that declares the longest prefix of `url`, ending where a part of its path ends; else None."""
