@@ -30,6 +30,7 @@ _log = structlog.get_logger(__name__)
 OPERATIONS = ("offers", "accept", "release", "status", "other")
 _MOST_WAITING = {"offers": 4}  # for a token; a fan-out would rather leave the site out than queue at it
 _MOST_WAITING_ELSE = 16
+_QUEUE = 0.25  # seconds: as many may wait as the site's rate serves in that time, be they more than those
 _ROOM_AGAIN = 0.1  # seconds between two tries for a place that other replicas may have given back
 _NET = 0.05  # seconds after the deadline: a planner's own error, which may prove that nothing was sent, comes first
 
@@ -295,8 +296,15 @@ class GuardedPlanner:
             self._waiting -= wait > 0.0
 
     def _refuse_crowd(self, operation: str, wait: float, left: float) -> None:
-        if wait > left or self._waiting >= _MOST_WAITING.get(operation, _MOST_WAITING_ELSE):
-            raise NotAsked(f"{self._site} may not be called more often; room again in {wait:.1f} s.", retry_after=wait)
+        if wait > left or self._crowded(operation, self._waiting):
+            raise self._too_often(wait)
+
+    def _crowded(self, operation: str, waiting: int) -> bool:
+        return waiting >= max(_MOST_WAITING.get(operation, _MOST_WAITING_ELSE), self._throttle.rate * _QUEUE)
+
+    def _too_often(self, wait: float) -> NotAsked:
+        again = max(wait, 0.1)  # as it is shown
+        return NotAsked(f"{self._site} may not be called more often; room again in {again:.1f} s.", retry_after=wait)
 
     def _leave(self, seat: Seat | None) -> None:
         if seat is not None and self._fleet is not None:
@@ -307,9 +315,8 @@ class GuardedPlanner:
         if not wait:
             await self._throttle.take()
             return
-        crowded = self._throttle.waiting >= _MOST_WAITING.get(operation, _MOST_WAITING_ELSE)
-        if crowded or self._clock.monotonic() + wait > start_by.at:
-            raise NotAsked(f"{self._site} may not be called more often; room again in {wait:.1f} s.", retry_after=wait)
+        if self._crowded(operation, self._throttle.waiting) or self._clock.monotonic() + wait > start_by.at:
+            raise self._too_often(wait)
         try:
             async with asyncio.timeout_at(start_by.at):
                 await self._throttle.take()

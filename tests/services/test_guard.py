@@ -388,6 +388,15 @@ async def test_a_token_that_comes_in_time_is_waited_for() -> None:
     assert fake.calls["status"] == 101
 
 
+async def test_a_site_that_may_be_called_often_is_queued_at_rather_than_left_out() -> None:
+    fake = FakePlanner()
+    guard = real(fake, calls_per_minute=6000, concurrency=64)  # 100 a second, of which offers may be 48 at once
+    for _ in range(100):
+        await guard.status([an_order()], soon(30))
+    await asyncio.gather(*(guard.quote(an_ask(soon(30))) for _ in range(20)))
+    assert fake.calls["quote"] == 20
+
+
 async def test_few_wait_for_tokens_and_the_others_are_told_when_to_come_back() -> None:
     guard = real(FakePlanner(), calls_per_minute=10)
     tasks = [asyncio.create_task(guard.quote(an_ask(soon(3600)))) for _ in range(30)]
