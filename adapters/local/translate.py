@@ -5,26 +5,24 @@ the platform port, and this package's layout. Pure but for the options' paths.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
-from pathlib import PurePosixPath
-from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
+from adapters.common.laying import Layout, addresses, inside, is_data, lay_out
 from adapters.local.fetching import CHECKSUMS, checksum_type, local_path, shown
 from adapters.local.layout import NOTEBOOK, STORE, Bounds, Datum, Delivery, Desk, Mount, Shelf, Spec, notebook_name
 from adapters.local.options import GIB, LocalOptions
 from adapters.planning.platform import Job
 from adapters.planning.results import kept
 from broker.domain import kinds
-from broker.domain.components import AbstractComponent
 from broker.domain.data import (
     AbstractDataResource,
     S3DataResource,
     SkaoDataResource,
 )
 from broker.domain.executables import JupyterNotebook, PythonProgram
-from broker.domain.located import Item, items
+from broker.domain.located import items
 from broker.domain.outcome import Reason
 from broker.domain.outputs import SESSION, covers
 from broker.domain.request import ExecutionRequest
@@ -35,7 +33,6 @@ DATA = (kinds.SIMPLE_DATA, kinds.IVOA_DATA, kinds.SKAO_DATA, kinds.S3_DATA, kind
 RESULTS = "work/results"
 STAGED = ("http", "https", "file")
 
-_LONGEST_NAME = 200  # bytes; file systems take 255
 _MOST = 10_000  # data, storages or volumes of one job
 
 # What a mounted volume may not be laid over, relative to the program's folder.
@@ -145,7 +142,7 @@ def _data(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
             continue
         if isinstance(item, S3DataResource) and (not item.object or item.object.endswith("/")):
             yield Reason("a whole bucket or prefix cannot be staged here", f"{element}.object", nearest="one object")
-        urls = _urls(known)
+        urls = addresses(known)
         if not urls:
             yield Reason("the data names no place to read it from, nor does a catalogue", element)
         if known.files > 1:
@@ -174,30 +171,13 @@ def _volumes(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reaso
         if not isinstance(volume, SimpleVolumeMount):
             yield Reason("an unknown kind of volume", f"{element}.kind", nearest=kinds.short(kinds.SIMPLE_VOLUME))
             continue
-        path = _inside(volume.path)
+        path = inside(volume.path)
         if path is None or path in ours or path in seen:
             text = f"nothing can be mounted at {volume.path!r}" if path not in seen else f"{volume.path!r} comes twice"
             yield Reason(text, f"{element}.path", nearest="a path of its own, without ..")
-        elif path == "results" and (_is_data(request, volume) or volume.mode != "READWRITE"):
+        elif path == "results" and (is_data(request, volume) or volume.mode != "READWRITE"):
             yield Reason("the program writes its results there", f"{element}.path", nearest="another path")
         seen.add(path or "")
-
-
-def _inside(path: str | None) -> str | None:
-    """`/data/input` → `data/input`; None: it leads nowhere below the program's folder."""
-    parts = [part for part in PurePosixPath(path or "").parts if part != "/"]
-    return "/".join(parts) if parts and ".." not in parts and "\0" not in (path or "") else None
-
-
-def _is_data(request: ExecutionRequest, volume: SimpleVolumeMount) -> bool:
-    return any(volume.resource in _references(item) for item in request.data or ())
-
-
-def _urls(item: Item) -> list[str]:
-    """Where the bytes are, in the order to try, by the request's word or a catalogue's. WebDAV is read as the HTTP that
-    it is; a name is no place."""
-    addresses = (re.sub(r"^dav(s?)://", r"http\1://", url) for url in item.urls)
-    return [url for url in addresses if not url.startswith("rucio:")]
 
 
 # ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -206,7 +186,7 @@ def _urls(item: Item) -> list[str]:
 def spec(job: Job, options: LocalOptions) -> Spec:
     """Of a job that `refuse` has nothing against."""
     request = job.request
-    layout = _lay_out(request)
+    layout = lay_out(request)
     executable = request.executable
     program = executable if isinstance(executable, PythonProgram) else PythonProgram(kind=kinds.PYTHON_PROGRAM)
     notebook = executable if isinstance(executable, JupyterNotebook) else None
@@ -221,9 +201,9 @@ def spec(job: Job, options: LocalOptions) -> Spec:
         location=notebook.location if notebook else program.location,
         arguments=program.arguments or (),
         requirements=program.requirements or (),
-        data=tuple(_data_of(request, layout, options)),
-        storages=tuple(layout.storages),
-        mounts=layout.mounts,
+        data=tuple(_data_of(layout, options)),
+        storages=layout.storages,
+        mounts=tuple(Mount(*mount) for mount in layout.mounts),
         results=next((f"{STORE}/{mount.source}" for mount in layout.mounts if mount.path == "results"), RESULTS),
         file_roots=tuple(str(root) for root in options.file_roots),
         isolation=options.isolation,
@@ -236,7 +216,7 @@ def spec(job: Job, options: LocalOptions) -> Spec:
 
 def wanted(request: ExecutionRequest, options: LocalOptions) -> Iterator[tuple[str, Datum]]:
     """Each data resource as it would be staged, by its path in the request."""
-    for i, datum in enumerate(_data_of(request, _lay_out(request), options)):
+    for i, datum in enumerate(_data_of(lay_out(request), options)):
         yield f"data[{i}]", datum
 
 
@@ -309,70 +289,15 @@ def _bounds(job: Job, options: LocalOptions) -> Bounds:
     )
 
 
-class _Layout(NamedTuple):
-    """Places below store/, in the request's order."""
-
-    storages: list[str]
-    data: list[str]
-    mounts: tuple[Mount, ...]
-
-    def writable(self) -> frozenset[str]:
-        """What volumes give to be written: data, and storages with what lies on them."""
-        return frozenset(mount.source for mount in self.mounts if not mount.readonly)
-
-
-def _lay_out(request: ExecutionRequest) -> _Layout:
-    storages = [f"storage/{name}" for name in _file_names(request.storage or (), "storage")]
-    known = _index(request.storage or (), storages)
-    data = [
-        f"{known.get(item.storage or '', 'data')}/{name}"
-        for item, name in zip(request.data or (), _file_names(request.data or (), "data"), strict=True)
-    ]
-    known |= _index(request.data or (), data)
-    return _Layout(storages, data, tuple(_mounts(request, known)))
-
-
-def _index(items: Sequence[AbstractComponent], places: list[str]) -> dict[str, str]:
-    return {reference: place for item, place in zip(items, places, strict=True) for reference in _references(item)}
-
-
-def _references(item: AbstractComponent) -> tuple[str, ...]:
-    """What other parts of the request may call it by."""
-    return tuple(filter(None, (item.name, str(item.uuid) if item.uuid else "")))
-
-
-def _file_names(items: Sequence[AbstractComponent], kind: str) -> list[str]:
-    """The components' names, made fit for files and kept apart."""
-    names: dict[str, None] = {}
-    for i, item in enumerate(items, 1):
-        name = re.sub(r"[^\w.+-]", "_", item.name)
-        name = name.encode()[:_LONGEST_NAME].decode(errors="ignore")
-        name = name if name.strip(".") else f"{kind}-{i}"
-        while name in names:
-            name = f"{i}-{name}"
-        names[name] = None
-    return list(names)
-
-
-def _mounts(request: ExecutionRequest, known: dict[str, str]) -> Iterator[Mount]:
-    for volume in (request.compute.volumes if request.compute else None) or ():
-        if isinstance(volume, SimpleVolumeMount):
-            path, source = _inside(volume.path), known.get(volume.resource or "")
-            if path and source:
-                yield Mount(path, source, volume.mode != "READWRITE")
-
-
-def _data_of(request: ExecutionRequest, layout: _Layout, options: LocalOptions) -> Iterator[Datum]:
+def _data_of(layout: Layout, options: LocalOptions) -> Iterator[Datum]:
     writable = layout.writable()
-    for item, known, place in zip(request.data or (), items(request), layout.data, strict=True):
-        skao = item.skao if isinstance(item, SkaoDataResource) else None
-        stated = skao.checksum if skao else None
-        kind = checksum_type((stated.type if stated else None) or "")
+    for laid in layout.data:
+        kind = checksum_type(laid.checksum[0]) if laid.checksum else None
         yield Datum(
-            name=place.rpartition("/")[2],
-            urls=tuple(url for url in _urls(known) if not any(_readable(url, "", options))),
-            place=place,
-            checksum=(kind, stated.value) if kind and stated and stated.value else None,
-            bytes=skao.datasize if skao else None,
-            readonly=writable.isdisjoint((place, place.rpartition("/")[0])),
+            name=laid.name,
+            urls=tuple(url for url in laid.urls if not any(_readable(url, "", options))),
+            place=laid.place,
+            checksum=(kind, laid.checksum[1]) if kind and laid.checksum else None,
+            bytes=laid.bytes,
+            readonly=writable.isdisjoint((laid.place, laid.place.rpartition("/")[0])),
         )

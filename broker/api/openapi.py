@@ -16,7 +16,7 @@ from broker.api.xmlforms import ANSWER, ENTRY, PROBLEM, ROOTS, Field, Shape, fie
 from broker.domain import data, measures, plain, schedule
 from broker.domain.base import Family, Model
 from broker.domain.components import MessageItem
-from broker.domain.executables import PythonProgram
+from broker.domain.executables import PythonProgram, Workflow, WorkflowFile
 from broker.domain.located_note import LocatedNote, PortionNote, ReplicaNote
 from broker.domain.outputs import Outputs
 from broker.domain.preferences import Preferences
@@ -49,6 +49,8 @@ _ROOTS: tuple[type[BaseModel], ...] = (
 # Whole schemas that are ours, and single properties that are (those of the request stand in domain/plain).
 _OURS = (
     PythonProgram,
+    Workflow,
+    WorkflowFile,
     Preferences,
     Outputs,
     Bounds,

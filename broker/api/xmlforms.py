@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from broker.domain.base import Family
 from broker.domain.components import AbstractComponent, ComponentMetadata, MessageItem
-from broker.domain.executables import PythonProgram
+from broker.domain.executables import PythonProgram, Workflow
 from broker.domain.preferences import Preferences
 from broker.domain.quantities import Interval
 from broker.domain.request import ExecutionRequest
@@ -67,6 +67,7 @@ _WRAPPED: Mapping[type[BaseModel], Mapping[str, str]] = MappingProxyType(
         LocalityNote: {"sources": "source"},
         SimpleComputeResource: {"extras": "extra"},
         PythonProgram: {"arguments": "argument", "requirements": "requirement"},
+        Workflow: {"attachments": "file"},
         Preferences: {
             "countries_allowed": "country",
             "countries_forbidden": "country",

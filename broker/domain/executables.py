@@ -1,11 +1,14 @@
-"""What can be executed: containers, notebooks, and (our addition) Python programs. Imports the domain's base.
+"""What can be executed: containers, notebooks, and (our additions) Python programs and workflows. Imports the domain's
+base.
 
-Source: AbstractExecutable and its members in execution-broker-1.0.openapi.json; PythonProgram: docs/adr/0003.
+Source: AbstractExecutable and its members in execution-broker-1.0.openapi.json; PythonProgram and
+Workflow: docs/adr/0003.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from broker.domain import kinds
 from broker.domain.base import Flag, Int, Model, NameValueMap, Text
@@ -81,3 +84,28 @@ class PythonProgram(AbstractExecutable, kind=kinds.PYTHON_PROGRAM):
     environment: NameValueMap | None = None
     requirements: tuple[Text, ...] | None = None
     python: Text | None = None
+
+
+class WorkflowFile(Model):
+    """A file that goes along with a workflow. `path` is relative to its main document; its bytes come from `location`
+    or stand inline as `source`; one of the two."""
+
+    path: Text | None = None
+    location: Text | None = None
+    source: Text | None = None
+
+
+class Workflow(AbstractExecutable, kind=kinds.WORKFLOW):
+    """A workflow in a language of its own, or a tool described in one.
+
+    `type` is the language as the GA4GH WES names it (CWL, WDL, NFL, SMK), `version` that of the language ("v1.2").
+    `location` is the main document: a URL, or the `path` of one of the `attachments`. `parameters` are its inputs, as
+    the language writes them in JSON. `engine`: what is to run it, such as "cwltool"; None: the site decides.
+    """
+
+    type: Text | None = None
+    version: Text | None = None
+    location: Text | None = None
+    attachments: tuple[WorkflowFile, ...] | None = None
+    parameters: Mapping[str, Any] | None = None
+    engine: Text | None = None

@@ -9,7 +9,7 @@ Null counts as absent. A property that 1.0 does not know is not looked at. Sourc
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from msgspec import Meta, Raw, Struct
@@ -204,6 +204,21 @@ class Program(_Lifecycle, gc=False, tag=kinds.PYTHON_PROGRAM):
     python: str | None = None
 
 
+class WorkflowFile(Struct, gc=False):
+    path: str | None = None
+    location: str | None = None
+    source: str | None = None
+
+
+class Workflow(_Lifecycle, gc=False, tag=kinds.WORKFLOW):
+    type: str | None = None
+    version: str | None = None
+    location: str | None = None
+    attachments: list[WorkflowFile] | None = None
+    parameters: dict[str, Any] | None = None
+    engine: str | None = None
+
+
 class Volume(_Component, gc=False, tag=kinds.SIMPLE_VOLUME):
     path: str | None = None
     mode: Literal["READONLY", "READWRITE"] | None = None
@@ -333,7 +348,7 @@ class Session(Struct, gc=False):
     phase: str | None = None
     expires: datetime | None = None
     meta: SessionMetadata | None = None
-    executable: Docker | Singularity | Notebook | Program | None = None
+    executable: Docker | Singularity | Notebook | Program | Workflow | None = None
     compute: Compute | None = None
     storage: list[Storage] | None = None
     data: list[SimpleData | S3Data | RucioData | IvoaData | SkaoData] | None = None

@@ -12,6 +12,7 @@ DOCKER_CONTAINER = BASE + "executable/docker-container.yaml"
 SINGULARITY_CONTAINER = BASE + "executable/singularity-container.yaml"
 JUPYTER_NOTEBOOK = BASE + "executable/jupyter-notebook.yaml"
 PYTHON_PROGRAM = "uri:python-program-1.0"  # our addition: 1.0 has no kind for a bare program
+WORKFLOW = "uri:workflow-1.0"  # our addition: nor for a workflow
 
 SIMPLE_COMPUTE = BASE + "compute/simple-compute-resource.yaml"
 SIMPLE_STORAGE = BASE + "storage/simple-storage-resource.yaml"
@@ -45,7 +46,7 @@ DELTA_UPDATE = "uri:integer-delta-update"
 # Our addition: a Jupyter server for one session, reached by its connector's URL.
 JUPYTER_CONNECTOR = "uri:jupyter-connector-1.0"
 
-EXECUTABLES = (DOCKER_CONTAINER, SINGULARITY_CONTAINER, JUPYTER_NOTEBOOK, PYTHON_PROGRAM)
+EXECUTABLES = (DOCKER_CONTAINER, SINGULARITY_CONTAINER, JUPYTER_NOTEBOOK, PYTHON_PROGRAM, WORKFLOW)
 DATA = (SIMPLE_DATA, S3_DATA, RUCIO_DATA, IVOA_DATA, SKAO_DATA)
 
 # What costs and metrics mean (their `type`): the URIs in use in the field (Calycopis, 2026).

@@ -127,6 +127,11 @@ MEMBERS: list[tuple[type[Family], dict[str, Any]]] = [
         "ranking": {"rank": 1, "all_in": {"expected": 1.0, "pessimistic": 2.0, "unit": "EUR"}, "trade_off": True},
         "locality": {"bytes": {"expected": 0.0, "pessimistic": 0.0}, "certainty": "stated"},
     }),
+    (AbstractExecutable, {
+        "kind": kinds.WORKFLOW, **LIFECYCLE, "type": "CWL", "version": "v1.2", "location": "main.cwl",
+        "attachments": [{"path": "main.cwl", "source": "cwlVersion: v1.2"}, {"path": "a", "location": "https://x/a"}],
+        "parameters": {"n": 3, "reads": {"class": "File", "location": "https://x/r"}}, "engine": "cwltool",
+    }),
 ]  # fmt: skip
 
 MEMBER_NAMES = [kinds.short(wire["kind"]) for _, wire in MEMBERS]
