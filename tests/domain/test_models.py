@@ -120,17 +120,17 @@ MEMBERS: list[tuple[type[Family], dict[str, Any]]] = [
         "kind": kinds.SIMPLE_SESSION, **COMPONENT, "phase": "OFFERED", "expires": "2026-11-22T14:03:00Z",
         "connectors": [{"kind": "uri:c", "status": "AVAILABLE", "protocol": "HTTPS", "location": "https://x"}],
     }),
+    (AbstractExecutable, {
+        "kind": kinds.WORKFLOW, **LIFECYCLE, "type": "CWL", "version": "v1.2", "location": "main.cwl",
+        "attachments": [{"path": "main.cwl", "source": "cwlVersion: v1.2"}, {"path": "a", "location": "https://x/a"}],
+        "parameters": {"n": 3, "reads": {"class": "File", "location": "https://x/r"}}, "engine": "cwltool",
+    }),
     (AbstractExecutionSession, {
         "kind": kinds.SCHEDULED_SESSION, **COMPONENT, "phase": "RUNNING", "schedule": SCHEDULE, "site": "a",
         "executable": {"kind": kinds.PYTHON_PROGRAM}, "compute": {"kind": kinds.SIMPLE_COMPUTE},
         "storage": [{"kind": kinds.SIMPLE_STORAGE}], "data": [{"kind": kinds.SIMPLE_DATA}],
         "ranking": {"rank": 1, "all_in": {"expected": 1.0, "pessimistic": 2.0, "unit": "EUR"}, "trade_off": True},
         "locality": {"bytes": {"expected": 0.0, "pessimistic": 0.0}, "certainty": "stated"},
-    }),
-    (AbstractExecutable, {
-        "kind": kinds.WORKFLOW, **LIFECYCLE, "type": "CWL", "version": "v1.2", "location": "main.cwl",
-        "attachments": [{"path": "main.cwl", "source": "cwlVersion: v1.2"}, {"path": "a", "location": "https://x/a"}],
-        "parameters": {"n": 3, "reads": {"class": "File", "location": "https://x/r"}}, "engine": "cwltool",
     }),
 ]  # fmt: skip
 
