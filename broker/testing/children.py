@@ -1,4 +1,4 @@
-"""Programs that tests start beside them, such as real servers: on a free port, and gone when the test is.
+"""Programs that tests start beside them, such as real servers: on a free port, waited for, and gone when the test is.
 
 Imports nothing of ours.
 """
@@ -11,12 +11,17 @@ import random
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 PORTS = range(19_000, 32_000)  # below those that the kernel hands out, so that a restart finds its port free
+READY_WITHIN = 60.0  # seconds; a machine that runs other things at the same time is slow
 ENDS_WITHIN = 10.0  # seconds from SIGTERM to SIGKILL
 
 # PR_SET_PDEATHSIG kills a child when the thread that made it ends. This one ends with the process.
@@ -56,6 +61,35 @@ def launch(
             start_new_session=True,
             preexec_fn=_die_with_parent,
         ).result()
+
+
+def wait_for(condition: Callable[[], bool], what: str, trouble: Callable[[], str] = str) -> None:
+    """Returns when `condition` holds. AssertionError with `what` and `trouble()` when it does not in time."""
+    end = time.monotonic() + READY_WITHIN
+    while not condition():
+        assert time.monotonic() < end, f"{what} not within {READY_WITHIN:g} s\n{trouble()}"
+        time.sleep(0.02)
+
+
+def answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Returns when the process answers HTTP there, whatever it answers. AssertionError with its log when it does not
+    in time, or ends before."""
+
+    def up() -> bool:
+        assert process.poll() is None, f"ended with {process.returncode}\n{told()}"
+        try:
+            with urllib.request.urlopen(url, timeout=5.0):  # noqa: S310  a test's own address
+                return True
+        except urllib.error.HTTPError as error:
+            error.close()
+            return True
+        except (OSError, HTTPException):
+            return False
+
+    def told() -> str:
+        return log.read_text(errors="replace")[-3000:]
+
+    wait_for(up, f"{url} answers", told)
 
 
 def end(process: subprocess.Popen[bytes]) -> None:

@@ -1,6 +1,6 @@
 """A real DaCHS with its PostgreSQL on the loopback, for tests: TAP with `ivoa.obscore`, and links documents (DataLink).
 
-Imports `children` and the waiting of `redis_server`. Wants Debian's python3-gavo, postgresql-15-pgsphere and
+Imports `children`. Wants Debian's python3-gavo, postgresql-15-pgsphere and
 postgresql-15-q3c. Where we are root they run as `postgres`, since PostgreSQL refuses to be root. It publishes one small
 collection, unless told otherwise `PRODUCTS` with `LINKS`, of which no file exists. Some ten seconds until it answers.
 """
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from broker.testing import children
-from broker.testing.redis_server import wait_for
+from broker.testing.children import wait_for
 
 POSTGRES = Path("/usr/lib/postgresql/15/bin")
 COLLECTION = "broker survey"

@@ -8,26 +8,15 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from broker.testing.children import free_port, launch
+from broker.testing.children import READY_WITHIN, free_port, launch, wait_for
 
-READY_WITHIN = 30.0  # seconds; a machine that runs other things at the same time is slow
 ANSWER_WITHIN = 5.0  # seconds, for one command
 MASTER = "m"  # what the Sentinels call their master
 SLOTS = 16_384
 REPLICATION = ("--repl-diskless-sync", "no")  # else a replica that follows is sent nothing for another second
-
-
-def wait_for(condition: Callable[[], bool], what: str, trouble: Callable[[], str] = str) -> None:
-    """Returns when `condition` holds. AssertionError with `what` and `trouble()` when it does not in time."""
-    end = time.monotonic() + READY_WITHIN
-    while not condition():
-        assert time.monotonic() < end, f"{what} not within {READY_WITHIN:g} s\n{trouble()}"
-        time.sleep(0.02)
 
 
 class RedisServer:

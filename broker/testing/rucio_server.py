@@ -1,6 +1,6 @@
 """A real Rucio on the loopback, with its tables in a file of SQLite, for tests: up in three seconds.
 
-Imports `children` and the waiting of `redis_server`. Wants the environment `rucio` of `make servers`. Everything here
+Imports `children`. Wants the environment `rucio` of `make servers`. Everything here
 blocks, and every wait is bounded. SQLite takes one writer: fill it one call after the other.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from broker.testing import children
-from broker.testing.redis_server import wait_for
+from broker.testing.children import wait_for
 
 ACCOUNT, USERNAME, PASSWORD = "root", "broker", "not-so-secret-4711"
 STEP_WITHIN = 60.0  # seconds for making the tables; a machine that runs other things at the same time is slow

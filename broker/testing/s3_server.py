@@ -9,18 +9,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from broker.testing.children import end, free_port, launch
+from broker.testing.children import answers, end, free_port, launch
 
-READY_WITHIN = 60.0  # seconds; a machine that runs other things at the same time is slow
 STEP_WITHIN = 60.0
 
 # What boto3 is told to do, as JSON on its standard input: [[operation, arguments], …].
@@ -108,7 +104,7 @@ def moto(programs: Path, folder: Path) -> Iterator[Moto]:
     command = [str(programs / "moto_server"), "-H", "127.0.0.1", "-p", str(port)]
     process = launch(command, log, _environment(), folder)
     try:
-        _wait(f"http://127.0.0.1:{port}/moto-api/data.json", process, log)
+        answers(f"http://127.0.0.1:{port}/moto-api/data.json", process, log)
         yield Moto(f"http://127.0.0.1:{port}", programs)
     finally:
         end(process)
@@ -132,15 +128,3 @@ def _python(programs: Path, script: str, arguments: Sequence[str], given: object
 def _environment() -> dict[str, str]:
     """Nothing of whoever runs the tests: neither keys nor proxies."""
     return {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "AWS_EC2_METADATA_DISABLED": "true"}
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + READY_WITHIN
-    while True:
-        try:
-            with urlopen(url, timeout=5.0):  # noqa: S310  our own address
-                return
-        except (URLError, HTTPException, OSError):
-            assert process.poll() is None, log.read_text(errors="replace")
-            assert time.monotonic() < until, f"moto is not up\n{log.read_text(errors='replace')}"
-            time.sleep(0.05)

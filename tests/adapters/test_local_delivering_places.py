@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
-import time
 from collections.abc import Iterator
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from adapters.common.sigv4 import Key, signed
-from broker.testing.children import end, free_port, launch
+from broker.testing.nginx import nginx
 from broker.testing.s3_server import Moto, moto
 from tests.adapters.test_local_delivering import NAMES, SOURCE, a_writer, run, sending
 from tests.adapters.test_local_platform import a_job, soon
-from tests.conftest import want, want_server
+from tests.conftest import want_server
 
 # ── S3 ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -129,59 +125,20 @@ def test_a_key_does_not_show_itself() -> None:
 
 # ── WebDAV ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-CONF = """
-{user}
-pid {folder}/pid;
-daemon off;
-worker_processes 1;
-error_log stderr;
-events {{}}
-http {{
-    access_log {folder}/access.log combined;
-    client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
-    uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
-    server {{
-        listen 127.0.0.1:{port};
-        root {folder}/www;
-        location /strict/ {{ dav_methods PUT MKCOL; client_max_body_size 0; }}
-        location /small/ {{ dav_methods PUT MKCOL; client_max_body_size 1k; }}
-        location /read/ {{ }}
-    }}
-}}
+SERVER = """
+        location /strict/ { dav_methods PUT MKCOL; client_max_body_size 0; }
+        location /small/ { dav_methods PUT MKCOL; client_max_body_size 1k; }
+        location /read/ { }
 """
 
 
 @pytest.fixture(scope="module")
-def dav(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    want("nginx", "nginx-light")
-    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
+def dav(nginx_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    folder = tmp_path_factory.mktemp("nginx")
     for name in ("strict", "small", "read"):
         (folder / "www" / name).mkdir(parents=True)
-    file = folder / "nginx.conf"
-    file.write_text(CONF.format(folder=folder, port=port, user="user root;" if os.geteuid() == 0 else ""))
-    process = launch(["nginx", "-p", str(folder), "-c", str(file)], folder / "nginx.log", dict(os.environ), folder)
-    try:
-        _wait(f"http://127.0.0.1:{port}/", process, folder / "nginx.log")
-        yield f"http://127.0.0.1:{port}", folder / "www"
-    finally:
-        end(process)
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + 30
-    while True:
-        connection = HTTPConnection(urlsplit(url).netloc, timeout=5)
-        try:
-            connection.request("HEAD", "/")
-            connection.getresponse().read()
-        except OSError:
-            assert process.poll() is None, log.read_text(errors="replace")
-            assert time.monotonic() < until, log.read_text(errors="replace")
-            time.sleep(0.02)
-        else:
-            return
-        finally:
-            connection.close()
+    with nginx(folder, SERVER) as url:
+        yield url, folder / "www"
 
 
 async def test_results_are_files_of_a_webdav_server_that_wants_its_folders_made(

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import http.client
-import os
-import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import aiohttp
 import pytest
@@ -19,45 +15,29 @@ from broker.domain.located import Located
 from broker.errors import NotAsked, SiteForgot
 from broker.plugins import CatalogueResources
 from broker.services.clock import SystemClock
-from broker.testing.children import end, free_port, launch
+from broker.testing.nginx import nginx
 from broker.testing.program import Caller, Program
 from broker.testing.resources import shared_http
 
 CLOCK = SystemClock()
-READY_WITHIN = 30.0
 TEXT = b"no sky is the same " * 1000
 
-CONF = """
-{user}
-pid {folder}/pid;
-daemon off;
-worker_processes 1;
-error_log stderr;
-events {{}}
-http {{
-    access_log {folder}/access.log combined;
-    default_type application/octet-stream;
-    client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
-    uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
-    server {{
-        listen 127.0.0.1:{port};
-        root {folder}/www;
-        location / {{ autoindex on; }}
-        location /packed/ {{ gzip_static on; }}
-        location /always/ {{ gzip_static always; }}
-        location /no-head/ {{ if ($request_method = HEAD) {{ return 405; }} }}
-        location /no-range/ {{ max_ranges 0; if ($request_method = HEAD) {{ return 403; }} }}
-        location /moved/ {{ rewrite ^/moved/(.*)$ /$1 permanent; }}
-        location /private/ {{ return 403; }}
-        location /login/ {{ rewrite ^ /page.html break; types {{ text/html html; }} }}
-    }}
-}}
+SERVER = """
+        default_type application/octet-stream;
+        location / { autoindex on; }
+        location /packed/ { gzip_static on; }
+        location /always/ { gzip_static always; }
+        location /no-head/ { if ($request_method = HEAD) { return 405; } }
+        location /no-range/ { max_ranges 0; if ($request_method = HEAD) { return 403; } }
+        location /moved/ { rewrite ^/moved/(.*)$ /$1 permanent; }
+        location /private/ { return 403; }
+        location /login/ { rewrite ^ /page.html break; types { text/html html; } }
 """
 
 
 @pytest.fixture(scope="module")
-def nginx(nginx_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
+def served(nginx_server: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("nginx")
     www = folder / "www"
     for name in ("packed", "always", "no-head", "no-range"):
         (www / name).mkdir(parents=True)
@@ -67,31 +47,8 @@ def nginx(nginx_server: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
     with (www / "large.fits").open("wb") as large:
         large.truncate(3 * 10**12)  # of which nothing is written
     (www / "empty.fits").touch()
-    file = folder / "nginx.conf"
-    user = "user root;" if os.geteuid() == 0 else ""  # else its worker may not read our folder
-    file.write_text(CONF.format(folder=folder, port=port, user=user))
-    command = ["nginx", "-p", str(folder), "-e", "stderr", "-c", str(file)]
-    process = launch(command, folder / "log", {"PATH": os.environ["PATH"]}, folder)
-    try:
-        _wait(port, folder / "log")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        end(process)
-
-
-def _wait(port: int, log: Path) -> None:
-    until = time.monotonic() + READY_WITHIN
-    while True:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5.0)
-        try:
-            connection.request("HEAD", "/")
-            assert connection.getresponse().status == 200
-            return
-        except OSError:
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.05)
-        finally:
-            connection.close()
+    with nginx(folder, SERVER) as url:
+        yield url
 
 
 @pytest.fixture
@@ -117,8 +74,8 @@ async def locate(session: aiohttp.ClientSession, url: str) -> Located:
         ("page.html", 26),
     ],
 )
-async def test_a_file_has_the_size_it_has(session: aiohttp.ClientSession, nginx: str, path: str, size: float) -> None:
-    (portion,) = (await locate(session, f"{nginx}/{path}")).portions
+async def test_a_file_has_the_size_it_has(session: aiohttp.ClientSession, served: str, path: str, size: float) -> None:
+    (portion,) = (await locate(session, f"{served}/{path}")).portions
     assert (portion.bytes, portion.files, portion.replicas) == (float(size), 1, ())
 
 
@@ -133,24 +90,24 @@ async def test_a_file_has_the_size_it_has(session: aiohttp.ClientSession, nginx:
     ],
 )
 async def test_what_it_does_not_tell_stays_unknown(
-    session: aiohttp.ClientSession, nginx: str, path: str, why: str
+    session: aiohttp.ClientSession, served: str, path: str, why: str
 ) -> None:
     with pytest.raises((SiteForgot, NotAsked), match=why):
-        await locate(session, f"{nginx}/{path}")
+        await locate(session, f"{served}/{path}")
 
 
-async def test_a_missing_file_is_forgotten_and_not_failed(session: aiohttp.ClientSession, nginx: str) -> None:
+async def test_a_missing_file_is_forgotten_and_not_failed(session: aiohttp.ClientSession, served: str) -> None:
     with pytest.raises(SiteForgot):
-        await locate(session, f"{nginx}/nothing.fits")
+        await locate(session, f"{served}/nothing.fits")
 
 
 # ── a whole broker ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="module")
-def broker(nginx: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+def broker(served: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
     """Without a word on catalogues, before storages of which one is nginx's folder of packed files."""
-    storages = [{"name": "WEB", "prefixes": [f"{nginx}/packed/"]}]
+    storages = [{"name": "WEB", "prefixes": [f"{served}/packed/"]}]
     program = Program(
         tmp_path_factory.mktemp("broker"), "one", platform={"kind": "simulated"}, tariff="free", storages=storages
     ).start()
@@ -165,11 +122,13 @@ def _request(*locations: str) -> dict[str, object]:
 
 
 @pytest.mark.system
-async def test_a_broker_without_catalogues_asks_the_hosts_of_its_declared_storages(nginx: str, broker: Program) -> None:
+async def test_a_broker_without_catalogues_asks_the_hosts_of_its_declared_storages(
+    served: str, broker: Program
+) -> None:
     async with aiohttp.ClientSession() as http:
         call = Caller(http)
         asked = await call(
-            "POST", f"{broker.url}/requests", _request(f"{nginx}/packed/cube.fits", f"{nginx}/large.fits")
+            "POST", f"{broker.url}/requests", _request(f"{served}/packed/cube.fits", f"{served}/large.fits")
         )
         without = await call("POST", f"{broker.url}/requests", _request())
         declared, other = asked.json()["located"]
