@@ -11,6 +11,7 @@ SIDE_BY_SIDE ?= --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 help:
 	@echo "make demo       a whole federation on this machine: ask, compare, accept, run, fetch (KEEP=1 leaves it up)"
+	@echo "make demo SITES=slurm,containers,wes  one program on platforms of every kind (wants make servers)"
 	@echo "make demo-stop  stop what KEEP=1 left"
 	@echo "make locality   work that goes to its data, by a real Rucio, DaCHS and S3 (wants make servers)"
 	@echo "make fleet      replicas of one broker on one Redis, killed and restarted (KEEP=1 leaves it up; wants make servers)"
@@ -44,7 +45,7 @@ $(VENV)/.develops: pyproject.toml | $(VENV)/.made
 install: $(VENV)/.develops
 
 demo: $(VENV)/.runs
-	@$(BIN)/python deploy/demo/demo.py $(if $(filter-out 0,$(KEEP)),--keep)
+	@SITES='$(SITES)' $(BIN)/python deploy/$(if $(SITES),platforms/platforms.py,demo/demo.py) $(if $(filter-out 0,$(KEEP)),--keep)
 
 demo-stop: $(VENV)/.runs
 	@$(BIN)/python deploy/demo/demo.py --stop
@@ -65,6 +66,7 @@ check: $(VENV)/.develops
 	$(BIN)/mypy deploy/demo/demo.py deploy/demo/sky.py
 	MYPYPATH=deploy/demo $(BIN)/mypy deploy/fleet/fleet.py
 	MYPYPATH=deploy/demo $(BIN)/mypy deploy/locality/locality.py
+	MYPYPATH=deploy/demo $(BIN)/mypy deploy/platforms/platforms.py
 	$(BIN)/lint-imports
 	$(BIN)/mypy config/schema.py docs/generate.py
 	MYPYPATH=docs/examples/adapter $(BIN)/mypy docs/examples/adapter/shelf docs/examples/adapter/test_shelf.py
@@ -100,5 +102,5 @@ schema: $(VENV)/.develops
 
 clean:
 	@if [ -e $(VENV)/.runs ]; then $(BIN)/python deploy/demo/demo.py --stop; $(BIN)/python deploy/fleet/fleet.py --stop; fi
-	rm -rf $(VENV) demo-data fleet-data locality-data build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo-data fleet-data locality-data platforms-data build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

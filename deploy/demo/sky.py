@@ -1,8 +1,9 @@
 """The demo's data: a catalogue of galaxies as a FITS binary table, and a small server for it. Standard library alone.
 
-    python sky.py serve FOLDER
+    python sky.py serve FOLDER [RATE]
 
-serves the files of a folder on a free port of 127.0.0.1, which it prints, as slowly as a link over land would.
+serves the files of a folder on a free port of 127.0.0.1, which it prints, as slowly as a link over land would: so many
+bytes a second to one reader.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ _LIGHT = 299792.458
 _COLUMNS = (("ID", "1J", ""), ("RA", "1D", "deg"), ("DEC", "1D", "deg"), ("Z", "1E", ""), ("FLUX", "1E", "mJy"))
 
 
-def write_catalogue(path: Path) -> tuple[int, str]:
+def write_catalogue(path: Path, galaxies: int = GALAXIES) -> tuple[int, str]:
     """Make the table; the same bytes each time. Returns their number and their SHA-256."""
-    rows = b"".join(_rows())
+    rows = b"".join(_rows(galaxies))
     width = struct.calcsize(">iddff")
     primary = _header(("SIMPLE", "T"), ("BITPIX", "8"), ("NAXIS", "0"), ("EXTEND", "T"))
     table = _header(
         ("XTENSION", "'BINTABLE'"), ("BITPIX", "8"), ("NAXIS", "2"), ("NAXIS1", str(width)),
-        ("NAXIS2", str(GALAXIES)), ("PCOUNT", "0"), ("GCOUNT", "1"), ("TFIELDS", str(len(_COLUMNS))),
+        ("NAXIS2", str(galaxies)), ("PCOUNT", "0"), ("GCOUNT", "1"), ("TFIELDS", str(len(_COLUMNS))),
         ("EXTNAME", "'GALAXIES'"), ("LUMINOSI", f"{LUMINOSITY:E}"), *_column_cards(),
     )  # fmt: skip
     content = primary + table + rows + bytes(-len(rows) % _BLOCK)
@@ -62,13 +63,13 @@ def _header(*cards: tuple[str, str]) -> bytes:
     return text.ljust(-(-len(text) // _BLOCK) * _BLOCK).encode("ascii")
 
 
-def _rows() -> list[bytes]:
+def _rows(galaxies: int) -> list[bytes]:
     chance = random.Random(SEED)
     redshifts, distances = _distances()
     bright = LUMINOSITY / (4 * math.pi * 1e-29 * _METRES * _METRES)
     row = struct.Struct(">iddff")
     rows = []
-    for number in range(1, GALAXIES + 1):
+    for number in range(1, galaxies + 1):
         z = NEAR + (FAR - NEAR) * chance.random() ** 0.5
         i = bisect.bisect_left(redshifts, z, 1, len(redshifts) - 1)
         part = (z - redshifts[i - 1]) / (redshifts[i] - redshifts[i - 1])
@@ -92,10 +93,12 @@ def _distances(steps: int = 20_000) -> tuple[list[float], list[float]]:
 
 
 class _Slow(SimpleHTTPRequestHandler):
-    """Gives a tenth of RATE ten times a second."""
+    """Gives a tenth of `rate` ten times a second."""
+
+    rate = RATE
 
     def copyfile(self, source: Any, outputfile: Any) -> None:
-        while piece := source.read(RATE // 10):
+        while piece := source.read(self.rate // 10):
             outputfile.write(piece)
             time.sleep(0.1)
 
@@ -108,4 +111,5 @@ def serve(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    _Slow.rate = int(sys.argv[3]) if len(sys.argv) > 3 else RATE
     serve(Path(sys.argv[2]))
