@@ -101,6 +101,11 @@ def end(process: subprocess.Popen[bytes]) -> None:
         _signal(process, signal.SIGKILL)
 
 
+def interruptible() -> None:
+    """As `preexec_fn`: Ctrl-C reaches the child, also where we were started in a background that has none."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, number)

@@ -276,7 +276,7 @@ async def test_a_file_that_is_gone_is_not_given_from_here(jobs: Jobs, server: Se
         {"ETag": "no quotes"},
         {"ETag": '""'},
         {"Last_Modified": "yesterday"},
-        {"Last_Modified": formatdate(time.time(), usegmt=True)},
+        {"Last_Modified": "now"},
         {"ETag": '"v1"', "Cache_Control": "max-age=60, No-Store"},
         {"ETag": '"v1"', "Cache_Control": 'private="x"'},
         {"ETag": '"v1"', "Vary": "*"},
@@ -284,6 +284,8 @@ async def test_a_file_that_is_gone_is_not_given_from_here(jobs: Jobs, server: Se
     ],
 )
 async def test_what_cannot_or_may_not_be_kept_is_not(jobs: Jobs, server: Server, headers: dict[str, str]) -> None:
+    if headers.get("Last_Modified") == "now":
+        headers = {"Last_Modified": formatdate(time.time(), usegmt=True)}
     url = server.put("/cube", CUBE, **headers)
     assert [await jobs.get(url) for _ in range(2)] == [(CUBE, False)] * 2
     assert jobs.kept == []

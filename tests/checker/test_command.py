@@ -27,6 +27,7 @@ from broker.cli.desk import Desk
 from broker.cli.main import main
 from broker.cli.memory import Memory
 from broker.cli.screen import Screen
+from broker.testing.children import interruptible
 from broker.testing.dialects import OldSite
 from broker.testing.site import FakeSite
 
@@ -190,7 +191,9 @@ async def test_credentials_go_to_their_own_broker_alone(home: Path, run: Run, mo
 async def test_an_interruption_gives_back_what_was_offered(home: Path) -> None:
     async with FakeSite(offers=2) as site:
         site.behave(set=[None, "hang"])
-        process = await asyncio.create_subprocess_exec(BROKER, "check", site.url, cwd=home, stdout=PIPE, stderr=PIPE)
+        process = await asyncio.create_subprocess_exec(
+            BROKER, "check", site.url, cwd=home, stdout=PIPE, stderr=PIPE, preexec_fn=interruptible
+        )
         await site.arrived("set", 2)
         process.send_signal(signal.SIGINT)
         out, err = await process.communicate()

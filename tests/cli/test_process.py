@@ -12,18 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from broker.testing.broker import ALBA, FakeBroker, drawn_offers, run_of
+from broker.testing.children import interruptible
 
 BROKER = str(Path(sys.executable).parent / "broker")
 
 
 async def start(fake: FakeBroker, *arguments: str, **more: Any) -> asyncio.subprocess.Process:
-    """As a shell starts it for a person: Ctrl-C reaches it, also where the tests run in a background that has none."""
     environ = {**os.environ, "BROKER_URL": fake.url, "COLUMNS": "80", "TZ": "Europe/Berlin"}
-    return await asyncio.create_subprocess_exec(BROKER, *arguments, env=environ, preexec_fn=_interruptible, **more)
-
-
-def _interruptible() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return await asyncio.create_subprocess_exec(BROKER, *arguments, env=environ, preexec_fn=interruptible, **more)
 
 
 async def test_at_a_terminal_the_table_is_drawn_and_progress_leaves_no_trace(fake: FakeBroker, home: Path) -> None:

@@ -20,6 +20,8 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
+from broker.testing.children import interruptible
+
 pytestmark = pytest.mark.system
 
 DEMO = Path(__file__).parents[2] / "deploy" / "demo"
@@ -152,7 +154,7 @@ def test_interrupted_it_leaves_nothing_behind(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     with subprocess.Popen(
         [sys.executable, str(DEMO / "demo.py"), "--folder", str(folder)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible,
     ) as process:  # fmt: skip
         assert process.stdout
         for line in process.stdout:

@@ -29,6 +29,7 @@ import pytest
 from broker.domain import kinds
 from broker.domain.session import taken
 from broker.settings import load_settings
+from broker.testing.children import interruptible
 from broker.testing.program import ACCEPT, CANCEL, Caller, Program, above, platform
 from broker.testing.redis_server import RedisServer
 from broker.testing.site import FakeSite
@@ -511,7 +512,9 @@ def test_the_fleet_that_is_kept_goes_on_until_it_is_stopped(shown_fleet: tuple[P
 def test_interrupted_the_fleet_leaves_nothing_behind(redis_server: None, haproxy_server: None, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     command = [sys.executable, str(SHOW), "--folder", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
+    ) as process:
         for _ in range(int(WITHIN / 0.05)):
             if len(alive(folder)) > 4:  # itself, Redis, the sites
                 break
