@@ -33,6 +33,7 @@ STDOUT, STDERR, SUPERVISOR_LOG = "stdout", "stderr", "supervisor.log"
 STORE, WORK, HOME, TMP, PACKAGES = "store", "work", "home", "tmp", "packages"
 
 NOTEBOOK = "notebook.ipynb"
+INPUTS = "cwl.inputs.json"  # of a workflow, as in adapters/common/workflows.py
 OPENED = "opened"
 
 CONTENT = (STORE, WORK, HOME, TMP, PACKAGES)  # what a run fills
@@ -133,11 +134,30 @@ class Delivery(NamedTuple):
     public: bool = False
 
 
+class Attached(NamedTuple):
+    """A file of a workflow. `path` is relative to work/; of `source` and `location` one is set."""
+
+    path: str
+    source: str | None = None
+    location: str | None = None
+
+
+class Flow(NamedTuple):
+    """A workflow: its files, the path of the main one, the process in it that is meant (empty: its default), and its
+    inputs in JSON."""
+
+    main: str
+    process: str
+    inputs: str
+    files: tuple[Attached, ...]
+
+
 class Spec(NamedTuple):
-    """What to run. Of `source` and `location` one is set. `desk`: of an interactive notebook alone."""
+    """What to run. Of `source`, `location` and `flow` one is set. `python`: the interpreter, of a workflow the one that
+    has its runner. `desk`: of an interactive notebook alone."""
 
     session: str
-    kind: str  # "program" or "notebook"
+    kind: str  # "program", "notebook" or "workflow"
     bounds: Bounds
     python: str
     environment: dict[str, str]
@@ -156,6 +176,7 @@ class Spec(NamedTuple):
     delivery: Delivery | None = None
     keep: float | None = None
     cache: Shelf | None = None
+    flow: Flow | None = None
 
     @property
     def script(self) -> str:
@@ -173,6 +194,7 @@ class Spec(NamedTuple):
             "desk": self.desk._asdict() if self.desk else None,
             "delivery": self.delivery._asdict() if self.delivery else None,
             "cache": self.cache._asdict() if self.cache else None,
+            "flow": self.flow._asdict() | {"files": [file._asdict() for file in self.flow.files]} if self.flow else None,
         }
 
     @classmethod
@@ -186,8 +208,13 @@ class Spec(NamedTuple):
             "desk": Desk(**_tuples(record["desk"])) if record.get("desk") else None,
             "delivery": Delivery(**record["delivery"]) if record.get("delivery") else None,
             "cache": Shelf(**record["cache"]) if record.get("cache") else None,
+            "flow": _flow(record["flow"]) if record.get("flow") else None,
         }
         return cls(**_tuples(whole))
+
+
+def _flow(record: dict[str, Any]) -> Flow:
+    return Flow(**{**record, "files": tuple(Attached(**file) for file in record["files"])})
 
 
 def notebook_name(location: str | None) -> str:

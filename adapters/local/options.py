@@ -130,6 +130,9 @@ class LocalOptions(BaseModel):
         "One folder serves one site, and lies on a disk of this machine"
     )
     python: Path = Field(Path(sys.executable), description="the interpreter of programs and notebooks")
+    cwl_python: Path | None = Field(
+        None, description="an interpreter that has cwltool, which runs workflows in CWL; absent: that of programs"
+    )
     file_roots: tuple[Path, ...] = Field(
         (), description="folders that file URLs may read from; empty: file URLs are refused"
     )

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from adapters.local import sandbox
 from adapters.local.layout import (
     HOME,
+    INPUTS,
     MARKER,
     OPENED,
     PACKAGES,
@@ -90,11 +91,15 @@ def program(folder: Path, spec: Spec) -> Step:
         script = str(Path(__file__).with_name("notebook.py"))
         # Isolated: the script's folder is not to be searched for modules.
         command = [spec.python, "-I", "-u", script, spec.script, f"results/{notebook_name(spec.location)}"]
+    elif spec.flow is not None:
+        script = str(Path(__file__).with_name("runner.py"))
+        main = f"{spec.flow.main}#{spec.flow.process}" if spec.flow.process else spec.flow.main
+        command = [spec.python, "-I", "-u", script, main, INPUTS, "results"]
     else:
         command = [spec.python, "-u", spec.script, *spec.arguments]
     within = spec.bounds.duration
     step = _shut_in(folder, spec, spec.kind, command, _environment(folder, spec), within)
-    return step._replace(out=STDOUT)
+    return step._replace(out=STDOUT, speaks=spec.flow is not None)
 
 
 def server(folder: Path, spec: Spec, desk: Desk, token: str) -> Step:
