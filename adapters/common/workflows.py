@@ -62,6 +62,11 @@ def inline(workflow: Workflow) -> dict[str, str]:
     return {item.path: item.source for item in workflow.attachments or () if item.path and item.source is not None}
 
 
+def paths(workflow: Workflow) -> frozenset[str]:
+    """Of all its files."""
+    return frozenset({main(workflow).path, *(item.path for item in workflow.attachments or () if item.path)})
+
+
 def references(workflow: Workflow) -> Iterator[Reference]:
     """Every file and folder that the inputs name by place; literals, which carry their contents, are none."""
     yield from _named(workflow.parameters or {}, "executable.parameters")
@@ -88,14 +93,14 @@ def refuse(workflow: Workflow, data: frozenset[str]) -> Iterator[Reason]:
     if not workflow.location:
         yield Reason("a workflow needs its main document", "executable.location", nearest="the path of an attachment")
         return
-    paths = {item.path for item in workflow.attachments or ()}
+    attached = {item.path for item in workflow.attachments or () if item.path}
     first = main(workflow)
-    if first.url is None and first.path not in paths:
-        nearest = ", ".join(sorted(path for path in paths if path)[:5]) or "a URL"
+    if first.url is None and first.path not in attached:
+        nearest = ", ".join(sorted(attached)[:5]) or "a URL"
         yield Reason(f"{first.path[:200]!r} is no attachment", "executable.location", nearest=nearest)
-    elif first.url is not None and first.path in paths:
+    elif first.url is not None and first.path in attached:
         yield Reason(f"the main document is called {first.path!r} as well", "executable.attachments")
-    yield from _references(workflow, data, {first.path, *(path for path in paths if path)})
+    yield from _references(workflow, data, paths(workflow))
 
 
 def _attachments(workflow: Workflow) -> Iterator[Reason]:
@@ -103,14 +108,14 @@ def _attachments(workflow: Workflow) -> Iterator[Reason]:
     if len(items) > MOST:
         yield Reason(f"{len(items)} files are attached", "executable.attachments", nearest=str(MOST))
         return
-    paths = {item.path or "" for item in items}
+    folders = {f"{item.path}/" for item in items if item.path}
     seen: set[str] = set()
     for i, item in enumerate(items):
         element = f"executable.attachments[{i}]"
         if (item.source is None) == (item.location is None):
             yield Reason("an attachment has either a source or a location", element)
         path = item.path or ""
-        if not _fit(path) or any(path.startswith(f"{other}/") for other in paths if other):
+        if not _fit(path) or not folders.isdisjoint(_above(path)):
             text = f"no file can lie at {path[:200]!r}"
             yield Reason(text, f"{element}.path", nearest="a relative path of its own, without .., not below data")
         elif path in seen:
@@ -125,9 +130,14 @@ def _fit(path: str) -> bool:
     return plain and len(path) <= 1000 and path.isprintable() and "\\" not in path and steps[0] not in _OURS
 
 
-def _references(workflow: Workflow, data: frozenset[str], attached: set[str]) -> Iterator[Reason]:
-    folders = {path[: i + 1].rstrip("/") for path in attached for i, letter in enumerate(path) if letter == "/"}
-    known = attached | folders | {DATA} | {f"{DATA}/{name}" for name in data}
+def _above(path: str) -> list[str]:
+    """The folders on the way to it: `a/b/c` → `a/`, `a/b/`."""
+    return [path[: i + 1] for i, letter in enumerate(path) if letter == "/"]
+
+
+def _references(workflow: Workflow, data: frozenset[str], attached: frozenset[str]) -> Iterator[Reason]:
+    folders = {above.rstrip("/") for path in attached for above in _above(path)}
+    known = attached | folders | {DATA, *(f"{DATA}/{name}" for name in data)}
     for reference in references(workflow):
         if not is_url(reference.location) and reference.location.removeprefix("./").rstrip("/") not in known:
             nearest = ", ".join(f"{DATA}/{name}" for name in sorted(data)[:5]) or "a data resource, and data/<its name>"

@@ -33,7 +33,6 @@ STDOUT, STDERR, SUPERVISOR_LOG = "stdout", "stderr", "supervisor.log"
 STORE, WORK, HOME, TMP, PACKAGES = "store", "work", "home", "tmp", "packages"
 
 NOTEBOOK = "notebook.ipynb"
-INPUTS = "cwl.inputs.json"  # of a workflow, as in adapters/common/workflows.py
 OPENED = "opened"
 
 CONTENT = (STORE, WORK, HOME, TMP, PACKAGES)  # what a run fills
@@ -143,13 +142,20 @@ class Attached(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """A workflow: its files, the path of the main one, the process in it that is meant (empty: its default), and its
-    inputs in JSON."""
+    """A workflow: its files, and of them the main one, with the process in it that is meant (`main.cwl#align`), and the
+    one that holds its inputs."""
 
     main: str
-    process: str
     inputs: str
     files: tuple[Attached, ...]
+
+    def encode(self) -> dict[str, Any]:
+        return {**self._asdict(), "files": [file._asdict() for file in self.files]}
+
+    @classmethod
+    def decode(cls, record: dict[str, Any]) -> Flow:
+        """The inverse, of what JSON has made of it."""
+        return cls(**{**record, "files": tuple(Attached(**file) for file in record["files"])})
 
 
 class Spec(NamedTuple):
@@ -194,7 +200,7 @@ class Spec(NamedTuple):
             "desk": self.desk._asdict() if self.desk else None,
             "delivery": self.delivery._asdict() if self.delivery else None,
             "cache": self.cache._asdict() if self.cache else None,
-            "flow": self.flow._asdict() | {"files": [file._asdict() for file in self.flow.files]} if self.flow else None,
+            "flow": self.flow.encode() if self.flow else None,
         }
 
     @classmethod
@@ -208,13 +214,9 @@ class Spec(NamedTuple):
             "desk": Desk(**_tuples(record["desk"])) if record.get("desk") else None,
             "delivery": Delivery(**record["delivery"]) if record.get("delivery") else None,
             "cache": Shelf(**record["cache"]) if record.get("cache") else None,
-            "flow": _flow(record["flow"]) if record.get("flow") else None,
+            "flow": Flow.decode(record["flow"]) if record.get("flow") else None,
         }
         return cls(**_tuples(whole))
-
-
-def _flow(record: dict[str, Any]) -> Flow:
-    return Flow(**{**record, "files": tuple(Attached(**file) for file in record["files"])})
 
 
 def notebook_name(location: str | None) -> str:

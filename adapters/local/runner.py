@@ -138,11 +138,12 @@ def _relative(value: Any, out: Path) -> Any:
     return kept
 
 
-def main(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
     tee = Tee()
     words = Words(tee.out)
     try:
-        code = execute(*arguments, words)
+        main, inputs, out = arguments
+        code = execute(main, inputs, out, words)
     except (Exception, SystemExit) as error:
         words.errors.append(" ".join(str(error).split())[:_LONGEST] or type(error).__name__)
         code = 1
@@ -153,4 +154,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]))

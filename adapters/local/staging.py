@@ -14,7 +14,7 @@ from pathlib import Path
 from adapters.local.bringing import Bringer
 from adapters.local.cache import Cache
 from adapters.local.fetching import StagingError, fetch
-from adapters.local.layout import HOME, INPUTS, STORE, TMP, WORK, Flow, Mount, Spec, read_spec
+from adapters.local.layout import HOME, STORE, TMP, WORK, Flow, Mount, Spec, read_spec
 from adapters.local.transfers import Report
 
 
@@ -54,7 +54,6 @@ def _program(folder: Path, spec: Spec) -> None:
 
 
 def _flow(work: Path, flow: Flow, spec: Spec) -> None:
-    (work / INPUTS).write_text(flow.inputs, encoding="utf-8")
     room = spec.bounds.source
     for file in flow.files:
         target = work / file.path
@@ -62,7 +61,7 @@ def _flow(work: Path, flow: Flow, spec: Spec) -> None:
         if file.source is not None:
             target.write_text(file.source, encoding="utf-8")
         elif file.location is not None:
-            room -= fetch(file.location, target, spec.file_roots, room).bytes
+            room -= fetch(file.location, target, spec.file_roots, room)[0]
 
 
 def stage(folder: Path, spec: Spec) -> None:

@@ -24,7 +24,6 @@ from urllib.parse import urlsplit
 from adapters.local import sandbox
 from adapters.local.layout import (
     HOME,
-    INPUTS,
     MARKER,
     OPENED,
     PACKAGES,
@@ -93,8 +92,7 @@ def program(folder: Path, spec: Spec) -> Step:
         command = [spec.python, "-I", "-u", script, spec.script, f"results/{notebook_name(spec.location)}"]
     elif spec.flow is not None:
         script = str(Path(__file__).with_name("runner.py"))
-        main = f"{spec.flow.main}#{spec.flow.process}" if spec.flow.process else spec.flow.main
-        command = [spec.python, "-I", "-u", script, main, INPUTS, "results"]
+        command = [spec.python, "-I", "-u", script, spec.flow.main, spec.flow.inputs, "results"]
     else:
         command = [spec.python, "-u", spec.script, *spec.arguments]
     within = spec.bounds.duration
@@ -122,12 +120,10 @@ def server(folder: Path, spec: Spec, desk: Desk, token: str) -> Step:
 
 
 def _shut_in(folder: Path, spec: Spec, what: str, command: list[str], env: dict[str, str], within: float) -> Step:
-    interpreter = Path(spec.python)
-    readable = {str(path.parent.parent) for path in (interpreter, interpreter.resolve(), Path(__file__).resolve())}
     if spec.isolation != "bwrap":
         return Step(what, command, env, within)
     wrap = sandbox.wrap_installing if what == "installing" else sandbox.wrap
-    return Step(what, wrap(spec, folder, command, tuple(sorted(readable))), _base(spec), within, inside=env)
+    return Step(what, wrap(spec, folder, command, sandbox.readable(spec.python)), _base(spec), within, inside=env)
 
 
 def passed() -> dict[str, str]:
