@@ -7,7 +7,6 @@ Workflow: docs/adr/0003.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from broker.domain import kinds
@@ -113,6 +112,6 @@ class Workflow(AbstractExecutable, kind=kinds.WORKFLOW):
     version: Text | None = None
     location: Text | None = None
     attachments: tuple[WorkflowFile, ...] | None = None
-    parameters: Mapping[str, Any] | None = None
+    parameters: dict[str, Any] | None = None
     engine: Text | None = None
     network: Flag | None = None

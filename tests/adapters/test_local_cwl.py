@@ -15,13 +15,18 @@ import pytest
 from adapters.local import translate
 from adapters.local.options import LocalOptions
 from adapters.local.platform import LocalPlatform
+from adapters.planning.planner import PlanningPlanner
 from adapters.planning.platform import Job
+from adapters.planning.settings import site_settings
 from broker.domain import kinds
+from broker.domain import offer as broker_offer
 from broker.domain.deadline import Deadline
 from broker.domain.identity import Owner
 from broker.domain.request import ExecutionRequest
 from broker.ports import Sighting
 from broker.services.clock import SystemClock
+from broker.testing import asks
+from broker.testing.memory import MemoryCalendar, MemoryLimits
 from tests.conftest import want, want_server
 
 PATIENCE = 60.0  # seconds: a net for what hangs, not a measure
@@ -269,3 +274,36 @@ def test_a_workflow_that_asks_for_the_network_gets_it() -> None:
     shut = LocalOptions(folder=Path("/jobs"), isolation="bwrap", network=False)
     (reason,) = translate.refuse(asks, shut)
     assert (reason.element, reason.rule) == ("executable.network", "network")
+
+
+# ── from the question to the result ──────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_offer_says_what_the_documents_asked_and_is_run_by_it(platform: LocalPlatform) -> None:
+    settings, clock = site_settings({"capacity": {"cores": 4, "memory": 8, "storage": 10}}), SystemClock()
+    planner = PlanningPlanner(platform, MemoryCalendar(), MemoryLimits(clock), clock, settings, "here", "EUR")
+    tool = a_tool("echo done > out.txt", requirements={"ResourceRequirement": {"coresMin": 3, "outdirMin": 2000}})
+    tool = json.dumps(json.loads(tool) | {"outputs": {"o": {"type": "File", "outputBinding": {"glob": "out.txt"}}}})
+    asked = asks.ask(clock, within=PATIENCE, **a_request(tool, compute={"kind": kinds.SIMPLE_COMPUTE}).to_wire())
+    answer = await planner.quote(asked)
+    assert answer.quotes, answer.reasons
+    offer = broker_offer.read(answer.quotes[0], broker_offer.Reading("here", ours=True, margin=0.0), time.time())
+    assert isinstance(offer, broker_offer.Offer), offer
+    assert offer.repairs == ()
+    assert broker_offer.unfit(offer, broker_offer.Needs.of(asked.request)) == (None, ())
+    document = json.loads(answer.quotes[0].body)
+    assert document["compute"]["cores"] == {"min": 3, "max": 3}
+    assert document["storage"][0]["size"]["min"] == 2
+    assert "here: compute.cores: 3, by the ResourceRequirement of main.cwl" in str(document["meta"]["messages"])
+    order = asks.order(answer.quotes[0], set=asked.set)
+    await planner.accept(order, soon())
+
+    async def over() -> bool:
+        seen = (await planner.status([order], soon()))[order.session]
+        assert isinstance(seen, Sighting), seen
+        assert seen.phase != "FAILED", seen.messages
+        return seen.phase == "COMPLETED"
+
+    await until(over)
+    names = [result.name for result in await planner.results(order, soon())]
+    assert names == ["cwl.output.json", "out.txt"]
