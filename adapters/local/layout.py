@@ -133,11 +133,37 @@ class Delivery(NamedTuple):
     public: bool = False
 
 
+class Attached(NamedTuple):
+    """A file of a workflow. `path` is relative to work/; of `source` and `location` one is set."""
+
+    path: str
+    source: str | None = None
+    location: str | None = None
+
+
+class Flow(NamedTuple):
+    """A workflow: its files, and of them the main one, with the process in it that is meant (`main.cwl#align`), and the
+    one that holds its inputs."""
+
+    main: str
+    inputs: str
+    files: tuple[Attached, ...]
+
+    def encode(self) -> dict[str, Any]:
+        return {**self._asdict(), "files": [file._asdict() for file in self.files]}
+
+    @classmethod
+    def decode(cls, record: dict[str, Any]) -> Flow:
+        """The inverse, of what JSON has made of it."""
+        return cls(**{**record, "files": tuple(Attached(**file) for file in record["files"])})
+
+
 class Spec(NamedTuple):
-    """What to run. Of `source` and `location` one is set. `desk`: of an interactive notebook alone."""
+    """What to run. Of `source`, `location` and `flow` one is set. `python`: the interpreter, of a workflow the one that
+    has its runner. `desk`: of an interactive notebook alone."""
 
     session: str
-    kind: str  # "program" or "notebook"
+    kind: str  # "program", "notebook" or "workflow"
     bounds: Bounds
     python: str
     environment: dict[str, str]
@@ -156,6 +182,7 @@ class Spec(NamedTuple):
     delivery: Delivery | None = None
     keep: float | None = None
     cache: Shelf | None = None
+    flow: Flow | None = None
 
     @property
     def script(self) -> str:
@@ -173,6 +200,7 @@ class Spec(NamedTuple):
             "desk": self.desk._asdict() if self.desk else None,
             "delivery": self.delivery._asdict() if self.delivery else None,
             "cache": self.cache._asdict() if self.cache else None,
+            "flow": self.flow.encode() if self.flow else None,
         }
 
     @classmethod
@@ -186,6 +214,7 @@ class Spec(NamedTuple):
             "desk": Desk(**_tuples(record["desk"])) if record.get("desk") else None,
             "delivery": Delivery(**record["delivery"]) if record.get("delivery") else None,
             "cache": Shelf(**record["cache"]) if record.get("cache") else None,
+            "flow": Flow.decode(record["flow"]) if record.get("flow") else None,
         }
         return cls(**_tuples(whole))
 

@@ -130,6 +130,9 @@ class LocalOptions(BaseModel):
         "One folder serves one site, and lies on a disk of this machine"
     )
     python: Path = Field(Path(sys.executable), description="the interpreter of programs and notebooks")
+    cwl_python: Path | None = Field(
+        None, description="an interpreter that has cwltool, which runs workflows in CWL; absent: that of programs"
+    )
     file_roots: tuple[Path, ...] = Field(
         (), description="folders that file URLs may read from; empty: file URLs are refused"
     )
@@ -148,12 +151,17 @@ class LocalOptions(BaseModel):
     install_requirements: bool = Field(
         False, description="install the requirements of a program with pip into its own folder; False: refuse such jobs"
     )
-    isolation: Literal["none", "bwrap"] = Field(
-        "none",
-        description="none: programs can read and change what the broker's account can. bwrap: they run in bubblewrap, "
-        "which must be installed, and see the system's files, read-only, and their own folder",
+    isolation: Literal["auto", "bwrap", "none"] = Field(
+        "auto",
+        description="bwrap: programs run in bubblewrap, and see the system's files, read-only, and their own folder; "
+        "where it does not work, nothing runs. none: they can read and change what the broker's account can. auto: "
+        "bwrap where it works, else none; each offer says which",
     )
-    network: bool = Field(True, description="with bwrap: whether programs reach the network; staging always does")
+    network: Literal["asked"] | bool = Field(
+        "asked",
+        description="in bubblewrap: whether programs reach the network; asked: those whose request asks for it. "
+        "Staging always does",
+    )
     grace: Annotated[float, Field(ge=0, le=600)] = Field(
         10.0, description="seconds that processes have to end by themselves before they are killed"
     )

@@ -10,14 +10,13 @@ import asyncio
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -32,7 +31,7 @@ from adapters.local.outputs import PIECE, open_beneath, tail
 from adapters.planning.platform import Capacity, Job
 from broker.domain import kinds
 from broker.domain.deadline import Deadline
-from broker.domain.executables import JupyterNotebook, PythonProgram
+from broker.domain.executables import JupyterNotebook, PythonProgram, Workflow
 from broker.domain.outcome import Reason
 from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
@@ -50,18 +49,26 @@ SWEEP = 600.0  # seconds between two sweeps of ended jobs, at least
 _QUESTION = (
     "import json, platform; from importlib.util import find_spec as f;"
     "print(json.dumps([platform.python_version(), bool(f('nbclient') and f('ipykernel')), bool(f('pip')),"
-    " bool(f('jupyterlab') and f('ipykernel'))]))"
+    " bool(f('jupyterlab') and f('ipykernel')), bool(f('cwltool'))]))"
 )
 
 
 class Interpreter(NamedTuple):
-    """What runs programs: its version, and whether it can execute notebooks, install requirements, and open notebooks
-    for a person."""
+    """What runs programs: its version, and whether it can execute notebooks, install requirements, open notebooks for a
+    person, and run workflows."""
 
     version: str
     notebooks: bool
     pip: bool
     opens: bool
+    cwl: bool
+
+
+class Walls(NamedTuple):
+    """How jobs are shut in, as was found out once. `trouble`: why bubblewrap does not work here."""
+
+    isolation: Literal["bwrap", "none"]
+    trouble: str = ""
 
 
 class LocalPlatform:
@@ -72,24 +79,28 @@ class LocalPlatform:
         self._jobs = Jobs(options.folder.absolute(), options.keep.total_seconds())
         shelf = translate.shelf(options)
         self._cache = Cache(options.folder.absolute(), shelf) if shelf else None
-        self._interpreter = _own(options.python)
+        self._interpreter = _own(options)
+        self._walls = Walls("none") if options.isolation == "none" else None
         self._next_sweep = 0.0  # monotonic
         self._sweeping: asyncio.Task[None] | None = None
 
     # ── what it is ───────────────────────────────────────────────────────────────────────────────────────────
 
     def refuse(self, request: ExecutionRequest) -> tuple[Reason, ...]:
-        """What depends on an interpreter other than our own is known from the first `describe` or `capacity` on."""
-        reasons = translate.refuse(request, self._options)
-        if self._options.isolation == "bwrap" and shutil.which("bwrap") is None:
-            reasons += (Reason("programs run in bubblewrap here, and it is not installed", rule="isolation"),)
+        """What depends on bubblewrap, or on an interpreter other than our own, is known from the first `describe` or
+        `capacity` on."""
+        walls, options = self._walls, self._options
+        reasons = translate.refuse(request, _settled(options, walls) if walls else options)
+        if walls and walls.isolation == "bwrap" and walls.trouble:
+            text = f"programs run in bubblewrap here, and it does not work: {walls.trouble}"
+            reasons += (Reason(text, rule="isolation"),)
         return reasons + tuple(_unfit(request, self._interpreter)) if self._interpreter else reasons
 
     def preparing(self, request: ExecutionRequest) -> float | None:
         """A program without data and requirements starts at once; else it depends on where the data lies."""
         executable = request.executable
-        needs = isinstance(executable, PythonProgram) and executable.requirements
-        if request.data or needs:
+        installs = isinstance(executable, PythonProgram) and bool(executable.requirements)
+        if request.data or installs or (isinstance(executable, Workflow) and translate.fetched(executable)):
             return None
         return OPENS if isinstance(executable, JupyterNotebook) and executable.mode == "interactive" else 0.0
 
@@ -104,15 +115,17 @@ class LocalPlatform:
         return await self._in_thread(deadline, look) if request.data else {}
 
     async def describe(self, deadline: Deadline) -> Profile:
-        interpreter = await self._known(deadline)
-        opens = interpreter.opens and self._options.interactive.offered
+        interpreter, walls = await self._known(deadline)
+        options = _settled(self._options, walls)
+        opens = interpreter.opens and options.interactive.offered
         notebooks = (kinds.JUPYTER_NOTEBOOK,) if interpreter.notebooks or opens else ()
-        options = self._options
+        workflows = (kinds.WORKFLOW,) if interpreter.cwl else ()
         return Profile(
             platform="local",
-            executables=(kinds.PYTHON_PROGRAM, *notebooks),
+            executables=(kinds.PYTHON_PROGRAM, *notebooks, *workflows),
             data=translate.DATA,
             python=(interpreter.version,),
+            workflows=tuple(f"CWL {version}" for version in translate.CWL) if workflows else (),
             installs_requirements=options.install_requirements and interpreter.pip,
             results=True,
             reads=("http", "https", "data", *(("file",) if options.file_roots else ())),
@@ -121,7 +134,7 @@ class LocalPlatform:
             reserves=True,
             repeatable=True,
             batches=True,
-            isolation=sandbox.describe(options.isolation, options.network),
+            isolation=sandbox.describe(options.isolation, options.network, options.max_processes),
         )
 
     async def capacity(self, deadline: Deadline) -> Capacity:
@@ -138,7 +151,8 @@ class LocalPlatform:
 
     async def start(self, job: Job, deadline: Deadline) -> Sighting:
         self._sweep()
-        return await self._in_thread(deadline, lambda: self._jobs.start(translate.spec(job, self._options)))
+        options = _settled(self._options, (await self._known(deadline))[1])
+        return await self._in_thread(deadline, lambda: self._jobs.start(translate.spec(job, options)))
 
     async def status(self, jobs: Sequence[Job], deadline: Deadline) -> Mapping[UUID, Sighting | SiteError]:
         sessions = [job.session for job in jobs]
@@ -219,10 +233,12 @@ class LocalPlatform:
         if self._cache is not None:
             self._cache.tidy(now)
 
-    async def _known(self, deadline: Deadline) -> Interpreter:
+    async def _known(self, deadline: Deadline) -> tuple[Interpreter, Walls]:
         if self._interpreter is None:
-            self._interpreter = await self._in_thread(deadline, lambda: _ask(self._options.python))
-        return self._interpreter
+            self._interpreter = await self._in_thread(deadline, lambda: _asked(self._options))
+        if self._walls is None:
+            self._walls = await self._in_thread(deadline, lambda: _tried(self._options))
+        return self._interpreter, self._walls
 
     async def _in_thread(self, deadline: Deadline, work: Callable[[], T]) -> T:
         """The thread goes on to its end whatever happens to us: what it does is whole or found again."""
@@ -235,12 +251,28 @@ class LocalPlatform:
             raise SiteMisbehaved(f"The local platform has trouble with its files: {error}.") from error
 
 
-def _own(python: Path) -> Interpreter | None:
-    """Known without asking where programs run under the broker's own interpreter."""
-    if python != Path(sys.executable):
+def _settled(options: LocalOptions, walls: Walls) -> LocalOptions:
+    """The options, with what was left to be found out."""
+    return options.model_copy(update={"isolation": walls.isolation})
+
+
+def _tried(options: LocalOptions) -> Walls:
+    trouble = sandbox.trouble(str(options.python))
+    return Walls("none" if options.isolation == "auto" and trouble else "bwrap", trouble)
+
+
+def _asked(options: LocalOptions) -> Interpreter:
+    interpreter = _ask(options.python)
+    return interpreter if options.cwl_python is None else interpreter._replace(cwl=_ask(options.cwl_python).cwl)
+
+
+def _own(options: LocalOptions) -> Interpreter | None:
+    """Known without asking where everything runs under the broker's own interpreter."""
+    if options.python != Path(sys.executable) or options.cwl_python not in (None, options.python):
         return None
-    kernel, client, pip, lab = (find_spec(name) is not None for name in ("ipykernel", "nbclient", "pip", "jupyterlab"))
-    return Interpreter(platform.python_version(), client and kernel, pip, lab and kernel)
+    names = ("ipykernel", "nbclient", "pip", "jupyterlab", "cwltool")
+    kernel, client, pip, lab, cwl = (find_spec(name) is not None for name in names)
+    return Interpreter(platform.python_version(), client and kernel, pip, lab and kernel, cwl)
 
 
 def _ask(python: Path) -> Interpreter:
@@ -248,16 +280,18 @@ def _ask(python: Path) -> Interpreter:
         answer = subprocess.run(  # noqa: S603  the operator's interpreter
             [str(python), "-I", "-c", _QUESTION], stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=True
         )
-        version, notebooks, pip, opens = json.loads(answer.stdout)
+        version, *able = json.loads(answer.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise SiteMisbehaved(f"The interpreter {python} cannot be used: {error}.") from error
-    return Interpreter(str(version), bool(notebooks), bool(pip), bool(opens))
+    return Interpreter(str(version), *map(bool, able))
 
 
 def _unfit(request: ExecutionRequest, interpreter: Interpreter) -> list[Reason]:
     executable = request.executable
     if isinstance(executable, JupyterNotebook):
         return list(_no_notebooks(executable.mode == "interactive", interpreter))
+    if isinstance(executable, Workflow) and not interpreter.cwl:
+        return [Reason("cwltool is not installed here", "executable.kind")]
     if not isinstance(executable, PythonProgram):
         return []
     reasons = []

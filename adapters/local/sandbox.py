@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 from adapters.local.layout import HOME, PACKAGES, STORE, TMP, WORK, Spec
 
 OPEN = "processes of one account, no sandbox: programs can read and change what the broker's account can"
 OPEN_ROOT = "processes of the root account, no sandbox: programs can read and change everything on this machine"
-SHUT = "bubblewrap: programs see the system's own files, read-only, and their own folder; {network}"
+SHUT = (
+    "bubblewrap: programs see the system's own files, read-only, and their own folder, and no other processes; "
+    "{network}; memory as granted, at most {processes} processes"
+)
+_NETWORK: Mapping[bool | str, str] = MappingProxyType(
+    {True: "the network is open", False: "no network", "asked": "no network unless asked"}
+)
+
+TRIAL = 20.0  # seconds
+_LONGEST = 200  # characters of what bubblewrap says
 
 # What of the system a Python interpreter needs; what is not there is left out. Not all of /etc: our own settings, with
 # their secrets, may lie there.
@@ -21,9 +33,9 @@ _ETC = (
 )  # fmt: skip
 
 
-def describe(isolation: str, network: bool) -> str:
+def describe(isolation: str, network: bool | str, processes: int) -> str:
     if isolation == "bwrap":
-        return SHUT.format(network="the network is open" if network else "no network")
+        return SHUT.format(network=_NETWORK[network], processes=processes)
     return OPEN_ROOT if os.geteuid() == 0 else OPEN
 
 
@@ -44,7 +56,9 @@ def wrap_installing(spec: Spec, folder: Path, command: list[str], readable: tupl
 
 
 def _walls(folder: Path, readable: tuple[str, ...], network: bool, own: tuple[str, ...]) -> list[str]:
-    argv = ["bwrap", "--die-with-parent", "--new-session", "--unshare-all", "--proc", "/proc", "--dev", "/dev"]
+    # Of root it would keep the capabilities, and with them a program could make the system writable again.
+    argv = ["bwrap", "--die-with-parent", "--new-session", "--unshare-all", "--cap-drop", "ALL"]
+    argv += ["--proc", "/proc", "--dev", "/dev"]
     argv += ["--share-net"] if network else []
     argv += ["--tmpfs", "/tmp"]  # noqa: S108  the sandbox's own
     shown = (*_SYSTEM, *(f"/etc/{name}" for name in _ETC), *(place for place in readable if place != "/"))
@@ -54,6 +68,30 @@ def _walls(folder: Path, readable: tuple[str, ...], network: bool, own: tuple[st
     for name in own:
         argv += ["--bind-try", f"{folder}/{name}", f"{folder}/{name}"]
     return argv
+
+
+def trouble(python: str) -> str:
+    """Why programs cannot be shut in here, in a few words; empty: they can. It is tried, with the walls of a job: many
+    a container has bubblewrap and forbids what it does."""
+    command = [python, "-I", "-c", ""]
+    with TemporaryDirectory() as folder:
+        argv = [*_walls(Path(folder), readable(python), False, ()), "--", *command]
+        try:
+            tried = subprocess.run(  # noqa: S603  the operator's interpreter
+                argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=TRIAL, check=False
+            )
+        except FileNotFoundError:
+            return "it is not installed"
+        except (OSError, subprocess.SubprocessError) as error:
+            return str(error)[:_LONGEST]
+    words = tried.stderr.decode(errors="replace").split()
+    return " ".join(words)[:_LONGEST] or f"it ended with {tried.returncode}" if tried.returncode else ""
+
+
+def readable(python: str) -> tuple[str, ...]:
+    """What an interpreter and our own scripts need of the system besides."""
+    paths = (Path(python), Path(python).resolve(), Path(__file__).resolve())
+    return tuple(sorted({str(path.parent.parent) for path in paths}))
 
 
 def told(variables: Mapping[str, str]) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from adapters.local.bringing import Bringer
 from adapters.local.cache import Cache
 from adapters.local.fetching import StagingError, fetch
-from adapters.local.layout import HOME, STORE, TMP, WORK, Mount, Spec, read_spec
+from adapters.local.layout import HOME, STORE, TMP, WORK, Flow, Mount, Spec, read_spec
 from adapters.local.transfers import Report
 
 
@@ -41,6 +41,9 @@ def _protect(folder: Path) -> None:
 
 
 def _program(folder: Path, spec: Spec) -> None:
+    if spec.flow is not None:
+        _flow(folder / WORK, spec.flow, spec)
+        return
     target = folder / WORK / spec.script
     if spec.source is not None:
         target.write_text(spec.source, encoding="utf-8")
@@ -48,6 +51,17 @@ def _program(folder: Path, spec: Spec) -> None:
         fetch(spec.location, target, spec.file_roots, spec.bounds.source)
     else:
         raise StagingError("The program has neither source nor location.")
+
+
+def _flow(work: Path, flow: Flow, spec: Spec) -> None:
+    room = spec.bounds.source
+    for file in flow.files:
+        target = work / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if file.source is not None:
+            target.write_text(file.source, encoding="utf-8")
+        elif file.location is not None:
+            room -= fetch(file.location, target, spec.file_roots, room)[0]
 
 
 def stage(folder: Path, spec: Spec) -> None:

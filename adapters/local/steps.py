@@ -90,11 +90,14 @@ def program(folder: Path, spec: Spec) -> Step:
         script = str(Path(__file__).with_name("notebook.py"))
         # Isolated: the script's folder is not to be searched for modules.
         command = [spec.python, "-I", "-u", script, spec.script, f"results/{notebook_name(spec.location)}"]
+    elif spec.flow is not None:
+        script = str(Path(__file__).with_name("runner.py"))
+        command = [spec.python, "-I", "-u", script, spec.flow.main, spec.flow.inputs, "results"]
     else:
         command = [spec.python, "-u", spec.script, *spec.arguments]
     within = spec.bounds.duration
     step = _shut_in(folder, spec, spec.kind, command, _environment(folder, spec), within)
-    return step._replace(out=STDOUT)
+    return step._replace(out=STDOUT, speaks=spec.flow is not None)
 
 
 def server(folder: Path, spec: Spec, desk: Desk, token: str) -> Step:
@@ -117,12 +120,10 @@ def server(folder: Path, spec: Spec, desk: Desk, token: str) -> Step:
 
 
 def _shut_in(folder: Path, spec: Spec, what: str, command: list[str], env: dict[str, str], within: float) -> Step:
-    interpreter = Path(spec.python)
-    readable = {str(path.parent.parent) for path in (interpreter, interpreter.resolve(), Path(__file__).resolve())}
     if spec.isolation != "bwrap":
         return Step(what, command, env, within)
     wrap = sandbox.wrap_installing if what == "installing" else sandbox.wrap
-    return Step(what, wrap(spec, folder, command, tuple(sorted(readable))), _base(spec), within, inside=env)
+    return Step(what, wrap(spec, folder, command, sandbox.readable(spec.python)), _base(spec), within, inside=env)
 
 
 def passed() -> dict[str, str]:

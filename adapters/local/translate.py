@@ -4,14 +4,29 @@ the platform port, and this package's layout. Pure but for the options' paths.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from itertools import chain
 from urllib.parse import quote, unquote, urlsplit
 
+from adapters.common import cwl, workflows
 from adapters.common.laying import Layout, addresses, inside, is_data, lay_out
 from adapters.local.fetching import CHECKSUMS, checksum_type, local_path, shown
-from adapters.local.layout import NOTEBOOK, STORE, Bounds, Datum, Delivery, Desk, Mount, Shelf, Spec, notebook_name
+from adapters.local.layout import (
+    NOTEBOOK,
+    STORE,
+    Attached,
+    Bounds,
+    Datum,
+    Delivery,
+    Desk,
+    Flow,
+    Mount,
+    Shelf,
+    Spec,
+    notebook_name,
+)
 from adapters.local.options import GIB, LocalOptions
 from adapters.planning.platform import Job
 from adapters.planning.results import kept
@@ -21,7 +36,7 @@ from broker.domain.data import (
     S3DataResource,
     SkaoDataResource,
 )
-from broker.domain.executables import JupyterNotebook, PythonProgram
+from broker.domain.executables import JupyterNotebook, PythonProgram, Workflow
 from broker.domain.located import items
 from broker.domain.outcome import Reason
 from broker.domain.outputs import SESSION, covers
@@ -32,6 +47,7 @@ from broker.errors import SiteRefused
 DATA = (kinds.SIMPLE_DATA, kinds.IVOA_DATA, kinds.SKAO_DATA, kinds.S3_DATA, kinds.RUCIO_DATA)
 RESULTS = "work/results"
 STAGED = ("http", "https", "file")
+CWL = ("v1.0", "v1.1", "v1.2")  # what cwltool runs without being told to go beyond the standard
 
 _MOST = 10_000  # data, storages or volumes of one job
 
@@ -44,7 +60,7 @@ _OURS = ("program.py", NOTEBOOK)
 
 def refuse(request: ExecutionRequest, options: LocalOptions) -> tuple[Reason, ...]:
     """All that stands against it, whatever interpreter there is."""
-    checks = (_executable, _numbers, _resources, _data, _volumes)
+    checks = (_executable, _network, _numbers, _resources, _data, _volumes)
     return tuple(chain.from_iterable(check(request, options) for check in checks))
 
 
@@ -52,6 +68,8 @@ def _executable(request: ExecutionRequest, options: LocalOptions) -> Iterator[Re
     executable = request.executable
     if isinstance(executable, PythonProgram):
         yield from _program(executable, options)
+    elif isinstance(executable, Workflow):
+        yield from _workflow(request, executable, options)
     elif isinstance(executable, JupyterNotebook):
         if not executable.location:
             yield Reason("a notebook needs its location", "executable.location")
@@ -60,17 +78,72 @@ def _executable(request: ExecutionRequest, options: LocalOptions) -> Iterator[Re
         if executable.mode == "interactive":
             yield from _interactive(options)
     else:
-        nearest = f"{kinds.short(kinds.PYTHON_PROGRAM)} or {kinds.short(kinds.JUPYTER_NOTEBOOK)}"
+        nearest = ", ".join(map(kinds.short, (kinds.PYTHON_PROGRAM, kinds.JUPYTER_NOTEBOOK, kinds.WORKFLOW)))
         yield Reason(f"{kinds.short(executable.kind)} does not run here", "executable.kind", nearest=nearest)
 
 
 def _interactive(options: LocalOptions) -> Iterator[Reason]:
     if not options.interactive.offered:
         yield Reason("notebooks are executed here, not opened", "executable.mode", "interactive.offered", "batch")
-    elif options.isolation == "bwrap" and not options.network:
-        yield Reason(
-            "programs have no network here, so nobody reaches a notebook", "executable.mode", "network", "batch"
-        )
+
+
+def _network(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
+    if options.isolation != "bwrap" or options.network is not False or not _asks_network(request):
+        return
+    if isinstance(request.executable, JupyterNotebook) and request.executable.mode == "interactive":
+        text = "programs have no network here, so nobody reaches a notebook"
+        yield Reason(text, "executable.mode", "network", "batch")
+    else:
+        yield Reason("programs have no network here", "executable.network", "network", "without it")
+
+
+def _asks_network(request: ExecutionRequest) -> bool:
+    executable = request.executable
+    if isinstance(executable, Workflow) and cwl.read(executable).network:
+        return True
+    if isinstance(executable, JupyterNotebook) and executable.mode == "interactive":
+        return True  # whoever sits before it comes by the network
+    return getattr(executable, "network", None) is True
+
+
+def _workflow(request: ExecutionRequest, executable: Workflow, options: LocalOptions) -> Iterator[Reason]:
+    faults = tuple(workflows.refuse(executable, frozenset(datum.name for datum in lay_out(request).data)))
+    yield from faults
+    if executable.type and not cwl.is_cwl(executable):
+        yield Reason(f"workflows in {executable.type[:50]!r} do not run here", "executable.type", nearest="CWL")
+    if faults or not cwl.is_cwl(executable):
+        return
+    if executable.engine not in (None, "cwltool"):
+        yield Reason(f"there is no {executable.engine[:50]!r} here", "executable.engine", nearest="cwltool")
+    yield from _readable_files(executable, options)
+    yield from _runnable(executable)
+
+
+def _readable_files(executable: Workflow, options: LocalOptions) -> Iterator[Reason]:
+    size = sum(len(text.encode(errors="replace")) for text in workflows.inline(executable).values())
+    if size > options.max_source_bytes:
+        text = "the attached files are too large"
+        yield Reason(text, "executable.attachments", nearest=f"{options.max_source_bytes} bytes")
+    if (url := workflows.main(executable).url) is not None:
+        yield from _readable(url, "executable.location", options, data_urls=True)
+    for i, item in enumerate(executable.attachments or ()):
+        if item.location is not None:
+            yield from _readable(item.location, f"executable.attachments[{i}].location", options, data_urls=True)
+    for reference in workflows.references(executable):
+        if workflows.is_url(reference.location):
+            text = f"{shown(reference.location)!r} is not fetched for a workflow"
+            nearest = "a data resource of that address, and data/<its name> here"
+            yield Reason(text, reference.element, nearest=nearest)
+
+
+def _runnable(executable: Workflow) -> Iterator[Reason]:
+    reading = cwl.read(executable)
+    for version in (executable.version, *reading.versions):
+        if version is not None and version not in CWL:
+            yield Reason(f"CWL {version[:20]!r} does not run here", "executable.version", nearest=", ".join(CWL))
+    if reading.containers:
+        text = f"{', '.join(reading.containers[:5])} runs in a container alone, and there is none here"
+        yield Reason(text, "executable.attachments", nearest="DockerRequirement among the hints")
 
 
 def _numbers(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
@@ -166,6 +239,8 @@ def _skao(item: AbstractDataResource, element: str) -> Iterator[Reason]:
 def _volumes(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
     seen: set[str] = set()
     ours = {*_OURS, notebook_name(getattr(request.executable, "location", None))}
+    if isinstance(request.executable, Workflow):
+        ours |= {path.partition("/")[0] for path in workflows.paths(request.executable)}
     for i, volume in enumerate((request.compute.volumes if request.compute else None) or ()):
         element = f"compute.volumes[{i}]"
         if not isinstance(volume, SimpleVolumeMount):
@@ -190,12 +265,13 @@ def spec(job: Job, options: LocalOptions) -> Spec:
     executable = request.executable
     program = executable if isinstance(executable, PythonProgram) else PythonProgram(kind=kinds.PYTHON_PROGRAM)
     notebook = executable if isinstance(executable, JupyterNotebook) else None
+    flow = _flow(executable) if isinstance(executable, Workflow) else None
     return Spec(
         session=str(job.session),
-        kind="notebook" if notebook else "program",
+        kind="notebook" if notebook else "workflow" if flow else "program",
         desk=_desk(options) if notebook and notebook.mode == "interactive" else None,
         bounds=_bounds(job, options),
-        python=str(options.python),
+        python=str((options.cwl_python if flow else None) or options.python),
         environment=dict(program.environment or {}),
         source=program.source,
         location=notebook.location if notebook else program.location,
@@ -207,11 +283,26 @@ def spec(job: Job, options: LocalOptions) -> Spec:
         results=next((f"{STORE}/{mount.source}" for mount in layout.mounts if mount.path == "results"), RESULTS),
         file_roots=tuple(str(root) for root in options.file_roots),
         isolation=options.isolation,
-        network=options.network,
+        network=options.network is True or (options.network == "asked" and _asks_network(request)),
         delivery=_delivery(job, options),
         keep=kept(request) or None,
         cache=shelf(options),
+        flow=flow,
     )
+
+
+def _flow(executable: Workflow) -> Flow:
+    main = workflows.main(executable)
+    files = [Attached(item.path or "", item.source, item.location) for item in executable.attachments or ()]
+    files += [Attached(main.path, None, main.url)] if main.url else []
+    inputs = json.dumps(executable.parameters or {}, ensure_ascii=False)
+    named = f"{main.path}#{main.process}" if main.process else main.path
+    return Flow(named, workflows.INPUTS, (*files, Attached(workflows.INPUTS, inputs)))
+
+
+def fetched(executable: Workflow) -> bool:
+    """Whether some of a workflow's files do not come with the request."""
+    return any(file.location is not None for file in _flow(executable).files)
 
 
 def wanted(request: ExecutionRequest, options: LocalOptions) -> Iterator[tuple[str, Datum]]:

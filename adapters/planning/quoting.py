@@ -6,6 +6,7 @@ judge (policies, ceilings, what the platform cannot run) → count the user's op
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from uuid import uuid4
@@ -14,6 +15,7 @@ import msgspec
 import structlog
 
 from adapters.planning import offers, results, sizes
+from adapters.planning.filling import Filled, fill, fillable
 from adapters.planning.ledger import Ledger, Step
 from adapters.planning.offers import Plan, Words
 from adapters.planning.platform import Job, Keeper, Platform
@@ -107,8 +109,12 @@ class Quoting:
     async def quote(self, ask: Ask) -> Quotes:
         bounds = await self.bounds(ask.until)
         profile = await self.profile(ask.until)
+        filled = Filled(ask.request)
+        if fillable(ask.request):
+            filled = await asyncio.to_thread(fill, ask.request)
+            ask = msgspec.structs.replace(ask, request=filled.request)
         window = self._window(ask.request)
-        reasons = self._refusals(ask.request, bounds, window, profile)
+        reasons = filled.reasons or self._refusals(ask.request, bounds, window, profile)
         if reasons:
             return Quotes(reasons=reasons)
         until = self._clock.now() + self._lifetime(profile)
@@ -124,7 +130,7 @@ class Quoting:
             await self._uncount(ask)
             return planned
         at_hand = await self._at_hand(ask)
-        return Quotes(tuple(self._write(ask.request, plan, bounds, profile, at_hand) for plan in planned))
+        return Quotes(tuple(self._write(filled, plan, bounds, profile, at_hand) for plan in planned))
 
     def _refusals(
         self, request: ExecutionRequest, bounds: sizes.Limits, window: Window, profile: Profile
@@ -317,12 +323,13 @@ class Quoting:
 
     def _write(
         self,
-        request: ExecutionRequest,
+        filled: Filled,
         plan: Plan,
         bounds: sizes.Limits,
         profile: Profile,
         at_hand: Mapping[str, float],
     ) -> Quote:
+        request = filled.request
         storage, keeping = sizes.storage(request), results.keeping(request)
         use = Use(plan.size.cores, plan.size.memory, storage, dict(request.extras), keeping)
         tariff = self._settings.tariff
@@ -332,7 +339,7 @@ class Quoting:
             costs=price(tariff, use, plan.duration, self._currency),
             share=share(tariff, use, plan.duration, self._currency),
             metrics=tuple(self._metrics()),
-            messages=offers.messages(self._name, self._notes(request, plan, bounds, profile)),
+            messages=offers.messages(self._name, (*filled.notes, *self._notes(request, plan, bounds, profile))),
             platform=profile.platform,
             simulated=profile.simulated,
             results=profile.results,

@@ -83,6 +83,7 @@ _WRAPPED: Mapping[type[BaseModel], Mapping[str, str]] = MappingProxyType(
             "countries": "country",
             "origins": "origin",
             "python": "version",
+            "workflows": "workflow",
             "reads": "scheme",
             "writes": "place",
         },

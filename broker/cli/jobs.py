@@ -16,7 +16,7 @@ from broker.cli import desk as desks
 from broker.cli.desk import Desk, ranked
 from broker.cli.exits import Exit
 from broker.cli.following import Follower, verdict
-from broker.client import table
+from broker.client import table, workflows
 from broker.client.batch import read_rows
 from broker.client.broker import Broker
 from broker.client.compose import PRESETS, Draft, Options, compose
@@ -44,8 +44,10 @@ Watch = Annotated[bool, typer.Option("--watch", "-w", help="follow the run to it
 def submit(
     context: typer.Context,
     what: Annotated[
-        Path | None, typer.Argument(help="a request (.yaml, .json), a program (.py) or a notebook (.ipynb)")
+        Path | None,
+        typer.Argument(help="a request (.yaml, .json), a program (.py), a notebook (.ipynb) or a workflow (.cwl)"),
     ] = None,
+    inputs: Annotated[Path | None, typer.Argument(help="a workflow's inputs (.yaml, .json)")] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help="Data that the run reads: URL, s3://BUCKET/OBJECT, rucio:SCOPE:NAME or ivo://…; repeatable"),
@@ -60,6 +62,7 @@ def submit(
     max_price: Annotated[float | None, typer.Option(help="the most that may be paid for a run", min=0)] = None,
     name: Annotated[str | None, typer.Option(help="name of the run")] = None,
     arg: Annotated[list[str] | None, typer.Option(help="argument of the program; may be repeated")] = None,
+    param: Annotated[list[str] | None, typer.Option(help="input of a workflow, NAME=VALUE; may be repeated")] = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", help="open the notebook for a person, in place of executing it")
     ] = False,
@@ -87,12 +90,12 @@ def submit(
     ] = False,
 ) -> None:
     """Ask every site of the federation at once, and compare what they offer."""
-    desk, arguments = desks.of(context), arg or ()
+    desk, arguments, parameters = desks.of(context), arg or (), workflows.parameters(param or ()) or None
 
     def options(row: dict[str, str] | None = None) -> Options:
         return Options(
             data or (), cores, memory, duration, prefer, max_price, name, arguments, site, row, interactive,
-            results_to, keep, expect,
+            results_to, keep, expect, inputs, parameters,
         )  # fmt: skip
 
     if (what is None) == (again is None):

@@ -64,7 +64,7 @@ _PLATFORMS = {
     "local": (
         "  kind: local                         # programs and notebooks run on this machine (Linux)\n"
         "  folder: {name}-jobs  # a folder for each job, on a disk of this machine\n"
-        "  # isolation: bwrap                  # none, the default, lets programs do what the broker's account can\n",
+        "  # isolation: bwrap                  # or not at all; auto, the default: where it works\n",
         "without it, the whole machine",
     ),
     "simulated": (

@@ -94,19 +94,22 @@ class Broker:
         results_to: str | None = None,
         keep: timedelta | str | None = None,
         expect: float | str | None = None,
+        inputs: str | os.PathLike[str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
     ) -> Offers:
-        """Ask every site at once. `what`: a program (.py), a notebook (.ipynb), a request's file (YAML, JSON), or a
-        request. `data`: URLs; `memory` in GiB; `duration` such as "1h" or "PT1H"; `prefer` a preset; `max_price` the
-        most that may be paid; `arguments` those of a program; `site`: ask this one alone.
+        """Ask every site at once. `what`: a program (.py), a notebook (.ipynb), a workflow (.cwl), a request's file
+        (YAML, JSON), or a request. `data`: URLs; `memory` in GiB; `duration` such as "1h" or "PT1H"; `prefer` a preset;
+        `max_price` the most that may be paid; `arguments` those of a program; `site`: ask this one alone.
         `wait`: seconds until the answer, None: as long as the broker thinks right; 0: at once, to a set that grows
         (`offers.complete`), where the broker can do so. `results_to`: where results are written, such as
         `s3://bucket/{session}/`; `keep`: how long the site is to keep them; `expect`: how much, in GB or as "500MB".
+        `inputs`: a file with a workflow's inputs; `parameters`: inputs by name, which go before those of the file.
 
         A NO is no error: `offers.yes` is False and `outcomes` name the reasons. Raises BadInput for a wrong request.
         """
         options = Options(
             data, cores, memory, duration, prefer, max_price, name, arguments, site,
-            results_to=results_to, keep=keep, expect=expect,
+            results_to=results_to, keep=keep, expect=expect, inputs=inputs, parameters=parameters,
         )  # fmt: skip
         return await self.send(compose(what, options), wait=wait)
 
@@ -126,6 +129,8 @@ class Broker:
         results_to: str | None = None,
         keep: timedelta | str | None = None,
         expect: float | str | None = None,
+        inputs: str | os.PathLike[str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
     ) -> Batch:
         """A request for each row, asked a few at a time: each `{column}` in it takes the row's value. Then
         `await batch.accept()`, `await batch.finished()`, and `await batch.again()` for what failed.
@@ -149,6 +154,8 @@ class Broker:
                 results_to=results_to,
                 keep=keep,
                 expect=expect,
+                inputs=inputs,
+                parameters=parameters,
             ),
         )
         return await batch.ask()

@@ -17,7 +17,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
-from broker.client.documents import Document, read, read_text
+from broker.client import workflows
+from broker.client.documents import Document, read, read_text, wrong
 from broker.client.errors import BadRequestFile
 from broker.domain import kinds
 from broker.domain.components import SimpleMinMaxFloatCost
@@ -44,6 +45,7 @@ _SPAN = re.compile(r"^(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m(?:in)?)?(?:(\d+)s)?$")
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]B)?$", re.IGNORECASE)
 _GIGABYTES = {"KB": 1e-6, "MB": 1e-3, "GB": 1.0, "TB": 1e3}
 _COLUMN = re.compile(r"\{([^{}]+)\}")
+_SUFFIXES = {".py": kinds.PYTHON_PROGRAM, ".ipynb": kinds.JUPYTER_NOTEBOOK, ".cwl": kinds.WORKFLOW}
 _NUMBERS = frozenset({"cores", "memory", "size", "costs", "metrics"})
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -53,7 +55,8 @@ class Options:
     """What can be said beside the file; what is said here wins. `memory` in GiB, `max_price` in the currency of the
     preferences; `site`: ask this one alone; `row`: what takes the place of each `{column}` in the request;
     `interactive`: a notebook is opened for a person, not executed; `results_to`: where results are written; `keep`: how
-    long the site is to keep them; `expect`: how much they will be, in GB, or with a unit."""
+    long the site is to keep them; `expect`: how much they will be, in GB, or with a unit; `inputs`: a file with a
+    workflow's inputs (YAML or JSON); `parameters`: its inputs by name, which go before those of the file."""
 
     data: Sequence[str] = ()
     cores: int | None = None
@@ -69,6 +72,8 @@ class Options:
     results_to: str | None = None
     keep: timedelta | str | None = None
     expect: float | str | None = None
+    inputs: str | os.PathLike[str] | None = None
+    parameters: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -92,23 +97,29 @@ class Draft:
         """The broker's refusal of an element, with the line that the element stands on."""
         if isinstance(error, BadRequestFile) or not self.document.file:
             return error
-        return _wrong(self.document, error.element, error.detail, error.remedy)
+        return wrong(self.document, error.element, error.detail, error.remedy)
 
 
 def compose(what: str | os.PathLike[str] | ExecutionRequest | Mapping[str, Any], options: Options) -> Draft:
-    """`what`: a program (`.py`), a notebook (`.ipynb`), a request's file (YAML or JSON), or a request itself.
+    """`what`: a program (`.py`), a notebook (`.ipynb`), a workflow (`.cwl`), a request's file (YAML or JSON), or a
+    request itself.
 
     Raises BadRequestFile for the first fault found; nothing was sent.
     """
     document = _read(what)
     content = deepcopy(document.content)
     folder = Path(document.file).parent if document.file else Path()
+    inputs = read(Path(options.inputs), "an object of names and values") if options.inputs is not None else None
     _apply(content, options, document)
+    _apply_inputs(content, inputs, options)
     if options.row is not None:
         _keep_apart(content)
         fill_row(content, options.row)
     _expand(content, document)
     _bring_along(content, document, folder)
+    executable = content.get("executable")
+    if isinstance(executable, dict) and executable.get("kind") == kinds.WORKFLOW:
+        workflows.bring(content, document, inputs or document, named_data)
     return Draft(_validated(content, document), document)
 
 
@@ -118,7 +129,7 @@ def _read(what: str | os.PathLike[str] | ExecutionRequest | Mapping[str, Any]) -
     if isinstance(what, Mapping):
         return Document(dict(what))
     path = Path(what)
-    kind = {".py": kinds.PYTHON_PROGRAM, ".ipynb": kinds.JUPYTER_NOTEBOOK}.get(path.suffix)
+    kind = _SUFFIXES.get(path.suffix.partition("#")[0])
     if kind is None:
         return read(path)
     # The path is taken from here, not from the folder of a request's file: it is absolute.
@@ -170,6 +181,16 @@ def _apply_executable(content: dict[str, Any], options: Options) -> None:
         _into(executable, "meta")["name"] = options.name
 
 
+def _apply_inputs(content: dict[str, Any], inputs: Document | None, options: Options) -> None:
+    if inputs is None and not options.parameters:
+        return
+    executable = _into(content, "executable")
+    if kinds.short(str(executable.get("kind"))) != kinds.short(kinds.WORKFLOW):
+        raise BadInput("inputs are for a workflow.", remedy="Write a program's as its arguments.")
+    given = deepcopy(inputs.content) if inputs is not None else _into(executable, "parameters")
+    executable["parameters"] = {**given, **deepcopy(dict(options.parameters or {}))}
+
+
 def _apply_data(content: dict[str, Any], urls: Sequence[str], document: Document) -> None:
     """Data takes the places that an execution template keeps open for it, in their order, and then stands beside what
     there is. The standard's placeholder is for clients alone: no service knows its kind (protocol.md 1.2)."""
@@ -180,7 +201,7 @@ def _apply_data(content: dict[str, Any], urls: Sequence[str], document: Document
         if not left:
             name = (item.get("meta") or {}).get("name") if isinstance(item.get("meta"), dict) else None
             what = f'a placeholder, "{name}".' if name else "a placeholder."
-            raise _wrong(document, path, what, "Fill it: --data URL")
+            raise wrong(document, path, what, "Fill it: --data URL")
         item |= named_data(left.pop(0))
     if left:
         content["data"] = [*_listed(content.get("data")), *map(named_data, left)]
@@ -348,12 +369,12 @@ def _at(content: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, An
 def _expand_kind(item: dict[str, Any], path: str, known: tuple[str, ...], default: str, document: Document) -> None:
     word = item.get("kind", default or None)
     if word is None:
-        raise _wrong(document, f"{path}.kind", "missing.", f"There are: {_shorts(known)}.")
+        raise wrong(document, f"{path}.kind", "missing.", f"There are: {_shorts(known)}.")
     if not isinstance(word, str):
-        raise _wrong(document, f"{path}.kind", "a text is wanted.", f"There are: {_shorts(known)}.", word)
+        raise wrong(document, f"{path}.kind", "a text is wanted.", f"There are: {_shorts(known)}.", word)
     uri = kinds.expand(word, known) or (word if _URL.match(word) else None)
     if uri is None:
-        raise _wrong(
+        raise wrong(
             document, f"{path}.kind", f"unknown.{_nearest(word, [kinds.short(k) for k in known])}",
             "All: broker kinds", word,
         )  # fmt: skip
@@ -379,15 +400,16 @@ def _bring_along(content: dict[str, Any], document: Document, folder: Path) -> N
     if isinstance(executable, dict):
         _name(executable)
         location = executable.get("location")
-        if isinstance(location, str) and location and not _URL.match(location):
-            _inline(executable, folder / location, document)
+        local = isinstance(location, str) and location != "" and not _URL.match(location)
+        if local and executable["kind"] != kinds.WORKFLOW:  # which brings more than itself, at the end
+            _inline(executable, folder / str(location), document)
         if executable["kind"] == kinds.PYTHON_PROGRAM and not {"location", "source"} & executable.keys():
             near = get_close_matches("location", [key for key in executable if key != "kind"], n=1, cutoff=0.6)
-            raise _wrong(document, "executable.location", "missing.", f'You wrote "{near[0]}".' if near else "")
+            raise wrong(document, "executable.location", "missing.", f'You wrote "{near[0]}".' if near else "")
     for path, item in _at(content, "data[]"):
         location = item.get("location")
         if isinstance(location, str) and not _URL.match(location):
-            raise _wrong(
+            raise wrong(
                 document, f"{path}.location", "a URL is wanted.", "Sites cannot read this machine's files.", location
             )
     _name_data(content)
@@ -431,7 +453,7 @@ def _name(executable: dict[str, Any]) -> None:
 
 def _inline(executable: dict[str, Any], path: Path, document: Document) -> None:
     if not path.is_file():
-        raise _wrong(document, "executable.location", "no such file.", "", executable["location"])
+        raise wrong(document, "executable.location", "no such file.", "", executable["location"])
     kind = executable.get("kind")
     if kind == kinds.PYTHON_PROGRAM:
         del executable["location"]
@@ -441,7 +463,7 @@ def _inline(executable: dict[str, Any], path: Path, document: Document) -> None:
         text = base64.b64encode(read_text(path).encode()).decode()
         executable["location"] = f"data:application/x-ipynb+json;base64,{text}"
     else:
-        raise _wrong(document, "executable.location", "a URL is wanted.", "", executable["location"])
+        raise wrong(document, "executable.location", "a URL is wanted.", "", executable["location"])
 
 
 # ── checking ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -454,11 +476,5 @@ def _validated(content: dict[str, Any], document: Document) -> ExecutionRequest:
     except BadInput as error:
         quoted = re.match(r'"([^"]*)": (.*)', error.detail)  # the value goes with the element, as users write it
         value, detail = (quoted[1], quoted[2]) if quoted else (None, error.detail)
-        raise _wrong(document, error.element, detail, error.remedy, value) from None
+        raise wrong(document, error.element, detail, error.remedy, value) from None
     return request
-
-
-def _wrong(document: Document, element: str, detail: str, remedy: str = "", value: object = None) -> BadRequestFile:
-    return BadRequestFile(
-        detail, element=element, remedy=remedy, value=value, file=document.file, line=document.line(element)
-    )  # fmt: skip

@@ -39,31 +39,44 @@ class Document:
         return self.lines[element]
 
 
-def read(path: Path) -> Document:
+def read(path: Path, wanted: str = "an object with the key executable") -> Document:
     """Raises BadRequestFile for what cannot be read."""
+    document = read_any(path)
+    if not isinstance(document.content, dict):
+        raise BadRequestFile(f"{wanted} is wanted.", file=str(path))
+    return document
+
+
+def read_any(path: Path) -> Document:
+    """As `read`; the content may be a list or a scalar too."""
     text = read_text(path)
     if path.suffix == ".json":
-        return Document(_object(_json(text, str(path)), str(path)), str(path))
+        return Document(_json(text, str(path)), str(path))
     lines: dict[str, int] = {}
-    content = _object(_yaml(text, str(path), lines), str(path))
-    return Document(content, str(path), lines)
+    return Document(_yaml(text, str(path), lines), str(path), lines)
 
 
 def read_text(path: Path) -> str:
     try:
-        if path.stat().st_size > _LARGEST:
-            raise BadRequestFile(f"larger than {_LARGEST // 2**20} MiB.", file=str(path))
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadRequestFile(f"{error.strerror or 'cannot be read'}.", file=str(path)) from None
+        return read_bytes(path).decode()
     except UnicodeDecodeError:
         raise BadRequestFile("not UTF-8.", file=str(path)) from None
 
 
-def _object(content: Any, file: str) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise BadRequestFile("an object with the key executable is wanted.", file=file)
-    return content
+def read_bytes(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise BadRequestFile(f"larger than {_LARGEST // 2**20} MiB.", file=str(path))
+        return path.read_bytes()
+    except OSError as error:
+        raise BadRequestFile(f"{error.strerror or 'cannot be read'}.", file=str(path)) from None
+
+
+def wrong(document: Document, element: str, detail: str, remedy: str = "", value: object = None) -> BadRequestFile:
+    """A fault in a document, with the line it stands on."""
+    return BadRequestFile(
+        detail, element=element, remedy=remedy, value=value, file=document.file, line=document.line(element)
+    )  # fmt: skip
 
 
 def _json(text: str, file: str) -> Any:

@@ -109,10 +109,13 @@ class Broker:
         results_to: str | None = None,
         keep: timedelta | str | None = None,
         expect: float | str | None = None,
+        inputs: str | os.PathLike[str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
     ) -> Offers:
         asked = self._inner.submit(
             what, data=data, cores=cores, memory=memory, duration=duration, prefer=prefer, max_price=max_price,
             name=name, arguments=arguments, site=site, wait=wait, results_to=results_to, keep=keep, expect=expect,
+            inputs=inputs, parameters=parameters,
         )  # fmt: skip
         return Offers(self._loop, self._loop.run(asked))
 
@@ -132,10 +135,13 @@ class Broker:
         results_to: str | None = None,
         keep: timedelta | str | None = None,
         expect: float | str | None = None,
+        inputs: str | os.PathLike[str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
     ) -> Batch:
         asked = self._inner.submit_each(
             what, rows, data=data, cores=cores, memory=memory, duration=duration, prefer=prefer, max_price=max_price,
             name=name, arguments=arguments, results_to=results_to, keep=keep, expect=expect,
+            inputs=inputs, parameters=parameters,
         )  # fmt: skip
         return Batch(self._loop, self._loop.run(asked))
 

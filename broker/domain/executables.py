@@ -7,7 +7,6 @@ Workflow: docs/adr/0003.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from broker.domain import kinds
@@ -64,18 +63,21 @@ class SingularityContainer(AbstractExecutable, kind=kinds.SINGULARITY_CONTAINER)
 
 
 class JupyterNotebook(AbstractExecutable, kind=kinds.JUPYTER_NOTEBOOK):
-    """`mode` is *ours*. interactive: it is opened for a person, who reaches it by the session's connector; batch: it
-    is executed from top to bottom and handed back with its outputs. Not said: as the site does it."""
+    """`mode` and `network` are *ours*. interactive: it is opened for a person, who reaches it by the session's
+    connector; batch: it is executed from top to bottom and handed back with its outputs. Not said: as the site does it.
+    `network`: as of a program."""
 
     location: Text | None = None
     mode: Literal["interactive", "batch"] | None = None
+    network: Flag | None = None
 
 
 class PythonProgram(AbstractExecutable, kind=kinds.PYTHON_PROGRAM):
     """A Python program: its source by `location` (http, https, file, data URL) or inline as `source`; one of the two.
 
     `requirements` are PEP 508 lines; `python` is a PEP 440 range such as ">=3.11". The program runs in its own
-    folder; what it writes to `./results` is kept and handed back.
+    folder; what it writes to `./results` is kept and handed back. `network`: true where it needs the network itself,
+    beside its data; else it may find none.
     """
 
     location: Text | None = None
@@ -84,6 +86,7 @@ class PythonProgram(AbstractExecutable, kind=kinds.PYTHON_PROGRAM):
     environment: NameValueMap | None = None
     requirements: tuple[Text, ...] | None = None
     python: Text | None = None
+    network: Flag | None = None
 
 
 class WorkflowFile(Model):
@@ -100,12 +103,15 @@ class Workflow(AbstractExecutable, kind=kinds.WORKFLOW):
 
     `type` is the language as the GA4GH WES names it (CWL, WDL, NFL, SMK), `version` that of the language ("v1.2").
     `location` is the main document: a URL, or the `path` of one of the `attachments`. `parameters` are its inputs, as
-    the language writes them in JSON. `engine`: what is to run it, such as "cwltool"; None: the site decides.
+    the language writes them in JSON; a file's place among them is `data/<name>`, for the request's data resource of
+    that name, or the path of an attachment. `engine`: what is to run it, such as "cwltool"; None: the site decides.
+    `network`: as of a program.
     """
 
     type: Text | None = None
     version: Text | None = None
     location: Text | None = None
     attachments: tuple[WorkflowFile, ...] | None = None
-    parameters: Mapping[str, Any] | None = None
+    parameters: dict[str, Any] | None = None
     engine: Text | None = None
+    network: Flag | None = None

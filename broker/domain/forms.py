@@ -189,10 +189,11 @@ class Singularity(_Lifecycle, gc=False, tag=kinds.SINGULARITY_CONTAINER):
 
 
 class Notebook(_Lifecycle, gc=False, tag=kinds.JUPYTER_NOTEBOOK):
-    """`mode` is *ours*."""
+    """`mode` and `network` are *ours*."""
 
     location: str | None = None
     mode: Literal["interactive", "batch"] | None = None
+    network: bool | None = None
 
 
 class Program(_Lifecycle, gc=False, tag=kinds.PYTHON_PROGRAM):
@@ -202,6 +203,7 @@ class Program(_Lifecycle, gc=False, tag=kinds.PYTHON_PROGRAM):
     environment: dict[str, str] | None = None
     requirements: list[str] | None = None
     python: str | None = None
+    network: bool | None = None
 
 
 class WorkflowFile(Struct, gc=False):
@@ -217,6 +219,7 @@ class Workflow(_Lifecycle, gc=False, tag=kinds.WORKFLOW):
     attachments: list[WorkflowFile] | None = None
     parameters: dict[str, Any] | None = None
     engine: str | None = None
+    network: bool | None = None
 
 
 class Volume(_Component, gc=False, tag=kinds.SIMPLE_VOLUME):

@@ -20,7 +20,7 @@ from broker.domain.resources import SimpleComputeResource
 ADDITIONS: dict[type[BaseModel], frozenset[str]] = {
     ExecutionRequest: frozenset({"preferences", "located", "outputs"}),
     SimpleComputeResource: frozenset({"extras"}),
-    JupyterNotebook: frozenset({"mode"}),
+    JupyterNotebook: frozenset({"mode", "network"}),
     SimpleMinMaxFloatCost: frozenset({"unit"}),
     SimpleMinMaxFloatMetric: frozenset({"unit"}),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from broker.domain import kinds
+from broker.domain.executables import Workflow
 from broker.domain.outcome import Reason
 from broker.domain.outputs import reaches
 from broker.domain.preferences import Preferences
@@ -25,6 +26,7 @@ def unsuitable(request: ExecutionRequest, site: Registration, profile: Profile, 
         _draining(site, now)
         or _unwanted(request.preferences or _NO_WISHES, site, profile)
         or _unknown_kind(request, site, profile)
+        or _unspoken(request, site, profile)
         or _unread(request, site, profile)
         or _too_large(request, profile)
         or _no_extras(request, site, profile)
@@ -59,6 +61,21 @@ def _unknown_kind(request: ExecutionRequest, site: Registration, profile: Profil
         return None
     runs = ", ".join(kinds.short(kind) for kind in offered) or "nothing"
     return Reason(f"{site.name} does not run {kinds.short(wanted)}.", "executable.kind", "kind", runs)
+
+
+def _unspoken(request: ExecutionRequest, site: Registration, profile: Profile) -> Reason | None:
+    """A workflow in a language, or a version of it, that is not among those the site names. A site that names none, or
+    a language without its versions, is asked."""
+    asked = request.executable
+    if not isinstance(asked, Workflow) or not asked.type or not profile.workflows:
+        return None
+    known = [word.casefold().split() for word in profile.workflows]
+    versions = {word[1] if len(word) > 1 else "" for word in known if word[0] == asked.type.casefold()}
+    if versions and (not asked.version or asked.version.casefold() in versions or "" in versions):
+        return None
+    element, what = ("executable.version", asked.version) if versions else ("executable.type", "")
+    text = f"{site.name} runs no workflows in {' '.join(filter(None, (asked.type, what)))[:50]}."
+    return Reason(text, element, "workflows", ", ".join(profile.workflows))
 
 
 def _unread(request: ExecutionRequest, site: Registration, profile: Profile) -> Reason | None:

@@ -121,6 +121,7 @@ class Profile(Model):
     countries: tuple[Text, ...] = ()
     origins: tuple[Text, ...] = Field((), description="the sites at the bottom that it speaks for")
     python: tuple[Text, ...] = Field((), description="Python versions for programs, such as 3.11.7")
+    workflows: tuple[Text, ...] = Field((), description="languages of workflows and their versions, such as CWL v1.2")
     installs_requirements: Flag = False
     results: Flag = Field(False, description="hands back what a run writes to ./results")
     reads: tuple[Text, ...] = Field((), description="URL schemes it can stage from")
@@ -156,6 +157,7 @@ def union(profiles: Sequence[Profile]) -> Profile:
         memory=_most(profile.memory for profile in profiles),
         duration=_most(profile.duration for profile in profiles),
         python=_words(profile.python for profile in profiles),
+        workflows=_words(profile.workflows for profile in profiles),
         installs_requirements=any(profile.installs_requirements for profile in profiles),
         results=bool(profiles) and all(profile.results for profile in profiles),
         reads=_words(profile.reads for profile in profiles),

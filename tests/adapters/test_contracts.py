@@ -153,7 +153,7 @@ class TestLocalPlanner(PlannerContract):
     @pytest.fixture
     async def stand(self, tmp_path: Path, marks: Path) -> Stand:
         return Stand(
-            make=planned(local, CLOCK, folder=tmp_path / "jobs", grace=0.5, nice=0),
+            make=planned(local, CLOCK, folder=tmp_path / "jobs", isolation="none", grace=0.5, nice=0),
             clock=CLOCK,
             short=counted(marks),
             long=lasting(marks),
@@ -165,7 +165,7 @@ class TestLocalPlanner(PlannerContract):
 class TestLocalPlatform(PlatformContract):
     @pytest.fixture
     async def stage(self, tmp_path: Path, marks: Path) -> Stage:
-        options = LocalOptions(folder=tmp_path / "jobs", grace=0.5, nice=0)
+        options = LocalOptions(folder=tmp_path / "jobs", isolation="none", grace=0.5, nice=0)
         return Stage(
             make=lambda: LocalPlatform(options, CLOCK),
             clock=CLOCK,

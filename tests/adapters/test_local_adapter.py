@@ -75,7 +75,7 @@ def test_wrong_site_settings_are_told(tmp_path: Path) -> None:
 
 
 async def test_the_profile_says_what_it_is(tmp_path: Path) -> None:
-    profile = await a_planner({"folder": tmp_path}).describe(soon())
+    profile = await a_planner({"folder": tmp_path, "isolation": "none"}).describe(soon())
     assert profile.platform == "local"
     assert profile.executables == (kinds.PYTHON_PROGRAM, kinds.JUPYTER_NOTEBOOK)
     assert profile.results

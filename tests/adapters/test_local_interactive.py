@@ -250,9 +250,9 @@ def test_what_cannot_be_opened_is_refused_with_its_remedy(tmp_path: Path) -> Non
 
 def test_an_interpreter_without_jupyter_is_named_with_what_to_install() -> None:
     request = ExecutionRequest.model_validate(a_request())
-    (reason,) = _unfit(request, Interpreter("3.11.2", notebooks=True, pip=True, opens=False))
+    (reason,) = _unfit(request, Interpreter("3.11.2", notebooks=True, pip=True, opens=False, cwl=False))
     assert str(reason) == ("executable.mode: jupyterlab and ipykernel are not installed here. Nearest yes: batch.")
-    assert _unfit(request, Interpreter("3.11.2", notebooks=False, pip=True, opens=True)) == []
+    assert _unfit(request, Interpreter("3.11.2", notebooks=False, pip=True, opens=True, cwl=False)) == []
 
 
 @pytest.mark.parametrize(

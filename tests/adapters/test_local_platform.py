@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -64,7 +65,7 @@ def a_job(source: str, *, session: UUID | None = None, duration: float = 60.0, *
 
 
 def a_platform(folder: Path, **options: Any) -> LocalPlatform:
-    return LocalPlatform(LocalOptions(folder=folder, **{"grace": 0.5, "nice": 0} | options), Now())
+    return LocalPlatform(LocalOptions(folder=folder, **{"grace": 0.5, "nice": 0, "isolation": "none"} | options), Now())
 
 
 async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
@@ -584,11 +585,32 @@ async def test_another_interpreter_is_asked_what_it_can(tmp_path: Path) -> None:
     assert platform.refuse(a_job("pass", requirements=["numpy"]).request)[0].element == "executable.requirements"
 
 
-def test_without_bubblewrap_nothing_runs_unprotected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_bubblewrap_nothing_runs_unprotected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert [reason.rule for reason in a_platform(folder, isolation="bwrap").refuse(a_job("pass").request)] == [
-        "isolation"
-    ]
+    platform = a_platform(folder, isolation="bwrap")
+    await platform.describe(soon())
+    (reason,) = platform.refuse(a_job("pass").request)
+    assert reason.rule == "isolation"
+    assert reason.text.endswith("it does not work: it is not installed")
+
+
+async def test_where_bubblewrap_does_not_work_programs_run_open_and_the_profile_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container that has it and forbids what it does."""
+    broken = tmp_path / "bin" / "bwrap"
+    broken.parent.mkdir()
+    broken.write_text("#!/bin/sh\necho 'No permissions to create a new namespace' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{broken.parent}:/usr/bin:/bin")
+    platform = a_platform(tmp_path / "jobs", isolation="auto")
+    assert "no sandbox" in ((await platform.describe(soon())).isolation or "")
+    assert platform.refuse(a_job("pass").request) == ()
+    assert (await ran(platform, a_job("pass"))).phase == "COMPLETED"
+    shut = a_platform(tmp_path / "jobs", isolation="bwrap")
+    await shut.describe(soon())
+    (reason,) = shut.refuse(a_job("pass").request)
+    assert reason.text.endswith("it does not work: No permissions to create a new namespace")
 
 
 async def test_an_interpreter_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -650,6 +672,56 @@ async def test_a_program_in_bubblewrap_sees_its_own_alone(folder: Path, tmp_path
     assert (await platform.logs(job, soon())).stdout == "SIMPLE SIMPLE\nTrue True\nTrue True\nTrue\n"
     assert (folder / str(job.session) / "store/storage/scratch/x").read_text() == "kept"
     assert [result.name for result in await platform.results(job, soon())] == ["y"]
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_a_program_in_bubblewrap_cannot_make_the_system_writable(folder: Path) -> None:
+    """Not even where the broker is root."""
+    source = (
+        "import os, subprocess\n"
+        "told = subprocess.run(['mount', '-o', 'remount,rw,bind', '/usr'], capture_output=True)\n"
+        "print(told.returncode != 0)\n"
+        "try: open('/usr/ours', 'w')\n"
+        "except OSError as error: print(error.strerror)\n"
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('CapEff')).strip('0'))\n"
+        "print([pid for pid in os.listdir('/proc') if pid.isdigit() and int(pid) > 20])\n"
+    )
+    platform, job = a_platform(folder, isolation="auto"), a_job(source)
+    assert "bubblewrap" in ((await platform.describe(soon())).isolation or "")
+    assert (await ran(platform, job)).phase == "COMPLETED"
+    assert (await platform.logs(job, soon())).stdout == "True\nRead-only file system\n\n[]\n"
+
+
+@pytest.mark.usefixtures("bubblewrap")
+async def test_a_program_in_bubblewrap_reaches_the_network_when_its_request_says_so(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        source = f"import socket\nsocket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 30)\n"
+        platform = a_platform(folder, isolation="auto")
+        refused = await ran(platform, a_job(source))
+        asked = a_job(source, network=True)
+        reached = await ran(platform, asked)
+    assert refused.phase == "FAILED"
+    assert "ConnectionRefusedError" in refused.messages[0]
+    assert reached.phase == "COMPLETED", reached.messages
+    never = a_platform(folder, isolation="auto", network=False)
+    await never.describe(soon())
+    (reason,) = never.refuse(asked.request)
+    assert (reason.element, reason.rule) == ("executable.network", "network")
+
+
+@pytest.mark.usefixtures("bubblewrap")
+@pytest.mark.parametrize(
+    ("source", "word"),
+    [
+        ("import os, time\nfor _ in range(60): os.fork() or time.sleep(600)\ntime.sleep(600)", "process limit"),
+        ("import os, time\nfor _ in range(2): os.fork()\nkept = bytearray(400 << 20)\ntime.sleep(600)", "memory limit"),
+        ("kept = bytearray(2 << 30)", "MemoryError"),
+    ],
+)
+async def test_what_a_program_may_use_in_bubblewrap_is_bounded(folder: Path, source: str, word: str) -> None:
+    sighting = await ran(a_platform(folder, isolation="auto", max_processes=50), a_job(source))
+    assert sighting.phase == "FAILED"
+    assert word in sighting.messages[0]
 
 
 @pytest.mark.usefixtures("bubblewrap")

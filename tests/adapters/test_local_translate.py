@@ -232,10 +232,13 @@ def test_what_installs_sees_nothing_that_the_programs_sandbox_is_made_from(tmp_p
 
 def test_isolation_is_told_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    assert "root" in sandbox.describe("none", network=True)
+    assert "root" in sandbox.describe("none", network=True, processes=7)
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    assert "no sandbox" in sandbox.describe("none", network=True)
-    assert "no network" in sandbox.describe("bwrap", network=False)
+    assert "no sandbox" in sandbox.describe("none", network=True, processes=7)
+    shut = sandbox.describe("bwrap", network=False, processes=7)
+    assert "; no network; memory as granted, at most 7 processes" in shut
+    assert "; no network unless asked;" in sandbox.describe("bwrap", network="asked", processes=7)
+    assert "; the network is open;" in sandbox.describe("bwrap", network=True, processes=7)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ async def test_trying_shows_an_offer_and_leaves_nothing(run: Any, home: Path) ->
     assert re.search(
         r"^try   python-program, 1 core, 1 GiB, 10 min: would offer \d\d:\d\dZ \(reserved\), free$", ran.out, re.M
     )
-    assert "NO    docker-container, singularity-container: this platform runs none" in ran.out
+    assert "NO    docker-container, singularity-container, workflow: this platform runs none" in ran.out
     assert "No job was submitted, nothing is reserved." in ran.out
     assert left(home) == ["delta.yaml"]
 

@@ -74,10 +74,11 @@ MEMBERS: list[tuple[type[Family], dict[str, Any]]] = [
     (AbstractExecutable, {"kind": kinds.SINGULARITY_CONTAINER, **LIFECYCLE, "location": "https://x/a.sif"}),
     (AbstractExecutable, {
         "kind": kinds.JUPYTER_NOTEBOOK, **LIFECYCLE, "location": "https://x/a.ipynb", "mode": "batch",
+        "network": False,
     }),
     (AbstractExecutable, {
         "kind": kinds.PYTHON_PROGRAM, **LIFECYCLE, "source": "print()", "arguments": ["--fast"], "python": ">=3.11",
-        "environment": {"A": "1"}, "requirements": ["numpy"], "location": "file:///a.py",
+        "environment": {"A": "1"}, "requirements": ["numpy"], "location": "file:///a.py", "network": True,
     }),
     (AbstractComputeResource, {
         "kind": kinds.SIMPLE_COMPUTE, **LIFECYCLE, "cores": {"min": 1, "max": 4}, "memory": {"min": 2},
@@ -124,6 +125,7 @@ MEMBERS: list[tuple[type[Family], dict[str, Any]]] = [
         "kind": kinds.WORKFLOW, **LIFECYCLE, "type": "CWL", "version": "v1.2", "location": "main.cwl",
         "attachments": [{"path": "main.cwl", "source": "cwlVersion: v1.2"}, {"path": "a", "location": "https://x/a"}],
         "parameters": {"n": 3, "reads": {"class": "File", "location": "https://x/r"}}, "engine": "cwltool",
+        "network": True,
     }),
     (AbstractExecutionSession, {
         "kind": kinds.SCHEDULED_SESSION, **COMPONENT, "phase": "RUNNING", "schedule": SCHEDULE, "site": "a",
