@@ -22,6 +22,7 @@ from adapters.arc.launcher import LIST, RESULTS
 from adapters.arc.options import ArcOptions
 from adapters.arc.states import LIVE, Activity
 from adapters.common.parallel import each
+from adapters.common.tokens import per_user
 from adapters.planning.platform import Capacity, Job
 from broker.domain import kinds
 from broker.domain.deadline import Deadline
@@ -208,7 +209,7 @@ class ArcQueue:
         return places[0]
 
     def _account(self, owner: Owner) -> Account:
-        return self._users.get(f"{owner.issuer} {owner.subject}", self._users.get(owner.subject, self._own))
+        return per_user(self._users, owner) or self._own
 
     # ── what a run leaves ────────────────────────────────────────────────────────────────────────────────────
 

@@ -68,12 +68,17 @@ class ArcJob:
 
 class FakeArc:
     """`async with`. `folder`: where jobs run. `versions`: what it says that it speaks. `tokens`: those that it takes;
-    None: it asks for none. `tls`: it is spoken. `info`: of its queue, in GLUE 2. `web`: what there is to be staged, by URL."""
+    None: it asks for none. `tls`: it is spoken. `info`: of its queue, in GLUE 2. `web`: what can be staged, by URL."""
 
     def __init__(
-        self, folder: Path, *, versions: Sequence[str] = ("1.0",), tokens: Sequence[str] | None = None
+        self,
+        folder: Path,
+        *,
+        versions: Sequence[str] = ("1.0",),
+        tokens: Sequence[str] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.folder, self.versions, self.tokens = folder, versions, tokens
+        self.folder, self.versions, self.tokens, self._tls = folder, versions, tokens, tls
         self.jobs: dict[str, ArcJob] = {}
         self.calls: Counter[str] = Counter()
         self.signed: list[str] = []  # Authorization of each call
