@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from adapters.arc.options import ArcOptions
 from adapters.ivoa.adapter import IvoaOptions
 from adapters.local.options import LocalOptions
 from adapters.planning.settings import SiteSettings
@@ -22,7 +23,7 @@ from adapters.simulated.options import SimulatedOptions
 from broker.settings import Settings
 
 FILE = Path(__file__).with_name("settings.schema.json")
-PLATFORMS: dict[str, type[BaseModel]] = {"local": LocalOptions, "simulated": SimulatedOptions}
+PLATFORMS: dict[str, type[BaseModel]] = {"local": LocalOptions, "arc": ArcOptions, "simulated": SimulatedOptions}
 KINDS: dict[str, type[BaseModel]] = {"ivoa": IvoaOptions, **PLATFORMS}
 OTHERS = "an adapter of your own: its options are checked when the broker starts"
 

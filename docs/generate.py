@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
+from adapters.arc.options import ArcOptions
 from adapters.data.datalink import DatalinkOptions
 from adapters.data.http import HttpOptions
 from adapters.data.rucio import RucioOptions
@@ -95,7 +96,7 @@ def _table(schema: Schema) -> str:
 
 def _default(key: str, field: Schema) -> str:
     value = field.get("default")
-    if key == "python":
+    if key == "python" and "/" in str(value):
         return "the broker's own"  # a path of whatever machine this runs on
     if value in (None, "", [], {}) or isinstance(value, dict):
         return ""
@@ -352,6 +353,7 @@ MADE: Mapping[str, Callable[[], str]] = {
     "settings": lambda: settings(Settings),
     "site-settings": lambda: settings(SiteSettings),
     "local-options": lambda: settings(LocalOptions),
+    "arc-options": lambda: settings(ArcOptions),
     "simulated-options": lambda: settings(SimulatedOptions),
     "ivoa-options": lambda: settings(IvoaOptions),
     "datalink-options": lambda: settings(DatalinkOptions),

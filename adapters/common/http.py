@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Mapping
 from email.utils import parsedate_to_datetime
@@ -94,13 +95,16 @@ class Origin:
         *,
         credentials: Credentials | None = None,
         cap_bytes: int = CAP_BYTES,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Raises SettingsError, naming `url`, where it is none that could be asked."""
+        """`tls`: whom to trust, and with which certificate to sign in; None: whom the system trusts, and none. Raises
+        SettingsError, naming `url`, where it is none that could be asked."""
         self.base = _base(url)
         self.place = self.base.authority
         self._http = http
         self._clock = clock
         self._cap = cap_bytes
+        self._tls: ssl.SSLContext | bool = tls or True
         self._headers = {
             "Accept": "application/json",
             "Accept-Encoding": "identity",
@@ -220,6 +224,7 @@ class Origin:
             allow_redirects=False,
             auto_decompress=False,
             timeout=_UNLIMITED,
+            ssl=self._tls,
         )
 
     def _plain(self, response: aiohttp.ClientResponse) -> None:

@@ -1,0 +1,295 @@
+"""From the standard's request to a job of ARC in the EMI Activity Description Language, and what in a request can never
+run there. Pure; imports the domain, the platform port, the names of what a program finds, this package's launcher.
+
+Source of the language: "EMI Execution Service Specification" 1.16, section 9.3, as A-REX 6.17 reads it: times are
+seconds, sizes bytes, memory is that of one slot, and a folder among the outputs ends in a slash.
+
+Nothing that a user writes stands in the description as it is, but for addresses. ARC makes shell scripts of the rest,
+and its scripts for fork run what stands in backticks or after a dollar sign (seen with 6.17.0). All of it goes, with
+the launcher, as one argument of compressed base64. So submitting is one call: there is no program to be uploaded that
+could be missing when the answer is lost or the broker dies.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from base64 import b64encode
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+from xml.etree.ElementTree import Element, SubElement, tostring
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from adapters.arc.glue import Cluster
+from adapters.arc.launcher import LIST, PROGRAM, RESULTS
+from adapters.arc.options import ArcOptions
+from adapters.common.http import tidy
+from adapters.common.laying import addresses, inside, lay_out, variables
+from adapters.planning.platform import Job
+from adapters.planning.policies import over, too_long
+from broker.domain import kinds
+from broker.domain.data import S3DataResource, SkaoDataResource
+from broker.domain.executables import PythonProgram
+from broker.domain.identity import Owner
+from broker.domain.located import items
+from broker.domain.outcome import Reason
+from broker.domain.request import ExecutionRequest
+from broker.domain.resources import SimpleStorageResource, SimpleVolumeMount
+
+DATA = (kinds.SIMPLE_DATA, kinds.IVOA_DATA, kinds.SKAO_DATA, kinds.S3_DATA, kinds.RUCIO_DATA)
+SCHEMES = ("http", "https")
+OUT, ERR = ".broker.out", ".broker.err"
+
+GIB = 1024**3
+_ADL = "http://www.eu-emi.eu/es/2010/12/adl"
+_CHECKSUMS = ("adler32", "md5", "sha1", "sha256", "sha512")
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_LONGEST = 120_000  # bytes of one argument; Linux takes 131 072 (MAX_ARG_STRLEN)
+_MOST = 1000  # data, storages or volumes of one job
+# No dollar sign, quote, backtick or backslash: ARC's scripts hand it to a shell.
+_BEGIN = "import base64,sys,zlib;exec(zlib.decompress(base64.b64decode(sys.argv[1])))"
+_LAUNCHER = files("adapters.arc").joinpath("launcher.py").read_text("utf-8")
+
+
+# ── what cannot run ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def refuse(request: ExecutionRequest, options: ArcOptions) -> tuple[Reason, ...]:
+    """All that stands against it, whatever the service is."""
+    found = (*_executable(request, options), *_numbers(request), *_resources(request), *_data(request))
+    found += tuple(_volumes(request))
+    if not found and len(_argument(_specimen(request))) > _LONGEST:
+        found = (Reason("the program is too large to go along with a job", "executable.source", nearest="a location"),)
+    return found
+
+
+def beyond(request: ExecutionRequest, known: Cluster) -> Iterator[Reason]:
+    """What its queue takes no job of."""
+    cores, memory, seconds = max(1, request.cores[0]), max(1, request.memory[0]), request.duration.total_seconds()
+    if known.most_slots is not None and cores > known.most_slots:
+        yield over("compute.cores.min", cores, known.most_slots, "cores")
+    if known.most_memory is not None and memory * GIB > known.most_memory * 10**6:
+        yield over("compute.memory.min", memory, known.most_memory * 10**6 // GIB, "GiB")
+    if known.most_time is not None and seconds > known.most_time:
+        yield too_long(seconds, known.most_time)
+
+
+def _executable(request: ExecutionRequest, options: ArcOptions) -> Iterator[Reason]:
+    executable = request.executable
+    if not isinstance(executable, PythonProgram):
+        nearest = kinds.short(kinds.PYTHON_PROGRAM)
+        yield Reason(f"{kinds.short(executable.kind)} does not run here", "executable.kind", nearest=nearest)
+        return
+    if (executable.source is None) == (executable.location is None):
+        yield Reason("a program has either a source or a location", "executable.source")
+    if executable.location is not None and not readable(executable.location):
+        yield Reason(f"{tidy(executable.location)!r} cannot be read from here", "executable.location", nearest=_SCHEMES)
+    if executable.requirements:
+        yield Reason("this site installs nothing", "executable.requirements", nearest="no requirements")
+    for name, value in (executable.environment or {}).items():
+        if not name or "=" in name or "\0" in name + value:
+            yield Reason(f"{name!r} cannot be set as a variable", "executable.environment")
+    if any("\0" in argument for argument in executable.arguments or ()):
+        yield Reason("an argument holds a null character", "executable.arguments")
+    yield from _python(executable.python, options.python_version)
+
+
+def _python(asked: str | None, has: str | None) -> Iterator[Reason]:
+    if not asked:
+        return
+    try:
+        fits = has is not None and SpecifierSet(asked).contains(has, prereleases=True)
+    except InvalidSpecifier:
+        yield Reason(f"{asked!r} is no range of versions", "executable.python", nearest=">=3.11")
+        return
+    if not fits:
+        text = f"Python {asked} is asked" + ("" if has else ", and this site does not say which it has")
+        yield Reason(text, "executable.python", "python_version", has or "no version")
+
+
+def _numbers(request: ExecutionRequest) -> Iterator[Reason]:
+    volumes = (request.compute.volumes if request.compute else None) or ()
+    for element, parts in {"data": request.data, "storage": request.storage, "compute.volumes": volumes}.items():
+        if len(parts or ()) > _MOST:
+            yield Reason(f"{len(parts or ())} are asked", element, nearest=str(_MOST))
+
+
+def _resources(request: ExecutionRequest) -> Iterator[Reason]:
+    if request.compute is not None and request.compute.kind != kinds.SIMPLE_COMPUTE:
+        yield Reason("an unknown kind of compute resource", "compute.kind", nearest=kinds.short(kinds.SIMPLE_COMPUTE))
+    for i, storage in enumerate(request.storage or ()):
+        if not isinstance(storage, SimpleStorageResource):
+            yield Reason("an unknown kind of storage", f"storage[{i}].kind", nearest=kinds.short(kinds.SIMPLE_STORAGE))
+    for what in request.extras:
+        yield Reason(f"there is no {kinds.short(what)} here", "compute.extras")
+
+
+def _data(request: ExecutionRequest) -> Iterator[Reason]:
+    for i, (item, known) in enumerate(zip(request.data or (), items(request), strict=True)):
+        element = f"data[{i}]"
+        if item.kind not in DATA:
+            nearest = ", ".join(kinds.short(kind) for kind in DATA)
+            yield Reason(f"{kinds.short(item.kind)} cannot be staged here", f"{element}.kind", nearest=nearest)
+            continue
+        if isinstance(item, S3DataResource) and (not item.object or item.object.endswith("/")):
+            yield Reason("a whole bucket or prefix cannot be staged here", f"{element}.object", nearest="one object")
+        if known.files > 1:
+            yield Reason(f"a data set of {known.files} files cannot be staged here", element, nearest="a single file")
+        urls = addresses(known)
+        if not urls:
+            yield Reason("the data names no place to read it from, nor does a catalogue", element)
+        elif not any(map(readable, urls)):
+            yield Reason(f"{tidy(urls[0])!r} cannot be read from here", element, nearest=_SCHEMES)
+        if isinstance(item, SkaoDataResource) and item.skao:
+            yield from _skao(item, element)
+
+
+def _skao(item: SkaoDataResource, element: str) -> Iterator[Reason]:
+    kind = item.skao.objecttype if item.skao else None
+    if kind not in (None, "FILE"):
+        yield Reason(f"a {kind} cannot be staged here", f"{element}.skao.objecttype", nearest="FILE")
+    stated = item.skao.checksum if item.skao else None
+    if stated and stated.value and not _checksum(stated.type or ""):
+        text = f"checksums of type {stated.type!r} cannot be computed here"
+        yield Reason(text, f"{element}.skao.checksum.type", nearest=", ".join(_CHECKSUMS))
+
+
+def _volumes(request: ExecutionRequest) -> Iterator[Reason]:
+    seen = {PROGRAM, RESULTS, "data", "storage"}
+    for i, volume in enumerate((request.compute.volumes if request.compute else None) or ()):
+        element = f"compute.volumes[{i}]"
+        if not isinstance(volume, SimpleVolumeMount):
+            yield Reason("an unknown kind of volume", f"{element}.kind", nearest=kinds.short(kinds.SIMPLE_VOLUME))
+            continue
+        path = inside(volume.path)
+        if path is None or path in seen or path.startswith(".broker"):
+            text = f"nothing can be mounted at {volume.path!r}"
+            yield Reason(text, f"{element}.path", nearest="a path of its own, without ..")
+        seen.add(path or "")
+
+
+_SCHEMES = ", ".join(SCHEMES)
+
+
+def readable(url: str) -> bool:
+    """ARC's own addresses carry options after a semicolon in the host, and several places after a bar; none of that is
+    let through, nor is a password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    plain = url.isprintable() and not re.search(r"[\s|<>\"`\\$]", url)
+    return (
+        plain
+        and parts.scheme in SCHEMES
+        and bool(re.fullmatch(r"[\w.-]+(:\d+)?|\[[\da-fA-F:]+\](:\d+)?", parts.netloc))
+    )
+
+
+def _checksum(name: str) -> str | None:
+    """`SHA-256` → `sha256`; None: none that the launcher can compute."""
+    plain = name.lower().replace("-", "")
+    return plain if plain in _CHECKSUMS else None
+
+
+# ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def description(job: Job, options: ArcOptions) -> bytes:
+    """Of a job that `refuse` has nothing against. Its name is the session's uuid."""
+    root = Element("ActivityDescription", xmlns=_ADL)
+    _text(SubElement(root, "ActivityIdentification"), "Name", str(job.session))
+    application = SubElement(root, "Application")
+    executable = SubElement(application, "Executable")
+    _text(executable, "Path", "/usr/bin/env")
+    for argument in (options.python, "-c", _BEGIN, _argument(job)):
+        _text(executable, "Argument", argument)
+    _text(application, "Output", OUT)
+    _text(application, "Error", ERR)
+    _needs(SubElement(root, "Resources"), job, options)
+    staging = SubElement(root, "DataStaging")
+    for name, url in _inputs(job.request):
+        file = SubElement(staging, "InputFile")
+        _text(file, "Name", name)
+        _text(SubElement(file, "Source"), "URI", url)
+    for name in (OUT, ERR, LIST, f"{RESULTS}/"):
+        _text(SubElement(staging, "OutputFile"), "Name", name)
+    text: bytes = tostring(root, "utf-8", xml_declaration=True)
+    return text
+
+
+def _needs(resources: Element, job: Job, options: ArcOptions) -> None:
+    cores = max(1, job.cores)
+    for name in options.runtime_environments:
+        _text(SubElement(resources, "RuntimeEnvironment"), "Name", name)
+    slots = SubElement(resources, "SlotRequirement")
+    _text(slots, "NumberOfSlots", str(cores))
+    _text(slots, "SlotsPerHost", str(cores))  # a program runs on one node
+    if options.queue:
+        _text(resources, "QueueName", options.queue)
+    _text(resources, "IndividualPhysicalMemory", str(math.ceil(max(1, job.memory) * GIB / cores)))
+    if job.storage > 0:
+        _text(resources, "DiskSpaceRequirement", str(job.storage * GIB))
+    _text(resources, "WallTime", str(60 * math.ceil(max(1.0, job.duration) / 60)))  # batch systems count minutes
+
+
+def _text(parent: Element, name: str, text: str) -> None:
+    SubElement(parent, name).text = text
+
+
+def _inputs(request: ExecutionRequest) -> Iterator[tuple[str, str]]:
+    """ARC asks the first address of a file alone."""
+    executable = request.executable
+    if isinstance(executable, PythonProgram) and executable.location is not None:
+        yield PROGRAM, executable.location
+    for datum in lay_out(request).data:
+        yield datum.place, next(filter(readable, datum.urls))
+
+
+def _argument(job: Job) -> str:
+    plan = repr(json.dumps(_plan(job)))
+    return b64encode(zlib.compress(f"{_LAUNCHER}\nsys.exit(main(json.loads({plan})))\n".encode(), 9)).decode()
+
+
+def _plan(job: Job) -> dict[str, Any]:
+    """What the launcher is to do. Places are below the job's folder, whose path its node alone knows."""
+    layout, executable = lay_out(job.request), job.request.executable
+    program = executable if isinstance(executable, PythonProgram) else PythonProgram(kind=kinds.PYTHON_PROGRAM)
+    cores, writable = str(max(1, job.cores)), layout.writable()
+    told = {"BROKER_SESSION": str(job.session), "BROKER_CORES": cores, "BROKER_MEMORY": str(max(1, job.memory) * GIB)}
+    return {
+        "source": program.source,
+        "arguments": list(program.arguments or ()),
+        "defaults": {**dict.fromkeys(_THREADS, cores), "PYTHONUNBUFFERED": "1"},
+        "environment": {**(program.environment or {}), **told},
+        "places": variables(layout, ""),
+        "storages": list(layout.storages),
+        "data": [
+            {
+                "name": datum.name,
+                "place": datum.place,
+                "bytes": datum.bytes,
+                "checksum": _stated(datum.checksum),
+                "readonly": writable.isdisjoint((datum.place, datum.place.rpartition("/")[0])),
+            }
+            for datum in layout.data
+        ],
+        "mounts": [[mount.path, mount.source] for mount in layout.mounts],
+        "seconds": job.duration,
+    }
+
+
+def _stated(checksum: tuple[str, str] | None) -> list[str] | None:
+    kind = _checksum(checksum[0]) if checksum else None
+    return [kind, checksum[1]] if kind and checksum else None
+
+
+def _specimen(request: ExecutionRequest) -> Job:
+    """A job of that request, as large in writing as any."""
+    return Job(UUID(int=0), "", Owner("", ""), request, 10**6, 10**6, 0, {}, duration=1e9 + 0.123456, start=0.0)
