@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote_plus, urlencode
 
 import aiohttp
@@ -33,6 +33,8 @@ from broker.domain.quantities import Duration, format_instant
 from broker.errors import SettingsError, SiteForbids, SiteMisbehaved, SiteTimeout, SiteUnreachable
 from broker.plugins import Credentials
 from broker.ports import Clock
+
+T = TypeVar("T")
 
 EARLY = 60.0  # seconds before its end from which a token is not used; a tenth of its life, where that is less
 REFUSED = 60.0  # seconds for which a token that was not taken is not tried again, should its source give no other
@@ -152,9 +154,9 @@ def tokens(options: TokenOptions, http: aiohttp.ClientSession, clock: Clock, pla
     return Tokens(source, clock, place)
 
 
-def per_user(users: Mapping[str, Tokens], owner: Owner) -> Tokens | None:
+def per_user(users: Mapping[str, T], owner: Owner) -> T | None:
     """Whose name is there by issuer and subject, `https://idp.example.org ada`, or by the subject alone; None: theirs
-    are everybody's."""
+    is everybody's."""
     return users.get(f"{owner.issuer} {owner.subject}", users.get(owner.subject))
 
 
