@@ -14,7 +14,7 @@ from yarl import URL
 
 from adapters.common.http import Answer, Origin, failure
 from adapters.common.retry import repeat
-from adapters.common.tokens import Tokens
+from adapters.tes.signing import Signer
 from adapters.tes.states import OVER
 from adapters.tes.wire import Created, Page, ServiceInfo, Task
 from broker.domain.deadline import Deadline
@@ -31,9 +31,9 @@ _LONGEST_ID, _LONGEST_TOKEN = 512, 8192
 
 
 class Client:
-    def __init__(self, origin: Origin, tokens: Tokens | None, clock: Clock) -> None:
-        """`tokens`: bearer tokens that go before the origin's own credentials."""
-        self._origin, self._tokens, self._clock = origin, tokens, clock
+    def __init__(self, origin: Origin, signer: Signer | None, clock: Clock) -> None:
+        """`signer`: goes before the origin's own credentials."""
+        self._origin, self._signer, self._clock = origin, signer, clock
 
     async def info(self, deadline: Deadline) -> ServiceInfo:
         return self._read(await self._get(self._origin.at("service-info"), deadline), ServiceInfo)
@@ -106,13 +106,12 @@ class Client:
         return answer
 
     async def _send(self, method: str, url: URL, deadline: Deadline, body: bytes | None = None) -> Answer:
-        if self._tokens is None:
+        if self._signer is None:
             return await self._origin.send(method, url, deadline=deadline, body=body)
-        token = await self._tokens.token(deadline)
-        headers = {"Authorization": f"Bearer {token}"}
-        answer = await self._origin.send(method, url, deadline=deadline, body=body, headers=headers)
+        header = await self._signer.header(deadline)
+        answer = await self._origin.send(method, url, deadline=deadline, body=body, headers={"Authorization": header})
         if answer.status == 401:
-            self._tokens.rejected(token)
+            self._signer.rejected(header)
         return answer
 
     def _read(self, answer: Answer, kind: type[T]) -> T:
@@ -131,5 +130,5 @@ class Client:
         return id
 
     async def close(self) -> None:
-        if self._tokens is not None:
-            await self._tokens.close()
+        if self._signer is not None:
+            await self._signer.close()

@@ -73,12 +73,23 @@ class OutputOptions(BaseModel):
         return self
 
 
-class TesOptions(BaseModel):
-    """Options of a site of kind `tes`. The registration's `url` is the server's, such as
-    https://tes.example.org/ga4gh/tes/v1."""
+class BasicOptions(BaseModel):
+    """A user's name and password, as HTTP Basic."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    username: str = Field(min_length=1, pattern="^[^:]+$", description="as the server knows it")
+    password_file: Path = Field(description="its first line is the password; read again when it was not taken")
+
+
+class TesOptions(BaseModel):
+    """Options of a site of kind `tes`: containers and Python programs at a GA4GH TES server."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(
+        "", description="the server, such as https://tes.example.org/ga4gh/tes/v1; absent: the site's `url`"
+    )
     program: ProgramOptions | None = Field(None, description="what Python programs run in; absent: they are refused")
     containers: bool = Field(True, description="False: requests with an image of their own are refused")
     architectures: tuple[str, ...] = Field(("amd64",), description="of the machines that run them, as Docker says it")
@@ -95,8 +106,8 @@ class TesOptions(BaseModel):
         description="schemes and beginnings of URLs that the TES server may read data from, by its own credentials; "
         "absent: http, https and the storage that its service-info names",
     )
-    folder: Annotated[str, Field(pattern=_ABSOLUTE)] = Field(
-        "/broker", description="where a program finds its data and results, in its container"
+    workdir: Annotated[str, Field(pattern=_ABSOLUTE)] = Field(
+        "/broker", description="the folder in a container where a program finds its data, and leaves its results"
     )
     disk: Annotated[float, Field(ge=0, le=1e6)] = Field(
         0.0, description="GiB asked for each task beyond the storage that its request asks for: its data, its results"
@@ -117,13 +128,20 @@ class TesOptions(BaseModel):
     max_source_bytes: Annotated[int, Field(ge=1)] = Field(
         128 * 1024, description="the largest program in a request; TES servers take 128 KiB at least"
     )
-    token: TokenOptions | None = Field(
-        None, description="bearer tokens for the server; absent: the registration's credentials, or none"
+    token: TokenOptions | None = Field(None, description="bearer tokens for the server")
+    basic: BasicOptions | None = Field(
+        None, description="a user of the server, where it takes no tokens; neither: the site's `credentials`, or none"
     )
     users: dict[str, TokenOptions] = Field(
         default_factory=dict,
         description="whose tasks run under a token of their own, by subject or by issuer and subject → the token",
     )
+
+    @model_validator(mode="after")
+    def _one_account(self) -> TesOptions:
+        if self.token and self.basic:
+            raise ValueError("token and basic are two ways to sign in; give one")
+        return self
 
     @field_validator("writes", "reads")
     @classmethod

@@ -25,6 +25,7 @@ from adapters.planning.platform import Capacity, Job
 from adapters.tes import states, stored, translate
 from adapters.tes.client import Client
 from adapters.tes.options import TesOptions
+from adapters.tes.signing import Basic, Bearer, Signer
 from adapters.tes.translate import SESSION, Server
 from adapters.tes.wire import ServiceInfo, Task
 from broker.domain import kinds
@@ -81,15 +82,16 @@ class TesQueue:
         """No I/O. Raises SettingsError."""
         self._options, self._clock = options, resources.clock
         registration, http = resources.registration, resources.http
-        url, clock = registration.url, resources.clock
+        url, clock = options.url or registration.url, resources.clock
+        plain = Origin(http, url, clock)
 
-        def account(token: TokenOptions | None) -> _Account:
-            credentials = None if token else resources.credentials
-            origin = Origin(http, url, clock, credentials=credentials)
-            return _Account(Client(origin, tokens(token, http, clock, origin.place) if token else None, clock))
+        def bearer(token: TokenOptions) -> Signer:
+            return Bearer(tokens(token, http, clock, plain.place))
 
-        self._everybody = account(options.token)
-        self._users = {name: account(token) for name, token in options.users.items()}
+        signer = bearer(options.token) if options.token else Basic(options.basic) if options.basic else None
+        common = Origin(http, url, clock, credentials=None if signer else resources.credentials)
+        self._everybody = _Account(Client(common, signer, clock))
+        self._users = {name: _Account(Client(plain, bearer(token), clock)) for name, token in options.users.items()}
         self._store = stored.store(options.outputs, http, clock) if options.outputs else None
         site = registration.name or resources.name
         self._mine = ((translate.BROKER, resources.broker_id), (translate.SITE, site))
@@ -210,7 +212,7 @@ class TesQueue:
         _, task = await self._task_of(job, deadline)
         if self._store is None or task.state not in states.OVER:
             return {}
-        logged = stored.logged(task, f"{self._options.folder}/{RESULTS}")
+        logged = stored.logged(task, f"{self._options.workdir}/{RESULTS}")
         return await self._store.listed(str(job.session), logged, deadline)
 
     async def close(self) -> None:

@@ -212,15 +212,15 @@ def _plain(url: str) -> bool:
 
 
 def _volumes(request: ExecutionRequest, options: TesOptions, server: Server) -> Iterator[Reason]:
-    taken = {f"{options.folder}/{name}" for name in (PROGRAM, DATA, RESULTS, "storage")}
-    taken |= {f"{options.folder}/{datum.place}" for datum in lay_out(request).data}
+    taken = {f"{options.workdir}/{name}" for name in (PROGRAM, DATA, RESULTS, "storage")}
+    taken |= {f"{options.workdir}/{datum.place}" for datum in lay_out(request).data}
     for i, volume in enumerate((request.compute.volumes if request.compute else None) or ()):
         element = f"compute.volumes[{i}]"
         if not isinstance(volume, SimpleVolumeMount):
             yield Reason("an unknown kind of volume", f"{element}.kind", nearest=kinds.short(kinds.SIMPLE_VOLUME))
             continue
-        path = mounted(request, volume.path, options.folder)
-        if path is None or path in taken or path.startswith(f"{options.folder}/{RESULTS}/"):
+        path = mounted(request, volume.path, options.workdir)
+        if path is None or path in taken or path.startswith(f"{options.workdir}/{RESULTS}/"):
             text = f"nothing can be mounted at {volume.path!r}"
             yield Reason(text, f"{element}.path", nearest="a path of its own, without ..")
         elif volume.mode == "READWRITE" and is_data(request, volume):
@@ -249,7 +249,7 @@ def task(job: Job, options: TesOptions, server: Server, tags: dict[str, str], no
     inputs = [*_inputs(job.request, layout, options, server)]
     executable = job.request.executable
     if isinstance(executable, PythonProgram):
-        inputs.append({"path": f"{options.folder}/{PROGRAM}", "type": "FILE", **_program_from(executable)})
+        inputs.append({"path": f"{options.workdir}/{PROGRAM}", "type": "FILE", **_program_from(executable)})
     document = {
         "name": f"broker-{job.session}",
         "description": job.name,
@@ -257,7 +257,7 @@ def task(job: Job, options: TesOptions, server: Server, tags: dict[str, str], no
         "outputs": list(_written(job, options)),
         "resources": resources(job, options),
         "executors": [_executor(job, layout, options)],
-        "volumes": [_at(job.request, m.path, options.folder) for m in layout.mounts if m.source in layout.storages],
+        "volumes": [_at(job.request, m.path, options.workdir) for m in layout.mounts if m.source in layout.storages],
         "tags": {
             **tags,
             SESSION: str(job.session),
@@ -336,7 +336,7 @@ def _inputs(request: ExecutionRequest, layout: Layout, options: TesOptions, serv
     """Each datum at its own place, and once more wherever it is mounted, or the storage on which it lies."""
     for datum in layout.data:
         url = next((url for url in datum.urls if not any(_readable(url, "", options, server))), datum.urls[0])
-        own, mounts = f"{options.folder}/{datum.place}", _mounts_of(request, layout, datum, options.folder)
+        own, mounts = f"{options.workdir}/{datum.place}", _mounts_of(request, layout, datum, options.workdir)
         for path in dict.fromkeys((own, *mounts)):
             yield {"name": datum.name, "url": url, "path": path, "type": "FILE"}
 
@@ -378,16 +378,16 @@ def _executor(job: Job, layout: Layout, options: TesOptions) -> dict[str, Any]:
     return {
         "image": runs_in.image if runs_in else "",
         "command": [runs_in.python if runs_in else "", "-c", _LAUNCHER, *arguments],
-        "workdir": options.folder,
+        "workdir": options.workdir,
         "env": {"PYTHONUNBUFFERED": "1", **environment},
     }
 
 
 def _told(job: Job, layout: Layout, options: TesOptions) -> dict[str, str]:
     """What the request cannot set."""
-    volumes = {f"BROKER_VOLUME_{upper(m.path)}": _at(job.request, m.path, options.folder) for m in layout.mounts}
+    volumes = {f"BROKER_VOLUME_{upper(m.path)}": _at(job.request, m.path, options.workdir) for m in layout.mounts}
     return {
-        **variables(layout, options.folder),
+        **variables(layout, options.workdir),
         **volumes,
         "BROKER_SESSION": str(job.session),
         "BROKER_CORES": str(max(1, job.cores)),
@@ -398,7 +398,7 @@ def _told(job: Job, layout: Layout, options: TesOptions) -> dict[str, str]:
 def _written(job: Job, options: TesOptions) -> Iterator[dict[str, str]]:
     ours = results_place(options.outputs.place, str(job.session)) if options.outputs else None
     for place in filter(None, (ours, elsewhere(job))):
-        yield {"path": f"{options.folder}/{RESULTS}", "url": place.rstrip("/"), "type": "DIRECTORY"}
+        yield {"path": f"{options.workdir}/{RESULTS}", "url": place.rstrip("/"), "type": "DIRECTORY"}
 
 
 def elsewhere(job: Job) -> str | None:
