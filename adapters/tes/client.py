@@ -80,17 +80,17 @@ class Client:
             raise SiteMisbehaved(f"{self._origin.place} has a list of tasks of more than {_MOST_PAGES} pages.")
 
     async def cancel(self, id: str, deadline: Deadline) -> None:
-        """Idempotent; nothing, where it is over or gone: servers differ in what they answer then."""
+        """Idempotent; nothing, where it ends already, or is gone: servers differ in what they answer then."""
         answer = await self._send("POST", self._origin.at("tasks", f"{id}:cancel"), deadline)
         if answer.status in (200, 404):
             return
         error = failure(answer, self._origin.place, self._clock.now())
-        if answer.status in (401, 403, 429) or not await self._is_over(id, deadline):
+        if answer.status in (401, 403, 429) or not await self._is_ending(id, deadline):
             raise error
 
-    async def _is_over(self, id: str, deadline: Deadline) -> bool:
+    async def _is_ending(self, id: str, deadline: Deadline) -> bool:
         try:
-            return (await self.task(id, "MINIMAL", deadline)).state in OVER
+            return (await self.task(id, "MINIMAL", deadline)).state in (*OVER, "CANCELING")
         except SiteForgot:
             return True
         except SiteError:

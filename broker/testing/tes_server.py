@@ -26,8 +26,6 @@ import shutil
 import signal
 import sys
 import time
-import urllib.error
-import urllib.request
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -49,7 +47,6 @@ OPERATIONS = ("info", "list", "create", "task", "cancel")
 OVER = ("COMPLETE", "EXECUTOR_ERROR", "SYSTEM_ERROR", "CANCELED", "PREEMPTED")
 IMAGE = "python:3"  # what it knows by itself
 PATH = "/ga4gh/tes/v1"
-READY_WITHIN = 60.0  # seconds; a machine that runs other things at the same time is slow
 
 _STATES = ("UNKNOWN", "QUEUED", "INITIALIZING", "RUNNING", "PAUSED", "CANCELING", *OVER)
 _VIEWS = ("MINIMAL", "BASIC", "FULL")
@@ -76,6 +73,7 @@ class Run:
         self.executors: list[dict[str, Any]] = []
         self.outputs: list[dict[str, str]] = []
         self.system = list(warnings)
+        self.task: asyncio.Task[None] | None = None
         self.process: asyncio.subprocess.Process | None = None
         self.ending = ""  # the state that somebody has asked it to end in
         self.shown = ""
@@ -109,7 +107,7 @@ class Run:
 class TesServer:
     """`images`: the names that it knows. `storage`, `parameters`: as service-info tells them. `tokens`: bearer token →
     user, and `passwords`: user → password; with either, each user sees their own tasks alone. `s3`: an endpoint for
-    s3 URLs. `slots`: how many tasks run at once. `most`: tasks on a page, at most."""
+    s3 URLs. `most`: tasks on a page, at most."""
 
     def __init__(
         self,
@@ -121,14 +119,13 @@ class TesServer:
         tokens: Mapping[str, str] | None = None,
         passwords: Mapping[str, str] | None = None,
         s3: str = "",
-        slots: int = 16,
         most: int = 256,
     ) -> None:
         self.folder, self.images, self.storage, self.parameters = folder, images, storage, parameters
         self.tokens, self.passwords, self.s3, self.most = dict(tokens or {}), dict(passwords or {}), s3, most
         self.runs: dict[str, Run] = {}
         self.calls: Counter[str] = Counter()
-        self._slots = asyncio.Semaphore(slots)
+        self._slots = asyncio.Semaphore(16)
         self._scripts: dict[str, list[str | None] | str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = asyncio.Event()
@@ -157,6 +154,10 @@ class TesServer:
         """The tasks with that tag, the oldest first."""
         return [run for run in self.runs.values() if run.document.get("tags", {}).get(key) == value]
 
+    def slots(self, most: int) -> None:
+        """How many tasks run at once from now on; what waits for room goes on waiting."""
+        self._slots = asyncio.Semaphore(most)
+
     def show(self, id: str, state: str) -> None:
         """Another state than it is in, from now on; empty: the true one."""
         self.runs[id].shown = state
@@ -170,8 +171,13 @@ class TesServer:
     def end(self, id: str, state: str) -> None:
         """As CANCELED, by the user, or PREEMPTED, by the system."""
         run = self.runs[id]
-        if run.state not in OVER and not run.ending:
-            run.ending = state
+        if run.state in OVER or run.ending:
+            return
+        run.ending = state
+        if run.state == "QUEUED" and run.task is not None:
+            run.task.cancel()
+            run.state, run.ended = state, time.time()
+        else:
             run.state = "CANCELING" if state == "CANCELED" else run.state
             run.kill()
 
@@ -196,9 +202,8 @@ class TesServer:
     async def stop(self) -> None:
         """All that runs is killed. Idempotent."""
         self._ended.set()
-        for run in self.runs.values():
-            run.ending = run.ending or "CANCELED"
-            run.kill()
+        for id in self.runs:
+            self.end(id, "CANCELED")
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         runner, self._runner = self._runner, None
@@ -321,9 +326,9 @@ class TesServer:
         warnings = self._known_parameters(document)
         run = Run(id, document, user, self.folder / id / "root", warnings)
         self.runs[id] = run
-        task = asyncio.create_task(self._run(run))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        run.task = asyncio.create_task(self._run(run))
+        self._tasks.add(run.task)
+        run.task.add_done_callback(self._tasks.discard)
         return Sound(200, {"id": id})
 
     def _known_parameters(self, document: dict[str, Any]) -> list[str]:
@@ -569,13 +574,7 @@ def serving(folder: Path, *images: str) -> Iterator[str]:
     process = children.launch(command, log)
     url = f"http://127.0.0.1:{port}{PATH}"
     try:
-        until = time.monotonic() + READY_WITHIN
-        while True:
-            with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{url}/service-info", timeout=5):  # noqa: S310  ours
-                break
-            assert process.poll() is None, log.read_text(errors="replace")
-            assert time.monotonic() < until, "the stand-in is not up"
-            time.sleep(0.05)
+        children.answers(f"{url}/service-info", process, log)
         yield url
     finally:
         children.end(process)
