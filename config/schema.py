@@ -20,10 +20,16 @@ from adapters.ivoa.adapter import IvoaOptions
 from adapters.local.options import LocalOptions
 from adapters.planning.settings import SiteSettings
 from adapters.simulated.options import SimulatedOptions
+from adapters.tes.options import TesOptions
 from broker.settings import Settings
 
 FILE = Path(__file__).with_name("settings.schema.json")
-PLATFORMS: dict[str, type[BaseModel]] = {"local": LocalOptions, "arc": ArcOptions, "simulated": SimulatedOptions}
+PLATFORMS: dict[str, type[BaseModel]] = {
+    "local": LocalOptions,
+    "arc": ArcOptions,
+    "simulated": SimulatedOptions,
+    "tes": TesOptions,
+}
 KINDS: dict[str, type[BaseModel]] = {"ivoa": IvoaOptions, **PLATFORMS}
 OTHERS = "an adapter of your own: its options are checked when the broker starts"
 

@@ -156,7 +156,7 @@ def tokens(options: TokenOptions, http: aiohttp.ClientSession, clock: Clock, pla
 
 def per_user(users: Mapping[str, T], owner: Owner) -> T | None:
     """Whose name is there by issuer and subject, `https://idp.example.org ada`, or by the subject alone; None: theirs
-    are everybody's."""
+    is everybody's."""
     return users.get(f"{owner.issuer} {owner.subject}", users.get(owner.subject))
 
 
