@@ -1,7 +1,8 @@
 """Runs one Python program where a workflow engine has put it: `python launch.py`, beside `launch.json`. It is sent
 along with each program, so it imports the standard library alone and asks no more than Python 3.8 on a POSIX system.
 
-    launch.json     what to run (translate.py writes it)
+    launch.json     what to run (tool.py writes it)
+    data/<name>     what the engine has not put there is fetched: cwltool takes an error page for the file
     results         what the program leaves there
     stdout.txt, stderr.txt
     manifest.json   names, bytes and SHA-256 of the results, written when the program has ended well
@@ -23,11 +24,15 @@ import subprocess
 import sys
 import zlib
 from contextlib import suppress
+from http.client import HTTPException
 from typing import Any
+from urllib.error import URLError
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 MARK = "broker-launch: "
 SAID = 4096  # characters of each stream that are told of a program that failed
 PIECE = 1 << 20
+SILENCE = 60.0  # seconds without a byte after which a server counts as dead
 PR_SET_PDEATHSIG = 1
 
 
@@ -73,6 +78,10 @@ def prepare(told: dict[str, Any]) -> None:
     os.makedirs("results", exist_ok=True)
     for place in told["folders"]:
         os.makedirs(place, exist_ok=True)
+    for datum in told["data"]:
+        if datum["urls"]:
+            fetch(datum["place"], datum["urls"], datum["writable"])
+        check(datum["place"], datum["size"], datum["kind"], datum["value"])
     for path, source in told["mounts"]:
         if path == "results":  # the engine collects that folder itself, so it is the other one that becomes a link
             path, source = source, path
@@ -80,8 +89,43 @@ def prepare(told: dict[str, Any]) -> None:
                 os.rmdir(path)
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         os.symlink(os.path.abspath(source), path)
-    for datum in told["data"]:
-        check(**datum)
+
+
+class Onward(HTTPRedirectHandler):
+    """A redirect leads to http or https, and from https to https alone."""
+
+    def redirect_request(self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Request | None:
+        if not newurl.startswith("https://") and not (newurl.startswith("http://") and req.type == "http"):
+            raise URLError("a redirect that leads elsewhere")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def fetch(place: str, urls: list[str], writable: bool) -> None:
+    """From the first address that gives it. What is said of an address leaves out its query, which may be a key."""
+    os.makedirs(os.path.dirname(place) or ".", exist_ok=True)
+    said = []
+    for url in urls:
+        try:
+            download(url, place)
+        except (OSError, HTTPException, ValueError) as error:
+            code = getattr(error, "code", None)
+            why = f"HTTP {code}" if code else str(getattr(error, "reason", error))
+            said.append(url.partition("?")[0] + ": " + why)
+        else:
+            os.chmod(place, 0o644 if writable else 0o444)
+            return
+    raise Over(1, f"{place} cannot be read: {'; '.join(said)}")
+
+
+def download(url: str, place: str) -> None:
+    count = 0
+    with build_opener(Onward).open(url, timeout=SILENCE) as answer, open(place, "wb") as file:
+        for piece in iter(lambda: answer.read(PIECE), b""):
+            count += len(piece)
+            file.write(piece)
+        stated = answer.headers.get("Content-Length")
+    if stated is not None and int(stated) != count:
+        raise OSError(f"{count} bytes came of {stated}")
 
 
 def check(place: str, size: int | None, kind: str, value: str) -> None:

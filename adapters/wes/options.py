@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -26,6 +26,12 @@ class ProgramOptions(BaseModel):
     )
     image: str | None = Field(
         None, description="the container image that the tool runs in, where the engine has containers; absent: none"
+    )
+
+    staging: Literal["tool", "engine"] = Field(
+        "tool",
+        description="who reads data over http and https: the tool, where it runs, or the workflow engine, for machines "
+        "without a network; cwltool then takes a server's error page for the file",
     )
 
     @field_validator("version")

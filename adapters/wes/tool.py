@@ -1,4 +1,4 @@
-"""A Python program as a CWL tool of one step. Pure; imports the domain, the platform port, laying, launch.
+"""A Python program as a CWL tool of one step. Pure; imports the domain, errors, the platform port, laying, launch.
 
     program.cwl     the tool, in JSON, which is YAML too
     launch.py       what the tool runs: it prepares, bounds and measures (launch.py beside this file)
@@ -12,7 +12,7 @@ Source: https://www.commonwl.org/v1.2/CommandLineTool.html (InitialWorkDirRequir
 from __future__ import annotations
 
 import base64
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -24,6 +24,7 @@ from adapters.planning.platform import Job
 from adapters.wes import launch
 from adapters.wes.options import ProgramOptions
 from broker.domain.executables import PythonProgram
+from broker.errors import SiteRefused
 
 TOOL, LAUNCHER, TOLD, MANIFEST = "program.cwl", "launch.py", "launch.json", "manifest.json"
 STDOUT, STDERR = "stdout.txt", "stderr.txt"
@@ -41,40 +42,60 @@ class Tool(NamedTuple):
     parameters: dict[str, Any]
 
 
+class Staged(NamedTuple):
+    """A file in the program's folder. `urls`: launch.py fetches it; `location`: the engine puts it there."""
+
+    place: str
+    urls: tuple[str, ...] = ()
+    location: str = ""
+    writable: bool = False
+
+
 def tool(job: Job, program: PythonProgram, options: ProgramOptions, reads: Collection[str]) -> Tool:
-    """Of a program that `translate.refuse` has nothing against. `reads`: schemes of URLs."""
-    layout = lay_out(job.request)
-    files = {LAUNCHER: Path(launch.__file__).read_bytes(), TOLD: msgspec.json.encode(_told(job, program, layout))}
-    parameters: dict[str, Any] = {}
-    inputs: dict[str, Any] = {LAUNCHER: _beside(LAUNCHER), TOLD: _beside(TOLD)}
-    source = text(program)
+    """Of a program that `translate.refuse` has nothing against. `reads`: schemes of URLs. Raises SiteRefused for data
+    that none of them reads."""
+    layout, source = lay_out(job.request), text(program)
+    data = [_staged(datum.place, datum.urls, options, reads, layout) for datum in layout.data]
     if source is None:
-        inputs[PROGRAM], parameters["program"] = "File", _file(program.location or "")
-    else:
-        inputs[PROGRAM], files[PROGRAM] = _beside(PROGRAM), source
-    writable = layout.writable()
-    for datum in layout.data:
-        inputs[datum.place], parameters[_input(datum.place, layout)] = "File", _file(readable(datum.urls, reads))
-    staged = [
-        {"entryname": place, "entry": f"$(inputs.{_input(place, layout)})", "writable": _is_writable(place, writable)}
-        for place in inputs
+        data.append(_staged(PROGRAM, (program.location or "",), options, reads, layout))
+    told = msgspec.json.encode(_told(job, program, layout, data))
+    files = {LAUNCHER: Path(launch.__file__).read_bytes(), TOLD: told}
+    files |= {PROGRAM: source} if source is not None else {}
+    by_engine = {f"data_{i}": staged for i, staged in enumerate(data) if staged.location}
+    attached = {f"file_{i}": name for i, name in enumerate(files)}
+    listing = [
+        *({"entryname": name, "entry": f"$(inputs.{key})"} for key, name in attached.items()),
+        *(
+            {"entryname": staged.place, "entry": f"$(inputs.{key})", "writable": staged.writable}
+            for key, staged in by_engine.items()
+        ),
     ]
     document = {
         "cwlVersion": VERSION,
         "class": "CommandLineTool",
         "baseCommand": [options.python, LAUNCHER],
         "requirements": {
-            "InitialWorkDirRequirement": {"listing": staged},
+            "InitialWorkDirRequirement": {"listing": listing},
             "ResourceRequirement": {
                 "coresMin": max(1, job.cores), "coresMax": max(1, job.cores), "ramMin": max(1, job.memory) * 1024,
             },
             "NetworkAccess": {"networkAccess": True},  # as on the other platforms, where it runs in a container
         },
         "hints": {"DockerRequirement": {"dockerPull": options.image}} if options.image else {},
-        "inputs": {_input(place, layout): kind for place, kind in inputs.items()},
+        "inputs": {key: {"type": "File", "default": _file(name)} for key, name in attached.items()}
+        | dict.fromkeys(by_engine, "File"),
         "outputs": dict(_outputs()),
     }  # fmt: skip
+    parameters = {key: _file(staged.location) for key, staged in by_engine.items()}
     return Tool({TOOL: msgspec.json.encode(document), **files}, parameters)
+
+
+def _staged(place: str, urls: Sequence[str], options: ProgramOptions, reads: Collection[str], layout: Layout) -> Staged:
+    writable = not layout.writable().isdisjoint((place, place.rpartition("/")[0]))
+    fetched = tuple(url for url in urls if _scheme(url) in reads and _scheme(url) in ("http", "https"))
+    if fetched and options.staging == "tool":
+        return Staged(place, urls=fetched, writable=writable)
+    return Staged(place, location=readable(urls, reads), writable=writable)
 
 
 def text(program: PythonProgram) -> bytes | None:
@@ -92,22 +113,27 @@ def text(program: PythonProgram) -> bytes | None:
     return base64.b64decode(content, validate=True) if head.endswith(";base64") else content
 
 
-def _told(job: Job, program: PythonProgram, layout: Layout) -> dict[str, Any]:
+def _told(job: Job, program: PythonProgram, layout: Layout, data: Sequence[Staged]) -> dict[str, Any]:
     memory, cores = max(1, job.memory) * GIB, str(max(1, job.cores))
-    environment = dict.fromkeys(_THREADS, cores) | dict(program.environment or {})
-    told = {"BROKER_SESSION": str(job.session), "BROKER_CORES": cores, "BROKER_MEMORY": str(memory)}
-    sums = [(datum, datum.checksum or ("", "")) for datum in layout.data]
+    stated = {datum.place: datum for datum in layout.data}
+    sums = {place: datum.checksum or ("", "") for place, datum in stated.items()}
     return {
         "arguments": program.arguments or (),
-        "environment": environment,
-        "told": told,
+        "environment": dict.fromkeys(_THREADS, cores) | dict(program.environment or {}),
+        "told": {"BROKER_SESSION": str(job.session), "BROKER_CORES": cores, "BROKER_MEMORY": str(memory)},
         "places": {name: place.lstrip("/") for name, place in variables(layout, "").items()},
         "folders": layout.storages,
         "mounts": [(mount.path, mount.source) for mount in layout.mounts],
         "data": [
-            {"place": datum.place, "size": datum.bytes, "kind": sum_type(kind) or "", "value": value}
-            for datum, (kind, value) in sums
-            if value or datum.bytes is not None
+            {
+                "place": item.place,
+                "urls": item.urls,
+                "writable": item.writable,
+                "size": stated[item.place].bytes if item.place in stated else None,
+                "kind": sum_type(sums.get(item.place, ("", ""))[0]) or "",
+                "value": sums.get(item.place, ("", ""))[1],
+            }
+            for item in data
         ],
         "memory": memory,
         "seconds": job.duration,
@@ -115,8 +141,11 @@ def _told(job: Job, program: PythonProgram, layout: Layout) -> dict[str, Any]:
 
 
 def readable(urls: Iterable[str], reads: Collection[str]) -> str:
-    """The first that the server's engines can read: CWL takes one alone."""
-    return next(url for url in urls if url.partition(":")[0].lower() in reads)
+    """The first that the server's engines can read: CWL takes one alone. Raises SiteRefused where there is none."""
+    for url in urls:
+        if _scheme(url) in reads:
+            return url
+    raise SiteRefused("the data names no place that can be read from here.")
 
 
 def sum_type(kind: str) -> str | None:
@@ -132,21 +161,9 @@ def _outputs() -> Iterator[tuple[str, Any]]:
         yield name, {"type": "File?", "outputBinding": {"glob": file}}
 
 
-def _beside(name: str) -> dict[str, Any]:
-    """An input that is the file attached under that name."""
-    return {"type": "File", "default": _file(name)}
-
-
 def _file(location: str) -> dict[str, str]:
     return {"class": "File", "location": location}
 
 
-def _input(place: str, layout: Layout) -> str:
-    ours = {LAUNCHER: "launcher", TOLD: "told", PROGRAM: "program"}
-    if place in ours:
-        return ours[place]
-    return f"data_{[datum.place for datum in layout.data].index(place)}"
-
-
-def _is_writable(place: str, writable: frozenset[str]) -> bool:
-    return not writable.isdisjoint((place, place.rpartition("/")[0]))
+def _scheme(url: str) -> str:
+    return url.partition(":")[0].lower()

@@ -24,6 +24,10 @@ _READ = 256 * 1024  # characters of a log, its end
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _STEP = re.compile(r"\[(step|job) ([^\]\s]{1,200})\] (start|starting|completed \w+|exited with status: \d+)")
 _CHATTER = re.compile(r"\s*(INFO|DEBUG|\[\d{4}-\d\d-\d\dT[\d:.+]+\] \[[^\]]*\] \[[IDW]\]|<=+|=+>|Log from job)")
+_FRAMES = re.compile(
+    r"(?m)^[ \t]*(?:Traceback \(most recent call last\):\n(?:[ \t]+.*\n)*|During .*:\n|The above .*:\n)"
+)
+_LABEL = re.compile(r"\._:[0-9a-f-]{36}$")  # what toil adds to the name of a step that has none of its own
 _TOIL = re.compile(r"Failed command standard error:\s*\n(.*?)(?=\n\s*\[\d{4}-\d\d-\d\dT|\Z)", re.DOTALL)
 
 
@@ -55,8 +59,11 @@ def failure(log: str, system: Sequence[str] = ()) -> tuple[str, ...]:
         return (tidy(ended.words), *_last(ended.stderr))
     log = plain(log[-_READ:])
     parts = _TOIL.findall(log)
-    said = _last(parts[-1] if parts else "\n".join(line for line in log.splitlines() if not _CHATTER.match(line)))
-    return (*_last("\n".join(system)), *said)
+    said = parts[-1] if parts else _FRAMES.sub("", log)
+    return (
+        *_last("\n".join(system)),
+        *_last("\n".join(line for line in said.splitlines() if not _CHATTER.match(line))),
+    )
 
 
 def steps(logs: Sequence[Mapping[str, Any]], stderr: str = "") -> tuple[str, ...]:
@@ -73,13 +80,13 @@ class _Said(msgspec.Struct):
 
 def _last(text: str) -> tuple[str, ...]:
     lines = [tidy(line, _LONGEST) for line in text[-_READ:].splitlines()]
-    return tuple([line for line in lines if line][-MOST_LINES:])
+    return tuple([line for line in lines if line.strip("^~ ")][-MOST_LINES:])
 
 
 def _task(log: Mapping[str, Any]) -> tuple[str, str]:
     name, code = log.get("name"), log.get("exit_code")
-    name = tidy(name, 100) if isinstance(name, str) else ""
-    if isinstance(code, int) and not isinstance(code, bool):
+    name = tidy(_LABEL.sub("", name), 100) if isinstance(name, str) else ""
+    if isinstance(code, int) and not isinstance(code, bool) and code >= 0:  # toil: -1 of what has not ended
         return name, f"ended with exit code {code}"
     if log.get("end_time"):
         return name, "ended"
