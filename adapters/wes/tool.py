@@ -115,8 +115,6 @@ def text(program: PythonProgram) -> bytes | None:
 
 def _told(job: Job, program: PythonProgram, layout: Layout, data: Sequence[Staged]) -> dict[str, Any]:
     memory, cores = max(1, job.memory) * GIB, str(max(1, job.cores))
-    stated = {datum.place: datum for datum in layout.data}
-    sums = {place: datum.checksum or ("", "") for place, datum in stated.items()}
     return {
         "arguments": program.arguments or (),
         "environment": dict.fromkeys(_THREADS, cores) | dict(program.environment or {}),
@@ -124,20 +122,18 @@ def _told(job: Job, program: PythonProgram, layout: Layout, data: Sequence[Stage
         "places": {name: place.lstrip("/") for name, place in variables(layout, "").items()},
         "folders": layout.storages,
         "mounts": [(mount.path, mount.source) for mount in layout.mounts],
-        "data": [
-            {
-                "place": item.place,
-                "urls": item.urls,
-                "writable": item.writable,
-                "size": stated[item.place].bytes if item.place in stated else None,
-                "kind": sum_type(sums.get(item.place, ("", ""))[0]) or "",
-                "value": sums.get(item.place, ("", ""))[1],
-            }
-            for item in data
-        ],
+        "data": [_stated(item, layout) for item in data],
         "memory": memory,
         "seconds": job.duration,
     }
+
+
+def _stated(item: Staged, layout: Layout) -> dict[str, Any]:
+    """With the size and checksum that the request says it has."""
+    datum = next((datum for datum in layout.data if datum.place == item.place), None)
+    kind, value = (datum.checksum if datum else None) or ("", "")
+    said = {"size": datum.bytes if datum else None, "kind": sum_type(kind) or "", "value": value}
+    return {"place": item.place, "urls": item.urls, "writable": item.writable, **said}
 
 
 def readable(urls: Iterable[str], reads: Collection[str]) -> str:

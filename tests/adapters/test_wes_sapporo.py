@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,7 +12,6 @@ import aiohttp
 import pytest
 
 from adapters.planning.contract import PlatformContract, Stage
-from adapters.planning.platform import Job
 from adapters.planning.queued import QueuedPlatform
 from adapters.wes.adapter import plugin
 from adapters.wes.options import WesOptions
@@ -21,7 +19,7 @@ from adapters.wes.queue import WesQueue
 from broker.domain import kinds
 from broker.domain.site import Registration
 from broker.plugins import Resources
-from broker.ports import Order, Planner
+from broker.ports import Planner
 from broker.services.clock import SystemClock
 from broker.testing.memory import MemoryCalendar, MemoryLimits
 from broker.testing.oidc_server import AUDIENCE, OidcServer
@@ -91,9 +89,7 @@ async def some_time() -> None:
 
 class TestSapporo(PlatformContract):
     @pytest.fixture
-    async def stage(
-        self, server: SapporoServer, oidc: OidcServer, http: aiohttp.ClientSession, marks: Path
-    ) -> Stage:
+    async def stage(self, server: SapporoServer, oidc: OidcServer, http: aiohttp.ClientSession, marks: Path) -> Stage:
         calendar, broker = MemoryCalendar(), str(uuid4())
         options = WesOptions.model_validate({"program": {}, "token": oidc.options()})
         return Stage(
@@ -111,9 +107,7 @@ class TestSapporo(PlatformContract):
 
 class TestSapporoPlanner(PlannerContract):
     @pytest.fixture
-    async def stand(
-        self, server: SapporoServer, oidc: OidcServer, http: aiohttp.ClientSession, marks: Path
-    ) -> Stand:
+    async def stand(self, server: SapporoServer, oidc: OidcServer, http: aiohttp.ClientSession, marks: Path) -> Stand:
         calendar, limits, broker = MemoryCalendar(), MemoryLimits(CLOCK), str(uuid4())
 
         def make() -> Planner:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -67,16 +70,16 @@ async def some_time() -> None:
     await asyncio.sleep(0.1)
 
 
-def platform(url: str, http: aiohttp.ClientSession, broker: str = "", **options: Any) -> Callable[[], Platform]:
+def platform(url: str, session: aiohttp.ClientSession, broker: str = "", **options: Any) -> Callable[[], Platform]:
     """How to make the platform, again and again on one calendar."""
     calendar, broker = MemoryCalendar(), broker or str(uuid4())
     read = WesOptions.model_validate({"program": {}, **options})
-    return lambda: QueuedPlatform(WesQueue(read, url, http, CLOCK, broker), calendar, "here", CLOCK)
+    return lambda: QueuedPlatform(WesQueue(read, url, session, CLOCK, broker), calendar, "here", CLOCK)
 
 
-def stage(url: str, http: aiohttp.ClientSession, broker: str = "", **options: Any) -> Stage:
+def stage(url: str, session: aiohttp.ClientSession, broker: str = "", **options: Any) -> Stage:
     """For one request after the other: its own short and long ones are none."""
-    return Stage(platform(url, http, broker, **options), CLOCK, {}, {}, pass_time=some_time)
+    return Stage(platform(url, session, broker, **options), CLOCK, {}, {}, pass_time=some_time)
 
 
 async def until(stage: Stage, job: Job, condition: Callable[[Sighting], bool]) -> Sighting:
@@ -87,10 +90,20 @@ async def until(stage: Stage, job: Job, condition: Callable[[Sighting], bool]) -
     return seen
 
 
-async def there(path: Path) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not path.exists():
-            await some_time()
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The folder's files over HTTP: the address that they lie below."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *args: Any) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 async def results(stage: Stage, job: Job) -> dict[str, bytes]:
