@@ -286,7 +286,7 @@ def failure(answer: Answer, place: str, now: float, *, doubtful: bool = False) -
 
 
 def complaint(answer: Answer, *, remedy: bool = True) -> str:
-    """What an error's body says, for a person: an RFC 9457 problem, a Spring or Rucio error, plain text; else
+    """What an error's body says, for a person: an RFC 9457 problem, a Spring, GA4GH or Rucio error, plain text; else
     empty. `remedy`: with what our own kind advises."""
     text = answer.body[:_LONGEST_COMPLAINT].decode("utf-8", "replace")
     try:
@@ -295,7 +295,7 @@ def complaint(answer: Answer, *, remedy: bool = True) -> str:
         return "" if text.lstrip().startswith(("<", "{", "[")) else tidy(text)
     if not isinstance(document, dict):
         return tidy(document) if isinstance(document, str) else ""
-    words = (document.get(name) for name in ("detail", "message", "error", "title", "ExceptionMessage"))
+    words = (document.get(name) for name in ("detail", "message", "msg", "error", "title", "ExceptionMessage"))
     said = next((word for word in words if isinstance(word, str) and word.strip()), "")
     advice = document.get("remedy") if remedy else None
     return tidy(f"{said} {advice}" if isinstance(advice, str) else said)

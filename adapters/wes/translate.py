@@ -1,0 +1,300 @@
+"""From the standard's request to a run of the WES, and what in a request it cannot run. Pure; imports the domain, the
+platform port, common's laying and workflows, and this package.
+
+Source: RunRequest in GA4GH's workflow_execution_service.openapi.yaml 1.1.0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import msgspec
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from adapters.common import laying, workflows
+from adapters.common.laying import addresses, inside, lay_out
+from adapters.planning.platform import Job
+from adapters.wes import launch, tool
+from adapters.wes.info import Info, same_type
+from adapters.wes.options import WesOptions
+from broker.domain import kinds
+from broker.domain.data import S3DataResource, SkaoDataResource
+from broker.domain.executables import PythonProgram, Workflow
+from broker.domain.located import items
+from broker.domain.outcome import Reason
+from broker.domain.request import ExecutionRequest
+from broker.domain.resources import SimpleStorageResource, SimpleVolumeMount
+
+DATA = (kinds.SIMPLE_DATA, kinds.IVOA_DATA, kinds.SKAO_DATA, kinds.S3_DATA, kinds.RUCIO_DATA)
+CWL = "CWL"
+
+# Tags of a run. Servers keep them with the run; where they can be looked up stands in queue.py.
+SESSION, BROKER, USER, NAME = "broker_session", "broker_id", "broker_user", "broker_name"
+
+_MOST = 1000  # data, storages or volumes of one run
+# Servers write attachments under a name that they make plain first (werkzeug's secure_filename), so that another name
+# would not be found again.
+_PLAIN_STEP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+class Submission(NamedTuple):
+    """`fields`: of the form; `files`: attachments by path."""
+
+    fields: dict[str, str]
+    files: dict[str, bytes]
+
+
+# ── what cannot run ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def refuse(request: ExecutionRequest, options: WesOptions, info: Info | None) -> tuple[Reason, ...]:
+    """All that stands against it. `info`: None, where the server was not asked yet."""
+    executable = request.executable
+    if isinstance(executable, PythonProgram) and options.program is not None:
+        checks = chain(_program(executable, options, info), _volumes(request))
+    elif isinstance(executable, Workflow) and options.workflows:
+        checks = chain(_workflow(executable, request, options, info), _no_volumes(request))
+    else:
+        here = {kinds.PYTHON_PROGRAM: options.program is not None, kinds.WORKFLOW: options.workflows}
+        nearest = " or ".join(kinds.short(kind) for kind, runs in here.items() if runs)
+        return (Reason(f"{kinds.short(executable.kind)} does not run here", "executable.kind", nearest=nearest),)
+    return (*checks, *_numbers(request), *_resources(request), *_data(request, options))
+
+
+def _program(program: PythonProgram, options: WesOptions, info: Info | None) -> Iterator[Reason]:
+    if info is not None and not runs_cwl(info):
+        text = f"programs run as tools in CWL {tool.VERSION} here, which the server does not have"
+        yield Reason(text, "executable.kind", nearest=", ".join(info.types))
+    if (program.source is None) == (program.location is None):
+        yield Reason("a program has either a source or a location", "executable.source")
+    yield from _source(program, options)
+    if program.requirements:
+        yield Reason("this site installs nothing", "executable.requirements", nearest="no requirements")
+    yield from _python(program.python, options)
+    for name, value in (program.environment or {}).items():
+        if not name or "=" in name or "\0" in name + value:
+            yield Reason(f"{name!r} cannot be set as a variable", "executable.environment")
+    if any("\0" in argument for argument in program.arguments or ()):
+        yield Reason("an argument holds a null character", "executable.arguments")
+
+
+def runs_cwl(info: Info) -> bool:
+    type_ = info.type(CWL)
+    return type_ is not None and info.version(type_, tool.VERSION) is not None
+
+
+def _source(program: PythonProgram, options: WesOptions) -> Iterator[Reason]:
+    try:
+        source = tool.text(program)
+    except ValueError:
+        yield Reason("the data URL cannot be read", "executable.location")
+        return
+    except UnicodeEncodeError:
+        yield Reason("the source is no text", "executable.source")
+        return
+    if source is not None and len(source) > options.max_source_bytes:
+        yield Reason("the source is too large", "executable.source", nearest=f"{options.max_source_bytes} bytes")
+    if source is None and program.location is not None:
+        yield from _readable(program.location, "executable.location", options, "data")
+
+
+def _python(wanted: str | None, options: WesOptions) -> Iterator[Reason]:
+    version = options.program.version if options.program else None
+    if wanted is None:
+        return
+    try:
+        fits = version is not None and SpecifierSet(wanted).contains(version, prereleases=True)
+    except InvalidSpecifier:
+        yield Reason(f"{wanted!r} is no range of versions", "executable.python", nearest=">=3.11")
+        return
+    if not fits:
+        said = "" if version else ", and the site does not say which it has"
+        yield Reason(f"Python {wanted} is asked{said}", "executable.python", nearest=version or "no version")
+
+
+def _workflow(
+    workflow: Workflow, request: ExecutionRequest, options: WesOptions, info: Info | None
+) -> Iterator[Reason]:
+    names = frozenset(datum.name for datum in lay_out(request).data)
+    yield from workflows.refuse(workflow, names)
+    if info is not None and workflow.type:
+        yield from _language(workflow, options, info)
+    for i, item in enumerate(workflow.attachments or ()):
+        element = f"executable.attachments[{i}]"
+        if item.source is None and item.location is not None:
+            text = "the server takes files along with a workflow, and fetches none"
+            yield Reason(text, f"{element}.location", nearest="source")
+        if item.path and not all(_PLAIN_STEP.fullmatch(step) for step in item.path.split("/")):
+            nearest = "letters, digits, dots, dashes and underscores"
+            yield Reason(f"the server would rename {item.path[:200]!r}", f"{element}.path", nearest=nearest)
+    size = sum(len((item.source or "").encode(errors="replace")) for item in workflow.attachments or ())
+    if size > options.max_source_bytes:
+        text = f"its files have {size} bytes together"
+        yield Reason(text, "executable.attachments", nearest=f"{options.max_source_bytes} bytes")
+    location = workflow.location or ""
+    if workflows.is_url(location):
+        yield from _readable(location, "executable.location", options)
+
+
+def _language(workflow: Workflow, options: WesOptions, info: Info) -> Iterator[Reason]:
+    type_ = info.type(workflow.type or "")
+    if type_ is None:
+        yield Reason(f"the server runs no {workflow.type}", "executable.type", nearest=", ".join(info.types))
+        return
+    if info.version(type_, workflow.version) is None:
+        text = f"the server does not run {type_} {workflow.version}"
+        yield Reason(text, "executable.version", nearest=", ".join(info.types[type_]))
+    if info.engine(type_, workflow.engine) is None:
+        text = f"the server has no engine {workflow.engine}"
+        yield Reason(text, "executable.engine", nearest=", ".join(info.engines))
+
+
+def _numbers(request: ExecutionRequest) -> Iterator[Reason]:
+    volumes = (request.compute.volumes if request.compute else None) or ()
+    for element, parts in {"data": request.data, "storage": request.storage, "compute.volumes": volumes}.items():
+        if len(parts or ()) > _MOST:
+            yield Reason(f"{len(parts or ())} are asked", element, nearest=str(_MOST))
+
+
+def _readable(url: str, element: str, options: WesOptions, *more: str) -> Iterator[Reason]:
+    schemes = (*options.reads, *more)
+    if _scheme(url) not in schemes:
+        yield Reason("an address of this kind cannot be read from here", element, nearest=", ".join(schemes))
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme if url.isprintable() else ""
+    except ValueError:
+        return ""
+
+
+def _resources(request: ExecutionRequest) -> Iterator[Reason]:
+    if request.compute is not None and request.compute.kind != kinds.SIMPLE_COMPUTE:
+        yield Reason("an unknown kind of compute resource", "compute.kind", nearest=kinds.short(kinds.SIMPLE_COMPUTE))
+    for i, storage in enumerate(request.storage or ()):
+        if not isinstance(storage, SimpleStorageResource):
+            yield Reason("an unknown kind of storage", f"storage[{i}].kind", nearest=kinds.short(kinds.SIMPLE_STORAGE))
+    for what in request.extras:
+        yield Reason(f"there is no {kinds.short(what)} here", "compute.extras")
+
+
+def _data(request: ExecutionRequest, options: WesOptions) -> Iterator[Reason]:
+    for i, (item, known) in enumerate(zip(request.data or (), items(request), strict=True)):
+        element = f"data[{i}]"
+        if item.kind not in DATA:
+            nearest = ", ".join(kinds.short(kind) for kind in DATA)
+            yield Reason(f"{kinds.short(item.kind)} cannot be read here", f"{element}.kind", nearest=nearest)
+            continue
+        if isinstance(item, S3DataResource) and (not item.object or item.object.endswith("/")):
+            yield Reason("a whole bucket or prefix cannot be read here", f"{element}.object", nearest="one object")
+        if known.files > 1:
+            yield Reason(f"a data set of {known.files} files cannot be read here", element, nearest="a single file")
+        urls = addresses(known)
+        if not urls:
+            yield Reason("the data names no place to read it from, nor does a catalogue", element)
+        elif not any(_scheme(url) in options.reads for url in urls):
+            yield from _readable(urls[0], element, options)
+        stated = item.skao.checksum if isinstance(item, SkaoDataResource) and item.skao else None
+        if stated and stated.value and tool.sum_type(stated.type or "") is None:
+            text = f"checksums of type {stated.type!r} cannot be computed here"
+            yield Reason(text, f"{element}.skao.checksum.type", nearest=", ".join(launch.SUMS))
+
+
+def _volumes(request: ExecutionRequest) -> Iterator[Reason]:
+    seen: set[str] = set()
+    for i, volume in enumerate((request.compute.volumes if request.compute else None) or ()):
+        element = f"compute.volumes[{i}]"
+        if not isinstance(volume, SimpleVolumeMount):
+            yield Reason("an unknown kind of volume", f"{element}.kind", nearest=kinds.short(kinds.SIMPLE_VOLUME))
+            continue
+        path = inside(volume.path)
+        if path is None or path in tool.OURS or path in seen:
+            text = f"nothing can be mounted at {volume.path!r}" if path not in seen else f"{volume.path!r} comes twice"
+            yield Reason(text, f"{element}.path", nearest="a path of its own, without ..")
+        elif path == laying.RESULTS and (laying.is_data(request, volume) or volume.mode != "READWRITE"):
+            yield Reason("the program writes its results there", f"{element}.path", nearest="another path")
+        seen.add(path or "")
+
+
+def _no_volumes(request: ExecutionRequest) -> Iterator[Reason]:
+    if request.compute is not None and request.compute.volumes:
+        text = "a workflow finds its data by its inputs, and mounts nothing"
+        yield Reason(text, "compute.volumes", nearest="inputs with the location data/<name>")
+
+
+# ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def submission(job: Job, options: WesOptions, info: Info, broker: str) -> Submission:
+    """Of a job that `refuse` has nothing against."""
+    executable = job.request.executable
+    if isinstance(executable, Workflow):
+        type_, version, engine = executable.type or "", executable.version, executable.engine
+        url = executable.location or ""
+        files = {path: source.encode() for path, source in workflows.inline(executable).items()}
+        parameters = _parameters(executable, job.request, options)
+    else:
+        assert isinstance(executable, PythonProgram)  # noqa: S101  `refuse` has seen to it
+        assert options.program is not None  # noqa: S101  and to this
+        type_, version, engine, url = CWL, tool.VERSION, None, tool.TOOL
+        files, parameters = tool.tool(job, executable, options.program, options.reads)
+    type_ = info.type(type_) or type_
+    engine = engine or next((name for of, name in options.engines.items() if same_type(of, type_)), None)
+    fields = {
+        "workflow_type": type_,
+        "workflow_type_version": (info.version(type_, version) if type_ in info.types else version) or version or "",
+        "workflow_url": url,
+        "workflow_params": _json(parameters),
+        "tags": _json(tags(job, broker)),
+        "workflow_engine": info.engine(type_, engine) or "",
+        "workflow_engine_parameters": _json(options.engine_parameters) if options.engine_parameters else "",
+    }
+    return Submission({name: value for name, value in fields.items() if value}, files)
+
+
+def tags(job: Job, broker: str) -> dict[str, str]:
+    return {SESSION: str(job.session), BROKER: broker, USER: job.owner.subject, NAME: job.name}
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _parameters(workflow: Workflow, request: ExecutionRequest, options: WesOptions) -> dict[str, Any]:
+    """The workflow's inputs, with the request's data in the place of `data/<name>`: in CWL where a File or Directory
+    is said to lie, in other languages wherever such a text stands alone."""
+    places = {datum.place: tool.readable(datum.urls, options.reads) for datum in lay_out(request).data}
+    cwl = same_type(workflow.type or "", CWL)
+    return {name: _placed(value, places, cwl=cwl) for name, value in (workflow.parameters or {}).items()}
+
+
+def _placed(value: Any, places: Mapping[str, str], *, cwl: bool) -> Any:
+    if isinstance(value, list | tuple):
+        return [_placed(item, places, cwl=cwl) for item in value]
+    if isinstance(value, str) and not cwl:
+        return places.get(value.removeprefix("./"), value)
+    if not isinstance(value, Mapping):
+        return value
+    location = value.get("location") or value.get("path")
+    if cwl and value.get("class") in ("File", "Directory") and isinstance(location, str):
+        return _located(value, location.removeprefix("./").rstrip("/"), places)
+    return {name: _placed(item, places, cwl=cwl) for name, item in value.items()}
+
+
+def _located(value: Mapping[str, Any], place: str, places: Mapping[str, str]) -> Any:
+    rest = {name: _placed(item, places, cwl=True) for name, item in value.items() if name not in ("location", "path")}
+    if place == laying.DATA:
+        files = [_named(place, url) for place, url in places.items()]
+        return {**rest, "class": "Directory", "basename": laying.DATA, "listing": files}
+    if place in places:
+        return _named(place, places[place]) | rest
+    return {**rest, "location": value.get("location") or value.get("path")}
+
+
+def _named(place: str, url: str) -> dict[str, str]:
+    return {"class": "File", "location": url, "basename": place.rpartition("/")[2]}
