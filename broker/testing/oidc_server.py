@@ -18,7 +18,7 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 from broker.testing import children
-from broker.testing.redis_server import wait_for
+from broker.testing.children import wait_for
 
 AUDIENCE, OTHER_AUDIENCE = "urn:backend", "urn:elsewhere"
 CLIENTS = {"broker": "not-so-secret-4711", "ada": "not-so-secret-4712"}

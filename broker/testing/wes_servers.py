@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from broker.testing import children
-from broker.testing.redis_server import wait_for
+from broker.testing.children import wait_for
 
 _ANSWER_WITHIN = 30.0
 _GONE_WITHIN = 10.0
