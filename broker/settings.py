@@ -6,6 +6,7 @@ The JSON Schema of this file is generated into config/settings.schema.json.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -251,7 +252,10 @@ class Settings(BaseSettings):
     stop: StopSettings = Field(StopSettings(), description="how it ends when it is told to")
     log: LogSettings = Field(LogSettings(), description="what is written to standard error")
 
-    platform: dict[str, Any] | None = Field(None, description="kind, and that adapter's own options")
+    platform: dict[str, Any] | None = Field(
+        None,
+        description="kind, that adapter's own options, and `credentials`: the name of an entry under `credentials`",
+    )
     tariff: Any = Field(
         None, description="`free`, or prices; without one the price is unknown, and unknown is not free"
     )
@@ -287,21 +291,12 @@ class Settings(BaseSettings):
             raise ValueError("listen: a port is a number from 0 to 65535")
         if self.access.anonymous == "loopback" and self.host not in ("127.0.0.1", "::1", "localhost"):
             raise ValueError("access.anonymous: loopback needs listen on 127.0.0.1 or [::1]")
-        for name, site in self.sites.items():
-            if site.credentials is not None and site.credentials not in self.credentials:
-                known = ", ".join(sorted(self.credentials)) or "none"
-                raise ValueError(
-                    f"sites.{name}.credentials: {site.credentials!r} is not under credentials; there are: {known}"
-                )
-        for name, catalogue in self.catalogues.items():
-            if catalogue.credentials is not None and catalogue.credentials not in self.credentials:
-                known = ", ".join(sorted(self.credentials)) or "none"
-                raise ValueError(
-                    f"catalogues.{name}.credentials: {catalogue.credentials!r} is not under credentials; "
-                    f"there are: {known}"
-                )
         if self.platform is not None and "kind" not in self.platform:
             raise ValueError("platform.kind is wanted, such as local or simulated")
+        for place, name in self._named_credentials():
+            if name is not None and name not in self.credentials:
+                known = ", ".join(sorted(self.credentials)) or "none"
+                raise ValueError(f"{place}.credentials: {name!r} is not under credentials; there are: {known}")
         if self.platform is not None and self.name in self.sites:
             raise ValueError(f"sites.{self.name}: a broker with a platform is itself the site of its name")
         return self
@@ -314,15 +309,22 @@ class Settings(BaseSettings):
     def port(self) -> int:
         return int(self.listen.rpartition(":")[2])
 
+    def _named_credentials(self) -> Iterator[tuple[str, Any]]:
+        """Where an entry of `credentials` is named, and its name; None where none is."""
+        yield from ((f"sites.{name}", site.credentials) for name, site in self.sites.items())
+        yield from ((f"catalogues.{name}", catalogue.credentials) for name, catalogue in self.catalogues.items())
+        if self.platform is not None:
+            yield "platform", self.platform.get("credentials")
+
     @property
     def own_site(self) -> Registration | None:
         """The bare platform behind this broker, as a site of its own name."""
         if self.platform is None:
             return None
-        options = {key: value for key, value in self.platform.items() if key != "kind"}
+        options = {key: value for key, value in self.platform.items() if key not in ("kind", "credentials")}
         return Registration(
             name=self.name, kind=self.platform["kind"], options=options, country=self.country,
-            storages=self.storages, contact=self.contact, poll=1.0,
+            credentials=self.platform.get("credentials"), storages=self.storages, contact=self.contact, poll=1.0,
         )  # fmt: skip
 
     @property

@@ -483,7 +483,8 @@ def _credentials(settings: Settings, site: Registration) -> Credentials | None:
     given = settings.credentials.get(site.credentials)
     if given is None:
         raise SettingsError(f'"{site.credentials}" is not under credentials.', key="credentials")
-    if site.name not in settings.sites and _origin(site.url) not in _origins(settings, site.credentials, given):
+    ours = site.name in settings.sites or (settings.platform is not None and site.name == settings.name)
+    if not ours and _origin(site.url) not in _origins(settings, site.credentials, given):
         raise SettingsError(
             f'"{site.credentials}" may not be sent to this address.',
             key="credentials",

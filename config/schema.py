@@ -61,7 +61,7 @@ def _platform(kind: str, parts: Schema) -> Schema:
     options = _drawn(PLATFORMS[kind], parts)
     return {
         **options,
-        "properties": {"kind": {"const": kind}, **options["properties"]},
+        "properties": {"kind": {"const": kind}, "credentials": {"type": "string"}, **options["properties"]},
         "required": ["kind", *options.get("required", ())],
     }
 

@@ -77,6 +77,10 @@ async def test_a_slip_writes_nothing(run: Any, home: Path, arguments: tuple[str,
         ("listen: 127.0.0.1:99999", "listen: a port is a number from 0 to 65535"),
         ("platform: {kind: local, foldr: jobs}", "platform.foldr: no such key. Nearest: folder. Allowed: "),
         ("platform: {kind: local}", "platform.folder: is missing."),
+        (
+            "platform: {kind: local, folder: jobs, credentials: key}",
+            "platform.credentials: 'key' is not under credentials; there are: none",
+        ),
     ],
 )
 async def test_a_wrong_setting_is_one_line(run: Any, home: Path, text: str, line: str) -> None:
