@@ -57,8 +57,8 @@ async def test_a_file_is_never_overwritten(run: Any, home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("site", "x.yaml"), "a site's kind is wanted. There are: local, simulated"),
-        (("site", "x.yaml", "--kind", "abacus"), '"abacus" is no platform. There are: local, simulated'),
+        (("site", "x.yaml"), "a site's kind is wanted. There are: arc, "),
+        (("site", "x.yaml", "--kind", "abacus"), '"abacus" is no platform. There are: arc, '),
         (("federation", "x.yaml", "--kind", "local"), "--kind is for a site. Only a site has a kind."),
         (("federation", "x.yaml", "--name", "My Net"), "--name: small letters, digits, dots and dashes are wanted."),
         (("federation", "nowhere/x.yaml"), "nowhere is no folder."),

@@ -19,6 +19,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,9 @@ class Shell:
 
     def _environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin"
-        return {"HOME": str(self.home), "PATH": path, "COLUMNS": "80", "TERM": "xterm", "LANG": "C.UTF-8"}
+        # A clock that shows about noon: what the page shows ends on the day it begins, as it does at noon.
+        noon = {"TZ": f"UTC{datetime.now(UTC).hour - 12:+d}"}
+        return {"HOME": str(self.home), "PATH": path, "COLUMNS": "80", "TERM": "xterm", "LANG": "C.UTF-8", **noon}
 
     def _here(self, text: str) -> str:
         for name, place in (self.ids | self.places).items():
