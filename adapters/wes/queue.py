@@ -7,6 +7,7 @@ list of runs, with the logs of those that have ended since.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
@@ -116,7 +117,13 @@ class WesQueue:
             for account in self._accounts(job):
                 by_account.setdefault(account, []).append(job)
         for account, asked in by_account.items():
-            found |= await self._find(account, [job for job in asked if job.session not in found], deadline)
+            wanted = [job for job in asked if not isinstance(found.get(job.session), Sighting)]
+            try:
+                found |= await self._find(account, wanted, deadline)
+            except SiteError as error:
+                if len(by_account) == 1:
+                    raise
+                found |= {job.session: error for job in wanted}
         return found
 
     async def submit(self, job: Job, deadline: Deadline) -> Sighting:
@@ -154,8 +161,9 @@ class WesQueue:
 
     async def fetch(self, job: Job, name: str, deadline: Deadline) -> AsyncIterator[bytes]:
         account, run = await self._must_run(job, deadline)
-        async for piece in handing.fetch(account.wes, run, job, name, self._options, deadline):
-            yield piece
+        async with aclosing(handing.fetch(account.wes, run, job, name, self._options, deadline)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def close(self) -> None:
         for account in (self._common, *self._users.values()):
