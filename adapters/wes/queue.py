@@ -90,13 +90,13 @@ class WesQueue:
             platform="wes",
             executables=tuple(kind for kind, runs in executables.items() if runs),
             data=translate.DATA,
+            workflows=known.languages() if options.workflows else (),
             python=(version,) if version else (),
             results=results,
             reads=(*options.reads, "data"),
             reserves=False,
             repeatable=True,
             batches=True,
-            isolation=None,
         )
 
     async def capacity(self, deadline: Deadline) -> Capacity:

@@ -138,6 +138,9 @@ def _workflow(
     location = workflow.location or ""
     if workflows.is_url(location):
         yield from _readable(location, "executable.location", options)
+    for reference in workflows.references(workflow):  # file: would be a file of the server's
+        if workflows.is_url(reference.location):
+            yield from _readable(reference.location, reference.element, options)
 
 
 def _language(workflow: Workflow, options: WesOptions, info: Info) -> Iterator[Reason]:

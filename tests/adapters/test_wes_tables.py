@@ -94,6 +94,7 @@ def test_service_info_is_read_as_each_server_writes_it() -> None:
     toil, sapporo = info.read(TOIL), info.read(SAPPORO)
     assert (toil.sapporo, sapporo.sapporo) == (False, True)
     assert (toil.type("CWL"), sapporo.type("cwl")) == ("cwl", "CWL")
+    assert toil.languages() == ("CWL v1.0", "CWL v1.1", "CWL v1.2", "WDL draft-2", "WDL 1.0")
     assert (sapporo.type("Nextflow"), sapporo.type("SMK")) == ("NFL", None)
     assert (toil.version("cwl", "1.2"), toil.version("cwl", None), toil.version("cwl", "v2")) == ("v1.2", "v1.2", None)
     assert (toil.engine("cwl", None), sapporo.engine("CWL", None), sapporo.engine("WDL", None)) == (
@@ -179,6 +180,11 @@ MAIN = "cwlVersion: v1.2\nclass: CommandLineTool\n"
             "executable.attachments[0].path",
             "letters, digits, dots, dashes and underscores",
         ),
+        (
+            workflow(MAIN, parameters={"x": [{"class": "File", "location": "file:///etc/passwd"}]}),
+            "executable.parameters.x[0]",
+            "http, https",
+        ),
         (workflow("#" * 9_000_000), "executable.attachments", "8388608 bytes"),
     ],
 )  # fmt: skip
@@ -224,6 +230,7 @@ def test_a_program_is_a_tool_that_holds_none_of_its_words() -> None:
     assert sent.fields["workflow_url"] == "program.cwl"
     assert (sent.fields["workflow_type"], sent.fields["workflow_type_version"]) == ("cwl", "v1.2")
     assert json.loads(sent.fields["workflow_params"]) == {}
+    assert document["requirements"]["NetworkAccess"] == {"networkAccess": True}
     assert document["requirements"]["ResourceRequirement"] == {"coresMin": 2, "coresMax": 2, "ramMin": 3072}
     assert set(sent.files) == {"program.cwl", "launch.py", "launch.json", "program.py"}
     entries = {
