@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from adapters.common.signing import BasicOptions
 from adapters.common.tokens import TokenOptions
 from broker.domain.outputs import Outputs
 
@@ -71,15 +72,6 @@ class OutputOptions(BaseModel):
         if self.credentials_file and not _may_be_told_secrets(self.endpoint or self.place):
             raise ValueError("credentials are sent over https alone")
         return self
-
-
-class BasicOptions(BaseModel):
-    """A user's name and password, as HTTP Basic."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    username: str = Field(min_length=1, pattern="^[^:]+$", description="as the server knows it")
-    password_file: Path = Field(description="its first line is the password; read again when it was not taken")
 
 
 class TesOptions(BaseModel):

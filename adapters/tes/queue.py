@@ -20,12 +20,12 @@ import structlog
 from adapters.common.http import Origin
 from adapters.common.laying import RESULTS
 from adapters.common.parallel import each
+from adapters.common.signing import Basic, Bearer, Signer
 from adapters.common.tokens import TokenOptions, per_user, tokens
 from adapters.planning.platform import Capacity, Job
 from adapters.tes import states, stored, translate
 from adapters.tes.client import Client
 from adapters.tes.options import TesOptions
-from adapters.tes.signing import Basic, Bearer, Signer
 from adapters.tes.translate import SESSION, Server
 from adapters.tes.wire import ServiceInfo, Task
 from broker.domain import kinds

@@ -32,7 +32,7 @@ from broker.plugins import Credentials
 from broker.ports import Sighting
 from broker.testing.raw_http import RawServer, Seen, answer
 from broker.testing.resources import shared_http
-from tests.adapters.wes_stage import CLOCK, program, stage, workflow
+from tests.adapters.wes_stage import CLOCK, a_job, resources, workflow
 
 SECRET = "correct-horse"
 INFO = {"workflow_type_versions": {"CWL": {"workflow_type_version": ["v1.2"]}}}
@@ -63,11 +63,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 def queue(server: RawServer, http: aiohttp.ClientSession, **options: Any) -> WesQueue:
     read = WesOptions.model_validate({"program": {}, **options})
-    return WesQueue(read, server.url, http, CLOCK, "us", Credentials(token=SECRET))
-
-
-def a_job(request: dict[str, Any] | None = None) -> Job:
-    return stage("http://127.0.0.1:1", None).job(request or program(""))  # type: ignore[arg-type]
+    return WesQueue(read, resources(http, server.url, "us", credentials=Credentials(token=SECRET)))
 
 
 def listed(job: Job, run: str, state: str = "RUNNING", broker: str = "us") -> dict[str, Any]:
