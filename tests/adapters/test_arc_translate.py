@@ -173,6 +173,7 @@ def test_a_program_that_no_command_line_holds_is_refused() -> None:
     reasons = translate.refuse(a_request(executable=python(source=f"# {noise}")), OPTIONS)
     assert [reason.element for reason in reasons] == ["executable.source"]
     assert not translate.refuse(a_request(executable=python(source="x = 1\n" * 100_000)), OPTIONS)
+    assert translate.refuse(a_request(executable=python(source="x = 1\n" * 200_000)), OPTIONS)
 
 
 @pytest.mark.parametrize(
