@@ -163,7 +163,7 @@ class Account:
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _once(self, description: bytes, deadline: Deadline) -> Answer:
-        """Tried again where surely nothing was sent, alone."""
+        """Tried again only where surely nothing was sent."""
         headers = {"Content-Type": "application/xml"}
         for attempt in range(ATTEMPTS):
             try:

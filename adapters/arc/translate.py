@@ -6,8 +6,8 @@ seconds, sizes bytes, memory is that of one slot, and a folder among the outputs
 
 Nothing that a user writes stands in the description as it is, but for addresses. ARC makes shell scripts of the rest,
 and its scripts for fork run what stands in backticks or after a dollar sign (seen with 6.17.0). All of it goes, with
-the launcher, as one argument of compressed base64. So submitting is one call: there is no program to be uploaded that
-could be missing when the answer is lost or the broker dies.
+the launcher, in one variable of compressed base64, which nobody else on the node can read. So submitting is one call:
+there is no program to be uploaded that could be missing when the answer is lost or the broker dies.
 """
 
 from __future__ import annotations
@@ -46,11 +46,12 @@ OUT, ERR = ".broker.out", ".broker.err"
 GIB = 1024**3
 _ADL = "http://www.eu-emi.eu/es/2010/12/adl"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_LONGEST = 120_000  # bytes of one argument; Linux takes 131 072 (MAX_ARG_STRLEN)
+_LONGEST = 120_000  # bytes of one variable; Linux takes 131 072 (MAX_ARG_STRLEN)
 _LARGEST = 2**20  # characters of a source
 _MOST = 1000  # data, storages or volumes of one job
 # No dollar sign, quote, backtick or backslash: ARC's scripts hand it to a shell.
-_BEGIN = "import base64,sys,zlib;exec(zlib.decompress(base64.b64decode(sys.argv[1])))"
+_BEGIN = "import base64,os,sys,zlib;exec(zlib.decompress(base64.b64decode(os.environ.pop(sys.argv[1]))))"
+_VARIABLE = "BROKER_JOB"
 _LAUNCHER = files("adapters.arc").joinpath("launcher.py").read_text("utf-8")
 
 
@@ -75,7 +76,7 @@ def refuse(request: ExecutionRequest, options: ArcOptions) -> tuple[Reason, ...]
 def _too_large(request: ExecutionRequest) -> bool:
     """What is beyond all hope is not compressed first: that takes its time."""
     source = getattr(request.executable, "source", None) or ""
-    return len(source) > _LARGEST or len(_argument(_specimen(request))) > _LONGEST
+    return len(source) > _LARGEST or len(_bundle(_specimen(request))) > _LONGEST
 
 
 def beyond(request: ExecutionRequest, known: Cluster) -> Iterator[Reason]:
@@ -152,10 +153,13 @@ def description(job: Job, options: ArcOptions) -> bytes:
     application = SubElement(root, "Application")
     executable = SubElement(application, "Executable")
     _text(executable, "Path", "/usr/bin/env")
-    for argument in (options.python, "-c", _BEGIN, _argument(job)):
+    for argument in (options.python, "-c", _BEGIN, _VARIABLE):
         _text(executable, "Argument", argument)
     _text(application, "Output", OUT)
     _text(application, "Error", ERR)
+    variable = SubElement(application, "Environment")
+    _text(variable, "Name", _VARIABLE)
+    _text(variable, "Value", _bundle(job))
     _needs(SubElement(root, "Resources"), job, options)
     staging = SubElement(root, "DataStaging")
     for name, url in _inputs(job.request):
@@ -196,7 +200,7 @@ def _inputs(request: ExecutionRequest) -> Iterator[tuple[str, str]]:
         yield datum.place, next(filter(readable, datum.urls))
 
 
-def _argument(job: Job) -> str:
+def _bundle(job: Job) -> str:
     plan = repr(json.dumps(_plan(job)))
     return b64encode(zlib.compress(f"{_LAUNCHER}\nsys.exit(main(json.loads({plan})))\n".encode(), 9)).decode()
 

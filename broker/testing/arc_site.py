@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -271,8 +272,15 @@ class FakeArc:
         out, err = (job.folder / job.texts("Application", name)[0] for name in ("Output", "Error"))
         with out.open("wb") as stdout, err.open("wb") as stderr:
             job.began, job.state = time.time(), "RUNNING"
+            names = job.texts("Application", "Environment", "Name")
+            told = dict(zip(names, job.texts("Application", "Environment", "Value"), strict=True))
             job.process = await asyncio.create_subprocess_exec(
-                *path, cwd=job.folder, stdin=asyncio.subprocess.DEVNULL, stdout=stdout, stderr=stderr
+                *path,
+                cwd=job.folder,
+                env={**os.environ, **told},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
             )
             if job.killed:  # while it was made
                 job.process.send_signal(signal.SIGTERM)

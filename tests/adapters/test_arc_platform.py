@@ -193,7 +193,7 @@ os.symlink("/etc/passwd", "results/link")
     files = await left(arc, job)
     told, folder, argv, asked, data = json.loads(files.pop("told"))
     assert (argv[1:], asked, data) == (words["arguments"], "$(id)", "hello")
-    assert told == {
+    assert told == {  # and not what the launcher was handed
         "BROKER_SESSION": str(job.session), "BROKER_CORES": "2", "BROKER_MEMORY": str(1024**3),
         "BROKER_DATA": f"{folder}/data", "BROKER_RESULTS": f"{folder}/results",
         "BROKER_DATA_HELLO_TXT": f"{folder}/data/hello.txt", "BROKER_VOLUME_IN_PUT": f"{folder}/in/put",
