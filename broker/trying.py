@@ -136,6 +136,7 @@ def _room(profile: Profile) -> str:
     parts = [
         ", ".join([profile.platform, *([f"up to {', '.join(sizes)} a run"] if sizes else [])]),
         f"Python {', '.join(profile.python)}" if profile.python else "",
+        ", ".join(profile.workflows),
         "results are handed back" if profile.results else "no result files",
     ]
     return "; ".join(part for part in parts if part)

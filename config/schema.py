@@ -21,6 +21,7 @@ from adapters.local.options import LocalOptions
 from adapters.planning.settings import SiteSettings
 from adapters.simulated.options import SimulatedOptions
 from adapters.tes.options import TesOptions
+from adapters.wes.options import WesOptions
 from broker.settings import Settings
 
 FILE = Path(__file__).with_name("settings.schema.json")
@@ -29,6 +30,7 @@ PLATFORMS: dict[str, type[BaseModel]] = {
     "arc": ArcOptions,
     "simulated": SimulatedOptions,
     "tes": TesOptions,
+    "wes": WesOptions,
 }
 KINDS: dict[str, type[BaseModel]] = {"ivoa": IvoaOptions, **PLATFORMS}
 OTHERS = "an adapter of your own: its options are checked when the broker starts"

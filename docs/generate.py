@@ -29,6 +29,7 @@ from adapters.local.options import LocalOptions
 from adapters.planning.settings import SiteSettings
 from adapters.simulated.options import SimulatedOptions
 from adapters.tes.options import TesOptions
+from adapters.wes.options import WesOptions
 from broker import client
 from broker.api.openapi import describe
 from broker.api.problems import TABLE
@@ -357,6 +358,7 @@ MADE: Mapping[str, Callable[[], str]] = {
     "arc-options": lambda: settings(ArcOptions),
     "simulated-options": lambda: settings(SimulatedOptions),
     "tes-options": lambda: settings(TesOptions),
+    "wes-options": lambda: settings(WesOptions),
     "ivoa-options": lambda: settings(IvoaOptions),
     "datalink-options": lambda: settings(DatalinkOptions),
     "tap-options": lambda: settings(TapOptions),

@@ -146,7 +146,7 @@ class Account:
         answer = await self._once(description, deadline)
         if answer.status == 404:
             raise SiteRefused(f"{self.place} has no call for new jobs.", status=404)
-        entries = _list(self._decoded(self._sound(answer)), "job")
+        entries = _list(self._decoded(self._sound(answer, doubtful=True)), "job")
         entry = entries[0] if len(entries) == 1 else {}
         if entry.get("status-code") == "201":
             return _id(entry)
@@ -163,7 +163,7 @@ class Account:
     # ── calls ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _once(self, description: bytes, deadline: Deadline) -> Answer:
-        """Tried again where surely nothing was sent, alone."""
+        """Tried again only where surely nothing was sent."""
         headers = {"Content-Type": "application/xml"}
         for attempt in range(ATTEMPTS):
             try:
@@ -232,7 +232,10 @@ class Account:
         self, method: str, url: URL, deadline: Deadline, body: bytes | None, headers: Mapping[str, str] | None
     ) -> Answer:
         origin, signed = await self._ready(deadline)
-        answer = await origin.send(method, url, deadline=deadline, body=body, headers={**signed, **(headers or {})})
+        if method == "HEAD":
+            answer = await origin.head(url, deadline=deadline, headers=signed)
+        else:
+            answer = await origin.send(method, url, deadline=deadline, body=body, headers={**signed, **(headers or {})})
         if answer.status in (401, 403) and self._tokens is not None:
             self._tokens.rejected(signed["Authorization"].removeprefix("Bearer "))
         return answer
@@ -264,13 +267,13 @@ class Account:
 
     # ── answers ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _sound(self, answer: Answer) -> Answer:
-        """Raises what the answer is, where it is no success."""
+    def _sound(self, answer: Answer, *, doubtful: bool = False) -> Answer:
+        """Raises what the answer is, where it is no success. `doubtful`: as `failure` has it."""
         if 200 <= answer.status < 300:
             return answer
         if answer.status == 404:
             raise SiteForgot(f"{self.place} knows no such job or file.")
-        raise failure(answer, self.place, self._clock.now(), doubtful=True)
+        raise failure(answer, self.place, self._clock.now(), doubtful=doubtful)
 
     def _decoded(self, answer: Answer) -> Any:
         if not answer.body.strip():

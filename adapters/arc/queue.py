@@ -71,7 +71,7 @@ class ArcQueue:
         return Profile(
             platform="arc",
             executables=(kinds.PYTHON_PROGRAM,),
-            data=translate.DATA,
+            data=kinds.DATA,
             python=(self._options.python_version,) if self._options.python_version else (),
             results=True,
             reads=translate.SCHEMES,
@@ -127,8 +127,8 @@ class ArcQueue:
         return states.sighting(Activity(str(job.session), "ACCEPTING"), id)
 
     async def end(self, job: Job, deadline: Deadline) -> None:
-        for place in await self._places(job, deadline):
-            await place.account.kill([place.id], deadline)
+        if places := await self._places(job, deadline):
+            await places[0].account.kill([place.id for place in places], deadline)
 
     async def held(self, deadline: Deadline) -> tuple[Held, ...]:
         found: list[Held] = []
@@ -191,7 +191,7 @@ class ArcQueue:
                 raise name
 
     async def _places(self, job: Job, deadline: Deadline) -> list[Place]:
-        """Where its job is; none, where there is none. Raises what an account answers instead."""
+        """Where its job is, in one account; none, where there is none. Raises what an account answers instead."""
         own = self._account(job.owner)
         for account in (own, *(account for account in self._names if account is not own)):
             names = self._names[account]

@@ -1,13 +1,13 @@
 """From the standard's request to a job of ARC in the EMI Activity Description Language, and what in a request can never
-run there. Pure; imports the domain, the platform port, the names of what a program finds, this package's launcher.
+run there. Pure; imports the domain, the platform port, adapters.common, this package's launcher.
 
 Source of the language: "EMI Execution Service Specification" 1.16, section 9.3, as A-REX 6.17 reads it: times are
 seconds, sizes bytes, memory is that of one slot, and a folder among the outputs ends in a slash.
 
 Nothing that a user writes stands in the description as it is, but for addresses. ARC makes shell scripts of the rest,
 and its scripts for fork run what stands in backticks or after a dollar sign (seen with 6.17.0). All of it goes, with
-the launcher, as one argument of compressed base64. So submitting is one call: there is no program to be uploaded that
-could be missing when the answer is lost or the broker dies.
+the launcher, in one variable of compressed base64, which nobody else on the node can read. So submitting is one call:
+there is no program to be uploaded that could be missing when the answer is lost or the broker dies.
 """
 
 from __future__ import annotations
@@ -24,36 +24,34 @@ from urllib.parse import urlsplit
 from uuid import UUID
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
 from adapters.arc.glue import Cluster
 from adapters.arc.launcher import LIST, PROGRAM, RESULTS
 from adapters.arc.options import ArcOptions
+from adapters.common import refusing
 from adapters.common.http import tidy
-from adapters.common.laying import addresses, inside, lay_out, variables
+from adapters.common.laying import inside, lay_out, variables
 from adapters.planning.platform import Job
 from adapters.planning.policies import over, too_long
 from broker.domain import kinds
-from broker.domain.data import S3DataResource, SkaoDataResource
+from broker.domain.addresses import bare
 from broker.domain.executables import PythonProgram
 from broker.domain.identity import Owner
-from broker.domain.located import items
 from broker.domain.outcome import Reason
 from broker.domain.request import ExecutionRequest
-from broker.domain.resources import SimpleStorageResource, SimpleVolumeMount
+from broker.domain.resources import SimpleVolumeMount
 
-DATA = (kinds.SIMPLE_DATA, kinds.IVOA_DATA, kinds.SKAO_DATA, kinds.S3_DATA, kinds.RUCIO_DATA)
 SCHEMES = ("http", "https")
 OUT, ERR = ".broker.out", ".broker.err"
 
 GIB = 1024**3
 _ADL = "http://www.eu-emi.eu/es/2010/12/adl"
-_CHECKSUMS = ("adler32", "md5", "sha1", "sha256", "sha512")
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-_LONGEST = 120_000  # bytes of one argument; Linux takes 131 072 (MAX_ARG_STRLEN)
+_LONGEST = 120_000  # bytes of one variable; Linux takes 131 072 (MAX_ARG_STRLEN)
+_LARGEST = 2**20  # characters of a source
 _MOST = 1000  # data, storages or volumes of one job
 # No dollar sign, quote, backtick or backslash: ARC's scripts hand it to a shell.
-_BEGIN = "import base64,sys,zlib;exec(zlib.decompress(base64.b64decode(sys.argv[1])))"
+_BEGIN = "import base64,os,sys,zlib;exec(zlib.decompress(base64.b64decode(os.environ.pop(sys.argv[1]))))"
+_VARIABLE = "BROKER_JOB"
 _LAUNCHER = files("adapters.arc").joinpath("launcher.py").read_text("utf-8")
 
 
@@ -62,11 +60,23 @@ _LAUNCHER = files("adapters.arc").joinpath("launcher.py").read_text("utf-8")
 
 def refuse(request: ExecutionRequest, options: ArcOptions) -> tuple[Reason, ...]:
     """All that stands against it, whatever the service is."""
-    found = (*_executable(request, options), *_numbers(request), *_resources(request), *_data(request))
-    found += tuple(_volumes(request))
-    if not found and len(_argument(_specimen(request))) > _LONGEST:
+    found = (
+        *_executable(request, options),
+        *refusing.numbers(request, _MOST),
+        *refusing.resources(request),
+        *_extras(request),
+        *refusing.data(request, _unreadable),
+        *_volumes(request),
+    )
+    if not found and _too_large(request):
         found = (Reason("the program is too large to go along with a job", "executable.source", nearest="a location"),)
     return found
+
+
+def _too_large(request: ExecutionRequest) -> bool:
+    """What is beyond all hope is not compressed first: that takes its time."""
+    source = getattr(request.executable, "source", None) or ""
+    return len(source) > _LARGEST or len(_bundle(_specimen(request))) > _LONGEST
 
 
 def beyond(request: ExecutionRequest, known: Cluster) -> Iterator[Reason]:
@@ -86,78 +96,22 @@ def _executable(request: ExecutionRequest, options: ArcOptions) -> Iterator[Reas
         nearest = kinds.short(kinds.PYTHON_PROGRAM)
         yield Reason(f"{kinds.short(executable.kind)} does not run here", "executable.kind", nearest=nearest)
         return
-    if (executable.source is None) == (executable.location is None):
-        yield Reason("a program has either a source or a location", "executable.source")
-    if executable.location is not None and not readable(executable.location):
-        yield Reason(f"{tidy(executable.location)!r} cannot be read from here", "executable.location", nearest=_SCHEMES)
+    yield from refusing.words(executable)
+    if executable.location is not None:
+        yield from _unreadable(executable.location, "executable.location")
     if executable.requirements:
         yield Reason("this site installs nothing", "executable.requirements", nearest="no requirements")
-    for name, value in (executable.environment or {}).items():
-        if not name or "=" in name or "\0" in name + value:
-            yield Reason(f"{name!r} cannot be set as a variable", "executable.environment")
-    if any("\0" in argument for argument in executable.arguments or ()):
-        yield Reason("an argument holds a null character", "executable.arguments")
-    yield from _python(executable.python, options.python_version)
+    yield from refusing.version(executable.python, options.python_version, "python_version")
 
 
-def _python(asked: str | None, has: str | None) -> Iterator[Reason]:
-    if not asked:
-        return
-    try:
-        fits = has is not None and SpecifierSet(asked).contains(has, prereleases=True)
-    except InvalidSpecifier:
-        yield Reason(f"{asked!r} is no range of versions", "executable.python", nearest=">=3.11")
-        return
-    if not fits:
-        text = f"Python {asked} is asked" + ("" if has else ", and this site does not say which it has")
-        yield Reason(text, "executable.python", "python_version", has or "no version")
-
-
-def _numbers(request: ExecutionRequest) -> Iterator[Reason]:
-    volumes = (request.compute.volumes if request.compute else None) or ()
-    for element, parts in {"data": request.data, "storage": request.storage, "compute.volumes": volumes}.items():
-        if len(parts or ()) > _MOST:
-            yield Reason(f"{len(parts or ())} are asked", element, nearest=str(_MOST))
-
-
-def _resources(request: ExecutionRequest) -> Iterator[Reason]:
-    if request.compute is not None and request.compute.kind != kinds.SIMPLE_COMPUTE:
-        yield Reason("an unknown kind of compute resource", "compute.kind", nearest=kinds.short(kinds.SIMPLE_COMPUTE))
-    for i, storage in enumerate(request.storage or ()):
-        if not isinstance(storage, SimpleStorageResource):
-            yield Reason("an unknown kind of storage", f"storage[{i}].kind", nearest=kinds.short(kinds.SIMPLE_STORAGE))
+def _extras(request: ExecutionRequest) -> Iterator[Reason]:
     for what in request.extras:
         yield Reason(f"there is no {kinds.short(what)} here", "compute.extras")
 
 
-def _data(request: ExecutionRequest) -> Iterator[Reason]:
-    for i, (item, known) in enumerate(zip(request.data or (), items(request), strict=True)):
-        element = f"data[{i}]"
-        if item.kind not in DATA:
-            nearest = ", ".join(kinds.short(kind) for kind in DATA)
-            yield Reason(f"{kinds.short(item.kind)} cannot be staged here", f"{element}.kind", nearest=nearest)
-            continue
-        if isinstance(item, S3DataResource) and (not item.object or item.object.endswith("/")):
-            yield Reason("a whole bucket or prefix cannot be staged here", f"{element}.object", nearest="one object")
-        if known.files > 1:
-            yield Reason(f"a data set of {known.files} files cannot be staged here", element, nearest="a single file")
-        urls = addresses(known)
-        if not urls:
-            yield Reason("the data names no place to read it from, nor does a catalogue", element)
-        elif not any(map(readable, urls)):
-            yield Reason(f"{tidy(urls[0])!r} cannot be read from here", element, nearest=_SCHEMES)
-        if isinstance(item, SkaoDataResource) and item.skao:
-            yield from _skao(item, element)
-
-
-def _skao(item: SkaoDataResource, element: str) -> Iterator[Reason]:
-    kind = item.skao.objecttype if item.skao else None
-    if kind not in (None, "FILE"):
-        yield Reason(f"a {kind} cannot be staged here", f"{element}.skao.objecttype", nearest="FILE")
-    stated = item.skao.checksum if item.skao else None
-    if stated and stated.value and not _checksum(stated.type or ""):
-        text = f"checksums of type {stated.type!r} cannot be computed here"
-        yield Reason(text, f"{element}.skao.checksum.type", nearest=", ".join(_CHECKSUMS))
+def _unreadable(url: str, element: str) -> Iterator[Reason]:
+    if not readable(url):
+        yield Reason(f"{tidy(bare(url))!r} cannot be read from here", element, nearest=", ".join(SCHEMES))
 
 
 def _volumes(request: ExecutionRequest) -> Iterator[Reason]:
@@ -172,9 +126,6 @@ def _volumes(request: ExecutionRequest) -> Iterator[Reason]:
             text = f"nothing can be mounted at {volume.path!r}"
             yield Reason(text, f"{element}.path", nearest="a path of its own, without ..")
         seen.add(path or "")
-
-
-_SCHEMES = ", ".join(SCHEMES)
 
 
 def readable(url: str) -> bool:
@@ -192,12 +143,6 @@ def readable(url: str) -> bool:
     )
 
 
-def _checksum(name: str) -> str | None:
-    """`SHA-256` → `sha256`; None: none that the launcher can compute."""
-    plain = name.lower().replace("-", "")
-    return plain if plain in _CHECKSUMS else None
-
-
 # ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -208,10 +153,13 @@ def description(job: Job, options: ArcOptions) -> bytes:
     application = SubElement(root, "Application")
     executable = SubElement(application, "Executable")
     _text(executable, "Path", "/usr/bin/env")
-    for argument in (options.python, "-c", _BEGIN, _argument(job)):
+    for argument in (options.python, "-c", _BEGIN, _VARIABLE):
         _text(executable, "Argument", argument)
     _text(application, "Output", OUT)
     _text(application, "Error", ERR)
+    variable = SubElement(application, "Environment")
+    _text(variable, "Name", _VARIABLE)
+    _text(variable, "Value", _bundle(job))
     _needs(SubElement(root, "Resources"), job, options)
     staging = SubElement(root, "DataStaging")
     for name, url in _inputs(job.request):
@@ -252,7 +200,7 @@ def _inputs(request: ExecutionRequest) -> Iterator[tuple[str, str]]:
         yield datum.place, next(filter(readable, datum.urls))
 
 
-def _argument(job: Job) -> str:
+def _bundle(job: Job) -> str:
     plan = repr(json.dumps(_plan(job)))
     return b64encode(zlib.compress(f"{_LAUNCHER}\nsys.exit(main(json.loads({plan})))\n".encode(), 9)).decode()
 
@@ -286,7 +234,7 @@ def _plan(job: Job) -> dict[str, Any]:
 
 
 def _stated(checksum: tuple[str, str] | None) -> list[str] | None:
-    kind = _checksum(checksum[0]) if checksum else None
+    kind = refusing.checksum_type(checksum[0]) if checksum else None
     return [kind, checksum[1]] if kind and checksum else None
 
 

@@ -35,9 +35,6 @@ _SHOWN = 300  # characters of a URL, or of what a server says
 # Asked together with whether something has changed: what a proxy on the way remembers is no answer to that.
 _OWN_WORD = {"Cache-Control": "no-cache"}
 
-# The names of checksum types as they are compared: lower case, without dashes.
-CHECKSUMS = ("adler32", "md5", "sha1", "sha256", "sha512")
-
 
 class StagingError(Exception):
     """Its text is one sentence for the person whose job it is."""
@@ -70,12 +67,6 @@ class Fetched(NamedTuple):
     headers: Message | None = None
 
 
-def checksum_type(name: str) -> str | None:
-    """`SHA-256` → `sha256`; None: none that we can compute."""
-    plain = name.lower().replace("-", "")
-    return plain if plain in CHECKSUMS else None
-
-
 class _Sum(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
@@ -98,7 +89,7 @@ def _summer(kind: str) -> _Sum:
 
 
 def digest(kind: str, path: Path) -> str:
-    """The checksum of a file, of a type that `checksum_type` names. Raises OSError."""
+    """The checksum of a file, of a type that `adapters.common.refusing.checksum_type` names. Raises OSError."""
     summer = _summer(kind)
     with path.open("rb") as file:
         while piece := file.read(PIECE):

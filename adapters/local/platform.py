@@ -123,7 +123,7 @@ class LocalPlatform:
         return Profile(
             platform="local",
             executables=(kinds.PYTHON_PROGRAM, *notebooks, *workflows),
-            data=translate.DATA,
+            data=kinds.DATA,
             python=(interpreter.version,),
             workflows=tuple(f"CWL {version}" for version in translate.CWL) if workflows else (),
             installs_requirements=options.install_requirements and interpreter.pip,

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from itertools import chain
 from urllib.parse import quote, unquote, urlsplit
 
-from adapters.common import cwl, workflows
-from adapters.common.laying import Layout, addresses, inside, is_data, lay_out
-from adapters.local.fetching import CHECKSUMS, checksum_type, local_path, shown
+from adapters.common import cwl, refusing, workflows
+from adapters.common.laying import Layout, inside, is_data, lay_out
+from adapters.local.fetching import local_path, shown
 from adapters.local.layout import (
     NOTEBOOK,
     STORE,
@@ -31,20 +31,13 @@ from adapters.local.options import GIB, LocalOptions
 from adapters.planning.platform import Job
 from adapters.planning.results import kept
 from broker.domain import kinds
-from broker.domain.data import (
-    AbstractDataResource,
-    S3DataResource,
-    SkaoDataResource,
-)
 from broker.domain.executables import JupyterNotebook, PythonProgram, Workflow
-from broker.domain.located import items
 from broker.domain.outcome import Reason
 from broker.domain.outputs import SESSION, covers
 from broker.domain.request import ExecutionRequest
-from broker.domain.resources import SimpleStorageResource, SimpleVolumeMount
+from broker.domain.resources import SimpleVolumeMount
 from broker.errors import SiteRefused
 
-DATA = (kinds.SIMPLE_DATA, kinds.IVOA_DATA, kinds.SKAO_DATA, kinds.S3_DATA, kinds.RUCIO_DATA)
 RESULTS = "work/results"
 STAGED = ("http", "https", "file")
 CWL = ("v1.0", "v1.1", "v1.2")  # what cwltool runs without being told to go beyond the standard
@@ -60,7 +53,7 @@ _OURS = ("program.py", NOTEBOOK)
 
 def refuse(request: ExecutionRequest, options: LocalOptions) -> tuple[Reason, ...]:
     """All that stands against it, whatever interpreter there is."""
-    checks = (_executable, _network, _numbers, _resources, _data, _volumes)
+    checks = (_executable, _network, _resources, _data, _volumes)
     return tuple(chain.from_iterable(check(request, options) for check in checks))
 
 
@@ -146,16 +139,8 @@ def _runnable(executable: Workflow) -> Iterator[Reason]:
         yield Reason(text, "executable.attachments", nearest="DockerRequirement among the hints")
 
 
-def _numbers(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
-    volumes = (request.compute.volumes if request.compute else None) or ()
-    for element, parts in {"data": request.data, "storage": request.storage, "compute.volumes": volumes}.items():
-        if len(parts or ()) > _MOST:
-            yield Reason(f"{len(parts or ())} are asked", element, nearest=str(_MOST))
-
-
 def _program(executable: PythonProgram, options: LocalOptions) -> Iterator[Reason]:
-    if (executable.source is None) == (executable.location is None):
-        yield Reason("a program has either a source or a location", "executable.source")
+    yield from refusing.words(executable)
     if executable.source is not None and len(executable.source.encode(errors="replace")) > options.max_source_bytes:
         yield Reason("the source is too large", "executable.source", nearest=f"{options.max_source_bytes} bytes")
     if executable.location is not None:
@@ -165,11 +150,6 @@ def _program(executable: PythonProgram, options: LocalOptions) -> Iterator[Reaso
     for i, line in enumerate(executable.requirements or ()):
         if not re.match(r"\s*[A-Za-z0-9]", line):
             yield Reason("a requirement begins with the name of a package", f"executable.requirements[{i}]")
-    for name, value in (executable.environment or {}).items():
-        if not name or "=" in name or "\0" in name + value:
-            yield Reason(f"{name!r} cannot be set as a variable", "executable.environment")
-    if any("\0" in argument for argument in executable.arguments or ()):
-        yield Reason("an argument holds a null character", "executable.arguments")
 
 
 def _readable(url: str, element: str, options: LocalOptions, *, data_urls: bool = False) -> Iterator[Reason]:
@@ -197,43 +177,14 @@ def _below_roots(url: str, options: LocalOptions) -> bool:
 
 
 def _resources(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
-    if request.compute is not None and request.compute.kind != kinds.SIMPLE_COMPUTE:
-        yield Reason("an unknown kind of compute resource", "compute.kind", nearest=kinds.short(kinds.SIMPLE_COMPUTE))
-    for i, storage in enumerate(request.storage or ()):
-        if not isinstance(storage, SimpleStorageResource):
-            yield Reason("an unknown kind of storage", f"storage[{i}].kind", nearest=kinds.short(kinds.SIMPLE_STORAGE))
+    yield from refusing.numbers(request, _MOST)
+    yield from refusing.resources(request)
     for what in request.extras:
         yield Reason(f"there is no {kinds.short(what)} here", "compute.extras")
 
 
 def _data(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
-    for i, (item, known) in enumerate(zip(request.data or (), items(request), strict=True)):
-        element = f"data[{i}]"
-        if item.kind not in DATA:
-            nearest = ", ".join(kinds.short(kind) for kind in DATA)
-            yield Reason(f"{kinds.short(item.kind)} cannot be staged here", f"{element}.kind", nearest=nearest)
-            continue
-        if isinstance(item, S3DataResource) and (not item.object or item.object.endswith("/")):
-            yield Reason("a whole bucket or prefix cannot be staged here", f"{element}.object", nearest="one object")
-        urls = addresses(known)
-        if not urls:
-            yield Reason("the data names no place to read it from, nor does a catalogue", element)
-        if known.files > 1:
-            yield Reason(f"a data set of {known.files} files cannot be staged here", element, nearest="a single file")
-        reasons = [tuple(_readable(url, element, options)) for url in urls]
-        if reasons and all(reasons):
-            yield reasons[0][0]
-        yield from _skao(item, element)
-
-
-def _skao(item: AbstractDataResource, element: str) -> Iterator[Reason]:
-    block = item.skao if isinstance(item, SkaoDataResource) else None
-    if block and block.objecttype not in (None, "FILE"):
-        yield Reason(f"a {block.objecttype} cannot be staged here", f"{element}.skao.objecttype", nearest="FILE")
-    stated = block.checksum if block else None
-    if stated and stated.value and not checksum_type(stated.type or ""):
-        text = f"checksums of type {stated.type!r} cannot be computed here"
-        yield Reason(text, f"{element}.skao.checksum.type", nearest=", ".join(CHECKSUMS))
+    return refusing.data(request, lambda url, element: _readable(url, element, options))
 
 
 def _volumes(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
@@ -383,7 +334,7 @@ def _bounds(job: Job, options: LocalOptions) -> Bounds:
 def _data_of(layout: Layout, options: LocalOptions) -> Iterator[Datum]:
     writable = layout.writable()
     for laid in layout.data:
-        kind = checksum_type(laid.checksum[0]) if laid.checksum else None
+        kind = refusing.checksum_type(laid.checksum[0]) if laid.checksum else None
         yield Datum(
             name=laid.name,
             urls=tuple(url for url in laid.urls if not any(_readable(url, "", options))),

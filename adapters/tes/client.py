@@ -14,7 +14,7 @@ from yarl import URL
 
 from adapters.common.http import Answer, Origin, failure
 from adapters.common.retry import repeat
-from adapters.tes.signing import Signer
+from adapters.common.signing import Signer
 from adapters.tes.states import OVER
 from adapters.tes.wire import Created, Page, ServiceInfo, Task
 from broker.domain.deadline import Deadline

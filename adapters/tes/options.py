@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -10,8 +11,10 @@ from urllib.parse import urlsplit
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from adapters.common.signing import BasicOptions
 from adapters.common.tokens import TokenOptions
 from broker.domain.outputs import Outputs
+from broker.domain.quantities import Duration
 
 _ABSOLUTE = r"^(/[\w+-][\w.+-]*)+$"
 _HERE = ("localhost", "127.0.0.1", "::1")
@@ -73,15 +76,6 @@ class OutputOptions(BaseModel):
         return self
 
 
-class BasicOptions(BaseModel):
-    """A user's name and password, as HTTP Basic."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    username: str = Field(min_length=1, pattern="^[^:]+$", description="as the server knows it")
-    password_file: Path = Field(description="its first line is the password; read again when it was not taken")
-
-
 class TesOptions(BaseModel):
     """Options of a site of kind `tes`: containers and Python programs at a GA4GH TES server."""
 
@@ -111,6 +105,9 @@ class TesOptions(BaseModel):
     )
     disk: Annotated[float, Field(ge=0, le=1e6)] = Field(
         0.0, description="GiB asked for each task beyond the storage that its request asks for: its data, its results"
+    )
+    queue: Annotated[Duration, Field(gt=timedelta(0))] | None = Field(
+        None, description="within what time tasks usually begin, for offers to say; absent: they say that it is unknown"
     )
     preemptible: bool = Field(False, description="tasks may run where the platform can take the machine away")
     zones: tuple[str, ...] = Field((), description="where tasks may run, as the server calls it; empty: anywhere")

@@ -20,12 +20,12 @@ import structlog
 from adapters.common.http import Origin
 from adapters.common.laying import RESULTS
 from adapters.common.parallel import each
+from adapters.common.signing import Basic, Bearer, Signer
 from adapters.common.tokens import TokenOptions, per_user, tokens
 from adapters.planning.platform import Capacity, Job
 from adapters.tes import states, stored, translate
 from adapters.tes.client import Client
 from adapters.tes.options import TesOptions
-from adapters.tes.signing import Basic, Bearer, Signer
 from adapters.tes.translate import SESSION, Server
 from adapters.tes.wire import ServiceInfo, Task
 from broker.domain import kinds
@@ -128,8 +128,11 @@ class TesQueue:
         return Capacity()
 
     async def estimate(self, job: Job, deadline: Deadline) -> Span | None:
-        """Nor this."""
-        return None
+        """Nor this: what the operator says."""
+        if self._options.queue is None:
+            return None
+        now = self._clock.now()
+        return Span(now, now + self._options.queue.total_seconds())
 
     # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────
 

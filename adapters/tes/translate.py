@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from base64 import b64decode
 from collections.abc import Iterator
 from itertools import chain
@@ -31,6 +30,7 @@ from adapters.common.laying import (
     upper,
     variables,
 )
+from adapters.local.steps import THREADS
 from adapters.planning.platform import Job
 from adapters.tes.options import ProgramOptions, TesOptions
 from adapters.tes.states import LIMIT, SUBMITTED
@@ -296,12 +296,8 @@ def owned(owner: Owner) -> str:
 
 
 def argv(container: DockerContainer) -> list[str]:
-    """The entrypoint's words, as a shell splits them, and the command's."""
-    try:
-        first = shlex.split(container.entrypoint or "")
-    except ValueError:
-        first = [container.entrypoint or ""]
-    return [*first, *(container.command or ())]
+    """The entrypoint, which is one word, and the command's words."""
+    return [*([container.entrypoint] if container.entrypoint else ()), *(container.command or ())]
 
 
 def image(container: DockerContainer) -> str | None:
@@ -379,7 +375,7 @@ def _executor(job: Job, layout: Layout, options: TesOptions) -> dict[str, Any]:
         "image": runs_in.image if runs_in else "",
         "command": [runs_in.python if runs_in else "", "-c", _LAUNCHER, *arguments],
         "workdir": options.workdir,
-        "env": {"PYTHONUNBUFFERED": "1", **environment},
+        "env": {**dict.fromkeys(THREADS, str(max(1, job.cores))), "PYTHONUNBUFFERED": "1", **environment},
     }
 
 

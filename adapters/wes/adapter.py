@@ -14,10 +14,8 @@ from broker.ports import Planner
 
 def make(options: WesOptions, resources: Resources) -> Planner:
     """Nothing is asked before the first call. Raises SettingsError for wrong settings."""
-    registration, site = resources.registration, resources.registration.name or resources.name
-    queue = WesQueue(
-        options, registration.url, resources.http, resources.clock, resources.broker_id, resources.credentials
-    )
+    site = resources.registration.name or resources.name
+    queue = WesQueue(options, resources)
     return plan(QueuedPlatform(queue, resources.calendar, site, resources.clock), resources)
 
 

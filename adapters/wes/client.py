@@ -1,4 +1,4 @@
-"""The wire of a WES server, for one account: calls, and errors told apart. Imports the HTTP and tokens of common, the
+"""The wire of a WES server, for one account: calls, and errors told apart. Imports the HTTP and signing of common, the
 ports, and this package's reading.
 
 Source: GA4GH's workflow_execution_service.openapi.yaml 1.1.0. Found in servers, and meant to be so here:
@@ -20,7 +20,7 @@ from yarl import URL
 
 from adapters.common.http import Answer, Origin, failure, tidy
 from adapters.common.retry import repeat
-from adapters.common.tokens import Tokens
+from adapters.common.signing import Signer
 from adapters.wes import info, translate
 from adapters.wes.info import Info
 from adapters.wes.states import moment
@@ -52,14 +52,15 @@ class Run(NamedTuple):
 
 
 class Wes:
-    """One account at one server. `whose`: whose credentials they are, for messages.
+    """One account at one server. `signer`: goes before the origin's own credentials; `whose` they
+    are, for messages.
 
     What all methods raise: SiteUnreachable, SiteForbids, SiteBusy, SiteRefused (the server did nothing), SiteTimeout,
     SiteMisbehaved (it may have).
     """
 
-    def __init__(self, origin: Origin, tokens: Tokens | None, clock: Clock, whose: str) -> None:
-        self._origin, self._tokens, self._clock, self._whose = origin, tokens, clock, whose
+    def __init__(self, origin: Origin, signer: Signer | None, clock: Clock, whose: str) -> None:
+        self._origin, self._signer, self._clock, self._whose = origin, signer, clock, whose
         self.place = origin.place
 
     async def info(self, deadline: Deadline) -> Info:
@@ -149,7 +150,7 @@ class Wes:
 
     async def size(self, url: URL, deadline: Deadline) -> int | None:
         """In bytes; None: the server does not say. It is asked by GET: sapporo knows no HEAD."""
-        answer = await self._origin.head(url, deadline=deadline, method="GET", headers=await self._bearer(deadline))
+        answer = await self._origin.head(url, deadline=deadline, method="GET", headers=await self._signed(deadline))
         if answer.status != 200:
             raise self._failure(answer)
         length = answer.headers.get("Content-Length", "")
@@ -158,14 +159,14 @@ class Wes:
     async def bytes_at(self, url: URL, deadline: Deadline) -> AsyncGenerator[bytes, None]:
         """In pieces, without a bound. Close it when done."""
         async with aclosing(
-            self._origin.stream(url, deadline=deadline, headers=await self._bearer(deadline))
+            self._origin.stream(url, deadline=deadline, headers=await self._signed(deadline))
         ) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def close(self) -> None:
-        if self._tokens is not None:
-            await self._tokens.close()
+        if self._signer is not None:
+            await self._signer.close()
 
     # ── within ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -185,24 +186,22 @@ class Wes:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """A token that is not taken is got anew, once: whoever answers 401 has done nothing."""
-        bearer = await self._bearer(deadline)
+        """What is not taken is got anew, once: whoever answers 401 has done nothing."""
+        signed = await self._signed(deadline)
         answer = await self._origin.send(
-            method, url, deadline=deadline, body=body, headers={**(headers or {}), **bearer}
+            method, url, deadline=deadline, body=body, headers={**signed, **(headers or {})}
         )
-        if answer.status == 401 and self._tokens is not None:
-            self._tokens.rejected(bearer["Authorization"].removeprefix("Bearer "))
-            bearer = await self._bearer(deadline)
-            answer = await self._origin.send(
-                method, url, deadline=deadline, body=body, headers={**(headers or {}), **bearer}
-            )
+        if answer.status == 401 and self._signer is not None:
+            self._signer.rejected(signed["Authorization"])
+            again = {**(headers or {}), **await self._signed(deadline)}
+            answer = await self._origin.send(method, url, deadline=deadline, body=body, headers=again)
         return answer
 
-    async def _bearer(self, deadline: Deadline) -> dict[str, str]:
-        if self._tokens is None:
+    async def _signed(self, deadline: Deadline) -> dict[str, str]:
+        if self._signer is None:
             return {}
         try:
-            return {"Authorization": f"Bearer {await self._tokens.token(deadline)}"}
+            return {"Authorization": await self._signer.header(deadline)}
         except SiteForbids as error:
             raise SiteForbids(f"{error.detail} It is that of {self._whose}.") from None
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,7 +93,7 @@ async def results(wes: Wes, run: str, job: Job, options: WesOptions, deadline: D
 
 async def fetch(
     wes: Wes, run: str, job: Job, name: str, options: WesOptions, deadline: Deadline
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """Raises SiteMisbehaved at the end of what is not what it was said to be."""
     one = (await _found(wes, run, job, options, deadline)).get(name)
     if one is None:

@@ -32,6 +32,14 @@ class Info(NamedTuple):
     engines: tuple[str, ...] = ()
     sapporo: bool = False
 
+    def languages(self) -> tuple[str, ...]:
+        """With their versions, such as "CWL v1.2"."""
+        return tuple(
+            f"{plain.upper() if (plain := _plain(name)) in _USUAL else name} {version}".strip()
+            for name, versions in self.types.items()
+            for version in versions or ("",)
+        )
+
     def type(self, name: str) -> str | None:
         """As the server spells it; None: it has no such type."""
         return next((known for known in self.types if _plain(known) == _plain(name)), None)

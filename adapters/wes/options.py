@@ -1,4 +1,4 @@
-"""What an operator may set of a WES site. Imports the domain's quantities, the tokens' options, pydantic."""
+"""What an operator may set of a WES site. Imports the domain's quantities, signing and tokens of common, pydantic."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from packaging.version import InvalidVersion, Version
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from adapters.common.signing import BasicOptions
 from adapters.common.tokens import TokenOptions
 from broker.domain.quantities import Duration
 
@@ -44,11 +45,13 @@ class ProgramOptions(BaseModel):
 
 
 class WesOptions(BaseModel):
-    """Options of a site of kind `wes`. The registration's `url` is the server's, such as
-    https://wes.example.org/ga4gh/wes/v1."""
+    """Options of a site of kind `wes`: workflows and Python programs at a GA4GH WES server."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    url: str = Field(
+        "", description="the server, such as https://wes.example.org/ga4gh/wes/v1; absent: the site's `url`"
+    )
     program: ProgramOptions | None = Field(None, description="what Python programs run in; absent: they are refused")
     workflows: bool = Field(True, description="False: requests with a workflow of their own are refused")
     engines: dict[str, str] = Field(
@@ -80,8 +83,9 @@ class WesOptions(BaseModel):
     max_source_bytes: Annotated[int, Field(ge=1)] = Field(
         8 * MIB, description="the largest program, and the most that a workflow's files have together"
     )
-    token: TokenOptions | None = Field(
-        None, description="bearer tokens for the server; absent: the registration's credentials, or none"
+    token: TokenOptions | None = Field(None, description="bearer tokens for the server")
+    basic: BasicOptions | None = Field(
+        None, description="a user of the server, where it takes no tokens; neither: the site's `credentials`, or none"
     )
     users: dict[str, TokenOptions] = Field(
         default_factory=dict,
@@ -94,3 +98,9 @@ class WesOptions(BaseModel):
         if any(not path.is_absolute() or ".." in path.parts or len(path.parts) < 2 for path in outputs):
             raise ValueError("absolute folders are wanted")
         return outputs
+
+    @model_validator(mode="after")
+    def _one_account(self) -> WesOptions:
+        if self.token and self.basic:
+            raise ValueError("token and basic are two ways to sign in; give one")
+        return self

@@ -7,14 +7,14 @@ list of runs, with the logs of those that have ended since.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
-import aiohttp
-
 from adapters.common.http import Origin
 from adapters.common.parallel import each
-from adapters.common.tokens import Tokens, tokens
+from adapters.common.signing import Basic, Bearer, Signer
+from adapters.common.tokens import TokenOptions, per_user, tokens
 from adapters.planning.platform import Capacity, Job
 from adapters.wes import handing, translate
 from adapters.wes.account import TOGETHER, Account
@@ -31,8 +31,8 @@ from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
 from broker.domain.site import Profile
 from broker.errors import SiteBusy, SiteError, SiteForbids, SiteForgot, SiteMisbehaved, SiteRefused
-from broker.plugins import Credentials
-from broker.ports import Clock, Held, Logs, Result, Sighting
+from broker.plugins import Resources
+from broker.ports import Held, Logs, Result, Sighting
 
 _FEW = 8  # jobs that are looked at one by one
 _PAUSES = (0.05, 0.2, 0.5)  # seconds between looks at a run whose state is not known
@@ -40,31 +40,25 @@ _STEPS = 20  # runs under way of which a look at many asks for the steps
 
 
 class WesQueue:
-    """Implements `adapters.planning.queued.Queue`. `broker`: our broker's id, which runs are marked with, so that
-    several brokers can use one server."""
+    """Implements `adapters.planning.queued.Queue`. Runs are marked with our broker's id, so that several brokers can
+    use one server."""
 
-    def __init__(
-        self,
-        options: WesOptions,
-        url: str | None,
-        http: aiohttp.ClientSession,
-        clock: Clock,
-        broker: str,
-        credentials: Credentials | None = None,
-    ) -> None:
+    def __init__(self, options: WesOptions, resources: Resources) -> None:
         """No I/O. Raises SettingsError for an address that is none."""
-        self._options, self._clock, self._broker = options, clock, broker
+        self._options, self._clock, self._broker = options, resources.clock, resources.broker_id
+        url, http, clock = options.url or resources.registration.url, resources.http, resources.clock
+        plain = Origin(http, url, clock)
 
-        def account(source: Tokens | None, whose: str) -> Account:
-            origin = Origin(http, url, clock, credentials=None if source else credentials)
-            return Account(Wes(origin, source, clock, whose), broker, clock)
+        def account(origin: Origin, signer: Signer | None, whose: str) -> Account:
+            return Account(Wes(origin, signer, clock, whose), self._broker, clock)
 
-        place = Origin(http, url, clock).place
-        common = tokens(options.token, http, clock, place) if options.token else None
-        self._common = account(common, "the site's registration")
-        self._users = {
-            name: account(tokens(of, http, clock, place), f"the user {name}") for name, of in options.users.items()
-        }
+        def bearer(token: TokenOptions) -> Signer:
+            return Bearer(tokens(token, http, clock, plain.place))
+
+        common = Origin(http, url, clock, credentials=resources.credentials)
+        signer = bearer(options.token) if options.token else Basic(options.basic) if options.basic else None
+        self._common = account(plain if signer else common, signer, "the site's registration")
+        self._users = {name: account(plain, bearer(token), f"the user {name}") for name, token in options.users.items()}
         self._known: Info | None = None
 
     # ── what it is ───────────────────────────────────────────────────────────────────────────────────────────
@@ -88,14 +82,14 @@ class WesQueue:
         return Profile(
             platform="wes",
             executables=tuple(kind for kind, runs in executables.items() if runs),
-            data=translate.DATA,
+            data=kinds.DATA,
+            workflows=known.languages() if options.workflows else (),
             python=(version,) if version else (),
             results=results,
             reads=(*options.reads, "data"),
             reserves=False,
             repeatable=True,
             batches=True,
-            isolation=None,
         )
 
     async def capacity(self, deadline: Deadline) -> Capacity:
@@ -116,7 +110,13 @@ class WesQueue:
             for account in self._accounts(job):
                 by_account.setdefault(account, []).append(job)
         for account, asked in by_account.items():
-            found |= await self._find(account, [job for job in asked if job.session not in found], deadline)
+            wanted = [job for job in asked if not isinstance(found.get(job.session), Sighting)]
+            try:
+                found |= await self._find(account, wanted, deadline)
+            except SiteError as error:
+                if len(by_account) == 1:
+                    raise
+                found |= {job.session: error for job in wanted}
         return found
 
     async def submit(self, job: Job, deadline: Deadline) -> Sighting:
@@ -154,8 +154,9 @@ class WesQueue:
 
     async def fetch(self, job: Job, name: str, deadline: Deadline) -> AsyncIterator[bytes]:
         account, run = await self._must_run(job, deadline)
-        async for piece in handing.fetch(account.wes, run, job, name, self._options, deadline):
-            yield piece
+        async with aclosing(handing.fetch(account.wes, run, job, name, self._options, deadline)) as pieces:
+            async for piece in pieces:
+                yield piece
 
     async def close(self) -> None:
         for account in (self._common, *self._users.values()):
@@ -169,8 +170,7 @@ class WesQueue:
         return self._known
 
     def _account(self, owner: Owner) -> Account:
-        """By issuer and subject, or by the subject alone (`adapters.common.tokens.per_user`)."""
-        return self._users.get(f"{owner.issuer} {owner.subject}") or self._users.get(owner.subject) or self._common
+        return per_user(self._users, owner) or self._common
 
     def _accounts(self, job: Job) -> tuple[Account, ...]:
         """Where its run is to be looked for. A job of which the session alone is known has no duration, and may be

@@ -79,7 +79,8 @@ def tool(job: Job, program: PythonProgram, options: ProgramOptions, reads: Colle
             "ResourceRequirement": {
                 "coresMin": max(1, job.cores), "coresMax": max(1, job.cores), "ramMin": max(1, job.memory) * 1024,
             },
-            "NetworkAccess": {"networkAccess": True},  # as on the other platforms, where it runs in a container
+            # Of use in a container alone. launch.py fetches from within it.
+            "NetworkAccess": {"networkAccess": bool(program.network) or any(staged.urls for staged in data)},
         },
         "hints": {"DockerRequirement": {"dockerPull": options.image}} if options.image else {},
         "inputs": {key: {"type": "File", "default": _file(name)} for key, name in attached.items()}

@@ -29,7 +29,6 @@ from broker.domain.outcome import Reason
 from broker.domain.request import ExecutionRequest
 from broker.domain.resources import SimpleStorageResource, SimpleVolumeMount
 
-DATA = (kinds.SIMPLE_DATA, kinds.IVOA_DATA, kinds.SKAO_DATA, kinds.S3_DATA, kinds.RUCIO_DATA)
 CWL = "CWL"
 
 # Tags of a run. Servers keep them with the run; where they can be looked up stands in queue.py.
@@ -138,6 +137,9 @@ def _workflow(
     location = workflow.location or ""
     if workflows.is_url(location):
         yield from _readable(location, "executable.location", options)
+    for reference in workflows.references(workflow):  # file: would be a file of the server's
+        if workflows.is_url(reference.location):
+            yield from _readable(reference.location, reference.element, options)
 
 
 def _language(workflow: Workflow, options: WesOptions, info: Info) -> Iterator[Reason]:
@@ -186,8 +188,8 @@ def _resources(request: ExecutionRequest) -> Iterator[Reason]:
 def _data(request: ExecutionRequest, options: WesOptions) -> Iterator[Reason]:
     for i, (item, known) in enumerate(zip(request.data or (), items(request), strict=True)):
         element = f"data[{i}]"
-        if item.kind not in DATA:
-            nearest = ", ".join(kinds.short(kind) for kind in DATA)
+        if item.kind not in kinds.DATA:
+            nearest = ", ".join(kinds.short(kind) for kind in kinds.DATA)
             yield Reason(f"{kinds.short(item.kind)} cannot be read here", f"{element}.kind", nearest=nearest)
             continue
         if isinstance(item, S3DataResource) and (not item.object or item.object.endswith("/")):

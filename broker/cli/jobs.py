@@ -62,6 +62,9 @@ def submit(
     max_price: Annotated[float | None, typer.Option(help="the most that may be paid for a run", min=0)] = None,
     name: Annotated[str | None, typer.Option(help="name of the run")] = None,
     arg: Annotated[list[str] | None, typer.Option(help="argument of the program; may be repeated")] = None,
+    network: Annotated[
+        bool, typer.Option("--network", help="the run needs the network itself, beside its data")
+    ] = False,
     param: Annotated[list[str] | None, typer.Option(help="input of a workflow, NAME=VALUE; may be repeated")] = None,
     interactive: Annotated[
         bool, typer.Option("--interactive", help="open the notebook for a person, in place of executing it")
@@ -95,7 +98,7 @@ def submit(
     def options(row: dict[str, str] | None = None) -> Options:
         return Options(
             data or (), cores, memory, duration, prefer, max_price, name, arguments, site, row, interactive,
-            results_to, keep, expect, inputs, parameters,
+            results_to, keep, expect, inputs, parameters, network,
         )  # fmt: skip
 
     if (what is None) == (again is None):

@@ -96,6 +96,7 @@ class Broker:
         expect: float | str | None = None,
         inputs: str | os.PathLike[str] | None = None,
         parameters: Mapping[str, Any] | None = None,
+        network: bool = False,
     ) -> Offers:
         """Ask every site at once. `what`: a program (.py), a notebook (.ipynb), a workflow (.cwl), a request's file
         (YAML, JSON), or a request. `data`: URLs; `memory` in GiB; `duration` such as "1h" or "PT1H"; `prefer` a preset;
@@ -104,12 +105,14 @@ class Broker:
         (`offers.complete`), where the broker can do so. `results_to`: where results are written, such as
         `s3://bucket/{session}/`; `keep`: how long the site is to keep them; `expect`: how much, in GB or as "500MB".
         `inputs`: a file with a workflow's inputs; `parameters`: inputs by name, which go before those of the file.
+        `network`: the run needs the network itself, beside its data.
 
         A NO is no error: `offers.yes` is False and `outcomes` name the reasons. Raises BadInput for a wrong request.
         """
         options = Options(
             data, cores, memory, duration, prefer, max_price, name, arguments, site,
             results_to=results_to, keep=keep, expect=expect, inputs=inputs, parameters=parameters,
+            network=network,
         )  # fmt: skip
         return await self.send(compose(what, options), wait=wait)
 
@@ -131,6 +134,7 @@ class Broker:
         expect: float | str | None = None,
         inputs: str | os.PathLike[str] | None = None,
         parameters: Mapping[str, Any] | None = None,
+        network: bool = False,
     ) -> Batch:
         """A request for each row, asked a few at a time: each `{column}` in it takes the row's value. Then
         `await batch.accept()`, `await batch.finished()`, and `await batch.again()` for what failed.
@@ -156,6 +160,7 @@ class Broker:
                 expect=expect,
                 inputs=inputs,
                 parameters=parameters,
+                network=network,
             ),
         )
         return await batch.ask()

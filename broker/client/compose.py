@@ -56,7 +56,8 @@ class Options:
     preferences; `site`: ask this one alone; `row`: what takes the place of each `{column}` in the request;
     `interactive`: a notebook is opened for a person, not executed; `results_to`: where results are written; `keep`: how
     long the site is to keep them; `expect`: how much they will be, in GB, or with a unit; `inputs`: a file with a
-    workflow's inputs (YAML or JSON); `parameters`: its inputs by name, which go before those of the file."""
+    workflow's inputs (YAML or JSON); `parameters`: its inputs by name, which go before those of the file; `network`: it
+    needs the network itself, beside its data."""
 
     data: Sequence[str] = ()
     cores: int | None = None
@@ -74,6 +75,7 @@ class Options:
     expect: float | str | None = None
     inputs: str | os.PathLike[str] | None = None
     parameters: Mapping[str, Any] | None = None
+    network: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def _apply_outputs(content: dict[str, Any], options: Options) -> None:
 
 
 def _apply_executable(content: dict[str, Any], options: Options) -> None:
-    if not (options.arguments or options.interactive or options.name is not None):
+    if not (options.arguments or options.interactive or options.network or options.name is not None):
         return
     executable = _into(content, "executable")
     kind = kinds.short(str(executable.get("kind")))
@@ -177,6 +179,10 @@ def _apply_executable(content: dict[str, Any], options: Options) -> None:
         if kind != kinds.short(kinds.JUPYTER_NOTEBOOK):
             raise BadInput("only a notebook is interactive.", remedy="Leave --interactive out.")
         executable["mode"] = "interactive"
+    if options.network:
+        if kind not in map(kinds.short, _SUFFIXES.values()):
+            raise BadInput("the network is asked for by programs, notebooks and workflows.")
+        executable["network"] = True
     if options.name is not None:
         _into(executable, "meta")["name"] = options.name
 

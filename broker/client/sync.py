@@ -111,11 +111,12 @@ class Broker:
         expect: float | str | None = None,
         inputs: str | os.PathLike[str] | None = None,
         parameters: Mapping[str, Any] | None = None,
+        network: bool = False,
     ) -> Offers:
         asked = self._inner.submit(
             what, data=data, cores=cores, memory=memory, duration=duration, prefer=prefer, max_price=max_price,
             name=name, arguments=arguments, site=site, wait=wait, results_to=results_to, keep=keep, expect=expect,
-            inputs=inputs, parameters=parameters,
+            inputs=inputs, parameters=parameters, network=network,
         )  # fmt: skip
         return Offers(self._loop, self._loop.run(asked))
 
@@ -137,11 +138,12 @@ class Broker:
         expect: float | str | None = None,
         inputs: str | os.PathLike[str] | None = None,
         parameters: Mapping[str, Any] | None = None,
+        network: bool = False,
     ) -> Batch:
         asked = self._inner.submit_each(
             what, rows, data=data, cores=cores, memory=memory, duration=duration, prefer=prefer, max_price=max_price,
             name=name, arguments=arguments, results_to=results_to, keep=keep, expect=expect,
-            inputs=inputs, parameters=parameters,
+            inputs=inputs, parameters=parameters, network=network,
         )  # fmt: skip
         return Batch(self._loop, self._loop.run(asked))
 

@@ -122,6 +122,16 @@ class ArcServer:
                 os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.home, ignore_errors=True)
 
+    def proxy(self) -> Path:
+        """One of the broker's certificate (RFC 3820), with its key, in one file."""
+        (self.home / "extensions").write_text("proxyCertInfo=critical,language:id-ppl-inheritAll\n")
+        self._openssl("req", *_new("broker/CN=4711", "proxy"), "-out", "proxy.csr")
+        signed = ["-CA", "user.pem", "-CAkey", "user.key", "-CAcreateserial", "-extfile", "extensions"]
+        self._openssl("x509", "-req", "-in", "proxy.csr", *signed, "-days", "1", "-out", "proxy.pem")
+        file = self.home / "x509up"
+        file.write_bytes(b"".join((self.home / name).read_bytes() for name in ("proxy.pem", "proxy.key", "user.pem")))
+        return file
+
     def running(self) -> list[int]:
         """Processes that work in a job's folder."""
         found = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -27,7 +28,7 @@ from xml.etree import ElementTree
 import msgspec
 from aiohttp import web
 
-from broker.testing.faults import FAULTS, Scene, Sound
+from broker.testing.faults import FAULTS, Scene, Sound, scripted
 
 _ADL = "{http://www.eu-emi.eu/es/2010/12/adl}"
 _KEPT = 7 * 86400.0  # seconds
@@ -142,7 +143,7 @@ class FakeArc:
         self.signed.append(request.headers.get("Authorization", ""))
         script = self._scripts.get(operation) or [""]
         fault = script.pop(0)
-        after, name, argument = _parts(fault)
+        after, name, argument = scripted(fault)
         if operation == "file" and not fault:
             return self._file(request, parts)
         sound = self._answer(request, parts, operation, body) if after or not name else Sound(200, {})
@@ -271,8 +272,15 @@ class FakeArc:
         out, err = (job.folder / job.texts("Application", name)[0] for name in ("Output", "Error"))
         with out.open("wb") as stdout, err.open("wb") as stderr:
             job.began, job.state = time.time(), "RUNNING"
+            names = job.texts("Application", "Environment", "Name")
+            told = dict(zip(names, job.texts("Application", "Environment", "Value"), strict=True))
             job.process = await asyncio.create_subprocess_exec(
-                *path, cwd=job.folder, stdin=asyncio.subprocess.DEVNULL, stdout=stdout, stderr=stderr
+                *path,
+                cwd=job.folder,
+                env={**os.environ, **told},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
             )
             if job.killed:  # while it was made
                 job.process.send_signal(signal.SIGTERM)
@@ -297,13 +305,6 @@ def _operation(request: web.Request, parts: Sequence[str]) -> str:
         case ["rest", _, "jobs", _, "session" | "diagnose", *_]:
             return "file"
     return "unknown"
-
-
-def _parts(script: str) -> tuple[bool, str, str]:
-    """`after:status:500` → (True, "status", "500")."""
-    rest = script.removeprefix("after:")
-    name, _, argument = rest.partition(":")
-    return rest != script, name, argument
 
 
 def _alone(items: list[Any]) -> Any:

@@ -277,6 +277,13 @@ def _renamed(session: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {**session, "meta": {**session.get("meta", {}), "uuid": name}}
 
 
+def scripted(script: str) -> tuple[bool, str, str]:
+    """Of what a test asks for: `after:status:500` → (True, "status", "500")."""
+    rest = script.removeprefix("after:")
+    name, _, argument = rest.partition(":")
+    return rest != script, name, argument
+
+
 FAULTS: Mapping[str, Fault] = {
     "hang": hang,
     "late": late,

@@ -30,7 +30,7 @@ from aiohttp import web
 
 from broker.domain import kinds
 from broker.domain.quantities import format_duration, format_instant
-from broker.testing.faults import FAULTS, Scene, Sound
+from broker.testing.faults import FAULTS, Scene, Sound, scripted
 
 OPERATIONS = ("profile", "quote", "set", "accept", "release", "update", "status", "results")
 _OPEN = ("INITIAL", "OFFERED", "ACCEPTED", "WAITING", "PREPARING", "AVAILABLE", "RUNNING")
@@ -140,7 +140,7 @@ class FakeSite:
             if operation not in OPERATIONS:
                 raise ValueError(f"{operation}: not one of {', '.join(OPERATIONS)}")
             for name in [script] if isinstance(script, str) or script is None else script:
-                if name is not None and _parts(name)[1] not in FAULTS:
+                if name is not None and scripted(name)[1] not in FAULTS:
                     raise ValueError(f"{name}: not one of {', '.join(FAULTS)}")
             if script is None:
                 self._scripts.pop(operation, None)
@@ -196,7 +196,7 @@ class FakeSite:
         operation = _operation(request.method, request.path, body)
         self.requests.append(Seen(request.method, request.path, dict(request.headers), body, operation))
         self._came.set()
-        acts_first, fault, argument = _parts(self._next(operation))
+        acts_first, fault, argument = scripted(self._next(operation))
         if operation == "results" and not fault:
             return self._file(request)
         # A fault is shown the sound answer, but a site that is down or hangs has done nothing.
@@ -399,13 +399,6 @@ class FakeSite:
 
 # Faults in which a site that was not told `after:` has done nothing: the request might as well never have arrived.
 _SILENT = frozenset({"hang", "reset", "reset-in-headers", "not-http", "redirect", "elsewhere", "status", "phase"})
-
-
-def _parts(script: str) -> tuple[bool, str, str]:
-    """`after:status:500` → (True, "status", "500")."""
-    rest = script.removeprefix("after:")
-    name, _, argument = rest.partition(":")
-    return rest != script, name, argument
 
 
 def _operation(method: str, path: str, body: bytes) -> str:

@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from broker.testing import tes_server
+
 Settings = Mapping[str, Any]
 
 
@@ -26,6 +28,14 @@ def _local(folder: Path) -> Iterator[Settings]:
     yield {"platform": {"kind": "local", "folder": str(folder / "jobs")}}
 
 
+@contextmanager
+def _tes(folder: Path) -> Iterator[Settings]:
+    with tes_server.serving(folder / "server") as url:
+        program, outputs = {"image": tes_server.IMAGE}, {"place": (folder / "outputs").as_uri()}
+        yield {"platform": {"kind": "tes", "url": url, "program": program, "outputs": outputs}}
+
+
 PARTS: Mapping[str, Part] = {
     "local": Part("programs on this very machine", str, _local),
+    "tes": Part("containers by GA4GH TES, at a stand-in that runs them as plain processes", str, _tes),
 }

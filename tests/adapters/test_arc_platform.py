@@ -193,7 +193,7 @@ os.symlink("/etc/passwd", "results/link")
     files = await left(arc, job)
     told, folder, argv, asked, data = json.loads(files.pop("told"))
     assert (argv[1:], asked, data) == (words["arguments"], "$(id)", "hello")
-    assert told == {
+    assert told == {  # and not what the launcher was handed
         "BROKER_SESSION": str(job.session), "BROKER_CORES": "2", "BROKER_MEMORY": str(1024**3),
         "BROKER_DATA": f"{folder}/data", "BROKER_RESULTS": f"{folder}/results",
         "BROKER_DATA_HELLO_TXT": f"{folder}/data/hello.txt", "BROKER_VOLUME_IN_PUT": f"{folder}/in/put",
@@ -210,7 +210,7 @@ async def test_a_program_by_its_location_is_fetched_by_the_service(arc: QueuedPl
 
 
 async def test_the_end_of_long_logs_is_kept(arc: QueuedPlatform) -> None:
-    job = a_job("import sys\nprint('a' * 2_000_000 + 'end')\nsys.stderr.write('é' * 600_000)\n")
+    job = a_job("import sys\nprint('a' * 40_000_000 + 'end')\nsys.stderr.write('é' * 600_000)\n")
     await run(arc, job)
     logs = await arc.logs(job, soon())
     assert logs.stdout is not None
@@ -455,6 +455,12 @@ async def test_jobs_of_others_are_left_alone(arc: QueuedPlatform, site: FakeArc)
     for i, other in enumerate((b"mine", name.upper(), b"{" + name + b"}")):
         site.jobs[f"X{i}"] = replace(one, id=f"X{i}", description=one.description.replace(name, other))
     assert [held.session for held in await arc.held(soon())] == [job.session]
+
+
+async def test_what_could_be_a_key_is_not_shown(arc: QueuedPlatform) -> None:
+    refused = arc.refuse(a_job(data=[hello(location="s3://bucket/x?signature=secret")]).request)
+    assert refused
+    assert "secret" not in str(refused)
 
 
 async def test_a_job_that_is_gone_is_forgotten(arc: QueuedPlatform, site: FakeArc) -> None:

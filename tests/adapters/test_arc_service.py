@@ -6,9 +6,9 @@ Not part of `make test`: `python -m pytest -m faults tests/adapters/test_arc_ser
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -93,6 +93,8 @@ open("results/a b/;é%41.txt", "w").write("odd")
 open("results/told", "w").write(json.dumps([sys.argv[1:], os.environ["BROKER_CORES"], sorted(os.listdir("."))]))
 print("out", flush=True)
 """
+# As large as a program may be: what cannot be made smaller by compressing it.
+BULK = "# " + "".join(hashlib.sha256(b"%d" % i).hexdigest() for i in range(2400))
 STAGED = "open('results/copy', 'w').write(open('data/hello.txt').read())"
 SLEEPS = "import time\ntime.sleep(900)"
 
@@ -101,7 +103,7 @@ async def test_jobs_end_as_they_should(server: ArcServer, resources: Resources, 
     options = ArcOptions(url=server.url, ca=server.ca, certificate=server.certificate, key=server.key, python="python3")
     arc = platform(options, resources)
     jobs = {
-        "good": a_job(GOOD, cores=2, words=WORDS),
+        "good": a_job(GOOD + BULK, cores=2, words=WORDS),
         "bad": a_job("raise SystemExit('no more')"),
         "late": a_job(SLEEPS, duration=5.0),
         "staged": a_job(STAGED, data=hello(f"{data}/hello.txt")),
@@ -172,7 +174,12 @@ async def _files(arc: QueuedPlatform, job: Job) -> dict[str, bytes]:
     return {name: b"".join([piece async for piece in arc.fetch(job, name, soon())]) for name in names}
 
 
-async def test_who_is_not_known_there_is_told_so(server: ArcServer, resources: Resources, tmp_path: Path) -> None:
+async def test_a_proxy_signs_in(server: ArcServer, resources: Resources) -> None:
+    arc = platform(ArcOptions(url=server.url, ca=server.ca, certificate=server.proxy()), resources)
+    await arc.held(soon())
+
+
+async def test_who_is_not_known_there_is_told_so(server: ArcServer, resources: Resources) -> None:
     with pytest.raises(SiteForbids, match="403"):
         await platform(ArcOptions(url=server.url, ca=server.ca), resources).start(a_job(""), soon())
     with pytest.raises(SiteError) as caught:  # whom nobody here has signed for

@@ -57,14 +57,13 @@ def described(request: ExecutionRequest, options: ArcOptions = OPTIONS, **sizes:
 
 def plan(description: ElementTree.Element) -> dict[str, Any]:
     """What the launcher is handed."""
-    argument = arguments(description)[-1]
-    text = zlib.decompress(base64.b64decode(argument)).decode()
-    found: dict[str, Any] = json.loads(eval(re.findall(r"json\.loads\((.*)\)\)\)$", text.strip())[-1]))  # noqa: S307
+    source = zlib.decompress(base64.b64decode(text(description, "Value") or "")).decode()
+    found: dict[str, Any] = json.loads(eval(re.findall(r"json\.loads\((.*)\)\)\)$", source.strip())[-1]))  # noqa: S307
     return found
 
 
-def arguments(description: ElementTree.Element) -> list[str]:
-    return [element.text or "" for element in description.iter(f"{ADL}Argument")]
+def words(description: ElementTree.Element) -> list[str]:
+    return [element.text or "" for element in description.iter() if element.text and element.tag != f"{ADL}URI"]
 
 
 def text(description: ElementTree.Element, name: str) -> str | None:
@@ -100,12 +99,16 @@ nasty = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 
 
 @given(nasty, st.lists(nasty, max_size=3), st.dictionaries(nasty, nasty, max_size=3))
-def test_nothing_that_a_user_writes_reaches_a_shell(source: str, words: list[str], environment: dict[str, str]) -> None:
-    """ARC makes scripts of a description, and its shell reads what stands in them."""
-    found = described(a_request(executable=python(source=source, arguments=words, environment=environment)))
-    assert all(re.fullmatch(r"[\w./=+(),;\[\] -]*", word, re.ASCII) for word in arguments(found))
+def test_nothing_that_a_user_writes_reaches_a_shell(source: str, given: list[str], environment: dict[str, str]) -> None:
+    """ARC makes scripts of a description, and its shell reads what stands in them. Nor does it stand on a command line,
+    which everybody on a node can read."""
+    found = described(a_request(executable=python(source=source, arguments=given, environment=environment)))
+    assert all(re.fullmatch(r"[\w./=+(),;\[\] -]*", word, re.ASCII) for word in words(found))
+    assert [e.text for e in found.iter(f"{ADL}Argument")] == [
+        e.text for e in described(a_request()).iter(f"{ADL}Argument")
+    ]
     handed = plan(found)
-    assert (handed["source"], handed["arguments"]) == (source, words)
+    assert (handed["source"], handed["arguments"]) == (source, given)
     ours = {"BROKER_SESSION", "BROKER_CORES", "BROKER_MEMORY"}
     assert {name: handed["environment"][name] for name in environment.keys() - ours} == {
         name: environment[name] for name in environment.keys() - ours
@@ -173,6 +176,7 @@ def test_a_program_that_no_command_line_holds_is_refused() -> None:
     reasons = translate.refuse(a_request(executable=python(source=f"# {noise}")), OPTIONS)
     assert [reason.element for reason in reasons] == ["executable.source"]
     assert not translate.refuse(a_request(executable=python(source="x = 1\n" * 100_000)), OPTIONS)
+    assert translate.refuse(a_request(executable=python(source="x = 1\n" * 200_000)), OPTIONS)
 
 
 @pytest.mark.parametrize(

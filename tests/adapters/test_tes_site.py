@@ -228,8 +228,8 @@ async def test_a_container_is_run_as_the_request_has_it(make: Make, server: TesS
     executable = {
         "kind": kinds.DOCKER_CONTAINER,
         "image": {"locations": [IMAGE]},
-        "entrypoint": "sh -c",
-        "command": [script],
+        "entrypoint": "sh",
+        "command": ["-c", script],
         "environment": {"A": "b"},
     }
     sky = server.folder / "sky"
@@ -322,6 +322,15 @@ async def test_what_waits_for_room_waits(make: Make, server: TesServer) -> None:
     await stage.make().cancel(job, stage.soon())
     seen = await stage.ended(job)
     assert (seen.phase, seen.began) == ("CANCELLED", None)
+
+
+async def test_when_a_task_would_begin_is_the_operators_word(make: Make) -> None:
+    stage = make()
+    job = stage.job(LASTING)
+    assert await stage.make().estimate(job, stage.soon()) is None
+    span = await make(queue="PT10M").make().estimate(job, stage.soon())
+    assert span is not None
+    assert span.high - span.low == 600
 
 
 async def test_backend_parameters_go_along(make: Make, server: TesServer) -> None:

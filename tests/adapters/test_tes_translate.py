@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
+from adapters.local.steps import THREADS
 from adapters.planning.platform import Job
 from adapters.tes import states, stored, translate
 from adapters.tes.options import TesOptions
@@ -99,6 +100,7 @@ def test_a_program_goes_along_and_runs_in_the_sites_image() -> None:
     assert (executor["command"][:2], executor["command"][3:]) == (["python3.11", "-c"], ["--n", "3"])
     assert executor["workdir"] == "/broker"
     assert executor["env"] == {
+        **dict.fromkeys(THREADS, "2"),
         "PYTHONUNBUFFERED": "1",
         "MODE": "x",
         "BROKER_DATA": "/broker/data",
@@ -123,7 +125,7 @@ def test_a_program_goes_along_and_runs_in_the_sites_image() -> None:
 
 def test_a_container_runs_as_it_is_asked() -> None:
     image = {"locations": ["docker://registry.example:5000/a/fit:1", "other"], "digest": "sha256:bb"}
-    asked = container(image=image, entrypoint="/bin/sh -c", command=["fit | sort"], environment={"A": "b"})
+    asked = container(image=image, entrypoint="/bin/sh", command=["-c", "fit | sort"], environment={"A": "b"})
     (executor,) = task(request(executable=asked))["executors"]
     assert executor["image"] == "registry.example:5000/a/fit:1@sha256:bb"
     assert executor["command"] == ["/bin/sh", "-c", "fit | sort"]

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import aiohttp
 import msgspec
@@ -17,11 +16,8 @@ from adapters.planning.platform import Job
 from adapters.wes.adapter import plugin
 from broker.domain import kinds
 from broker.domain.identity import Owner
-from broker.domain.site import Registration
 from broker.errors import SiteError, SiteForbids, SiteForgot
-from broker.plugins import Resources
-from broker.ports import Order, Planner, Sighting
-from broker.testing.memory import MemoryCalendar, MemoryLimits
+from broker.ports import Order, Sighting
 from broker.testing.oidc_server import AUDIENCE, OTHER_AUDIENCE, OidcServer
 from broker.testing.planner_contract import PATIENCE, PlannerContract, Stand
 from broker.testing.proxy import Point, Proxy
@@ -37,6 +33,7 @@ from tests.adapters.wes_stage import (
     logs,
     platform,
     program,
+    resources,
     results,
     served,
     some_time,
@@ -109,25 +106,10 @@ class TestSapporo(PlatformContract):
 class TestSapporoPlanner(PlannerContract):
     @pytest.fixture
     async def stand(self, server: SapporoServer, oidc: OidcServer, http: aiohttp.ClientSession, marks: Path) -> Stand:
-        calendar, limits, broker = MemoryCalendar(), MemoryLimits(CLOCK), str(uuid4())
-
-        def make() -> Planner:
-            resources = Resources(
-                registration=Registration(name="here", url=server.url),
-                calendar=calendar,
-                limits=limits,
-                clock=CLOCK,
-                http=http,
-                credentials=None,
-                name="here",
-                broker_id=broker,
-                currency="EUR",
-                site_settings={"tariff": "free", "capacity": {"cores": 8, "memory": 32, "storage": 100}},
-            )
-            return plugin.make(plugin.options.model_validate({"program": {}, "token": oidc.options()}), resources)
-
+        given = resources(http, server.url)
+        options = plugin.options.model_validate({"program": {}, "token": oidc.options()})
         return Stand(
-            make=make,
+            make=lambda: plugin.make(options, given),
             clock=CLOCK,
             short=counted(marks),
             long=lasting(marks),

@@ -7,8 +7,9 @@ import http.server
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 import aiohttp
@@ -20,11 +21,11 @@ from adapters.planning.queued import QueuedPlatform
 from adapters.wes.options import WesOptions
 from adapters.wes.queue import WesQueue
 from broker.domain import kinds
-from broker.domain.session import TERMINAL
-from broker.ports import Logs, Sighting
+from broker.domain.site import Registration
+from broker.plugins import Resources
+from broker.ports import Logs
 from broker.services.clock import SystemClock
-from broker.testing.memory import MemoryCalendar
-from broker.testing.planner_contract import PATIENCE
+from broker.testing.memory import MemoryCalendar, MemoryLimits
 
 CLOCK = SystemClock()
 WARP = {"kind": "https://example.org/kinds/executable/warp-drive.yaml"}
@@ -70,11 +71,27 @@ async def some_time() -> None:
     await asyncio.sleep(0.1)
 
 
+def resources(session: aiohttp.ClientSession, url: str = "", broker: str = "", **more: Any) -> Resources:
+    """What the broker hands to a plugin; always the same calendar, of a broker that nobody else is."""
+    given = Resources(
+        registration=Registration(name="here", url=url or None),
+        calendar=MemoryCalendar(),
+        limits=MemoryLimits(CLOCK),
+        clock=CLOCK,
+        http=session,
+        credentials=None,
+        name="here",
+        broker_id=broker or str(uuid4()),
+        currency="EUR",
+        site_settings={"tariff": "free", "capacity": {"cores": 8, "memory": 32, "storage": 100}},
+    )
+    return replace(given, **more)
+
+
 def platform(url: str, session: aiohttp.ClientSession, broker: str = "", **options: Any) -> Callable[[], Platform]:
     """How to make the platform, again and again on one calendar."""
-    calendar, broker = MemoryCalendar(), broker or str(uuid4())
-    read = WesOptions.model_validate({"program": {}, **options})
-    return lambda: QueuedPlatform(WesQueue(read, url, session, CLOCK, broker), calendar, "here", CLOCK)
+    given, read = resources(session, url, broker), WesOptions.model_validate({"program": {}, **options})
+    return lambda: QueuedPlatform(WesQueue(read, given), given.calendar, "here", CLOCK)
 
 
 def stage(url: str, session: aiohttp.ClientSession, broker: str = "", **options: Any) -> Stage:
@@ -82,12 +99,9 @@ def stage(url: str, session: aiohttp.ClientSession, broker: str = "", **options:
     return Stage(platform(url, session, broker, **options), CLOCK, {}, {}, pass_time=some_time)
 
 
-async def until(stage: Stage, job: Job, condition: Callable[[Sighting], bool]) -> Sighting:
-    async with asyncio.timeout(PATIENCE):
-        while not condition(seen := await stage.look(job)):
-            assert seen.phase not in TERMINAL, seen
-            await stage.pass_time()
-    return seen
+def a_job(request: dict[str, Any] | None = None) -> Job:
+    """For whoever asks a queue, and needs no more than its session."""
+    return Stage(lambda: cast(Platform, None), CLOCK, {}, {}).job(request or program(""))
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def test_files_among_the_inputs_are_staged_or_go_along(flow: Path) -> None:
 def test_a_requests_file_names_its_workflow_as_it_names_a_program(flow: Path) -> None:
     written(
         flow,
-        r_yaml="executable:\n  kind: workflow\n  location: main.cwl#fit\n  parameters: {t: {class: File, path: in.txt}}\n",
+        r_yaml="executable: {kind: workflow, location: main.cwl#fit, parameters: {t: {class: File, path: in.txt}}}\n",
         in_txt="1",
     )
     executable, _ = composed("r.yaml")
@@ -175,7 +175,7 @@ def test_a_slip_is_one_line(flow: Path, files: dict[str, str | None], line: str)
 
 
 def test_a_document_that_is_not_there_is_told(home: Path) -> None:
-    with pytest.raises(BadRequestFile, match=r'executable.location ".*none.cwl": no such file.'):
+    with pytest.raises(BadRequestFile, match=r'executable.location ".*": no such file.'):
         compose("none.cwl", Options())
 
 
@@ -183,9 +183,16 @@ def test_inputs_are_for_workflows(home: Path) -> None:
     written(home, fit_py="1")
     with pytest.raises(BadInput, match="inputs are for a workflow"):
         compose("fit.py", Options(parameters={"n": 1}))
+    written(home, main_cwl="class: CommandLineTool\n")
     with pytest.raises(BadInput, match="arguments are for a Python program"):
-        written(home, main_cwl="class: CommandLineTool\n")
         compose("main.cwl", Options(arguments=["-v"]))
+
+
+def test_the_network_is_asked_for_by_what_can_ask(flow: Path) -> None:
+    assert composed("main.cwl", Options(network=True))[0].network is True
+    container = {"executable": {"kind": "docker-container", "image": {"locations": ["x"]}}}
+    with pytest.raises(BadInput, match="asked for by programs, notebooks and workflows"):
+        compose(container, Options(network=True))
 
 
 def test_each_row_of_a_table_fills_the_inputs_and_not_the_documents(flow: Path) -> None:

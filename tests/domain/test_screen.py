@@ -120,3 +120,31 @@ def test_the_callers_own_lists(wishes: dict[str, Any], origins: tuple[str, ...],
 
 def test_a_broker_that_is_forbidden_itself_is_not_asked() -> None:
     assert why(asks(preferences={"sites_forbidden": ["alba"]}), Profile(broker="b", origins=("leaf", "twig"))) != ""
+
+
+@pytest.mark.parametrize(
+    ("workflows", "asked", "said"),
+    [
+        ((), {"type": "CWL", "version": "v1.2"}, ""),
+        (("CWL v1.0", "CWL v1.2"), {"type": "cwl", "version": "V1.2"}, ""),
+        (("CWL v1.0", "CWL v1.2"), {"type": "CWL"}, ""),
+        (("NFL",), {"type": "NFL", "version": "24.04"}, ""),
+        (("CWL v1.2",), {}, ""),
+        (
+            ("CWL v1.2",),
+            {"type": "CWL", "version": "v1.0"},
+            "executable.version: alba runs no workflows in CWL v1.0. Nearest yes: CWL v1.2.",
+        ),
+        (
+            ("CWL v1.2", "SMK"),
+            {"type": "WDL", "version": "1.0"},
+            "executable.type: alba runs no workflows in WDL. Nearest yes: CWL v1.2, SMK.",
+        ),
+    ],
+)
+def test_a_workflow_goes_to_sites_that_name_its_language_or_none(
+    workflows: tuple[str, ...], asked: dict[str, Any], said: str
+) -> None:
+    profile = Profile(broker="b", executables=(kinds.WORKFLOW,), workflows=workflows)
+    request = ExecutionRequest.model_validate({"executable": {"kind": kinds.WORKFLOW, **asked}})
+    assert why(request, profile) == said

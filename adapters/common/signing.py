@@ -1,17 +1,28 @@
-"""How calls to a TES server are signed: bearer tokens, or a name and a password. Imports the tokens of adapters/common,
-this package's options, errors.
+"""How calls to a platform's server are signed: bearer tokens, or a name and a password. Imports the tokens of this
+package, errors, pydantic.
 """
 
 from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
+from pathlib import Path
 from typing import Protocol
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from adapters.common.tokens import Tokens
-from adapters.tes.options import BasicOptions
 from broker.domain.deadline import Deadline
 from broker.errors import SiteForbids
+
+
+class BasicOptions(BaseModel):
+    """A user's name and password, as HTTP Basic."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    username: str = Field(min_length=1, pattern="^[^:]+$", description="as the server knows it")
+    password_file: Path = Field(description="its first line is the password; read again when it was not taken")
 
 
 class Signer(Protocol):
