@@ -57,7 +57,8 @@ _PROPERTIES = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 class Plan(msgspec.Struct, frozen=True):
     """One offer as it was planned. `start`: when the platform is told to start, earliest to latest; `preparing`:
-    seconds from there until it runs, None: not stated. `reserved`: room is held for it."""
+    seconds from there until it runs, None: not stated. `reserved`: room is held for it. `guessed`: the platform did
+    not say when it would start."""
 
     handle: UUID
     size: Size
@@ -67,6 +68,7 @@ class Plan(msgspec.Struct, frozen=True):
     turnaround: float
     until: float
     reserved: bool
+    guessed: bool = False
 
 
 class Words(msgspec.Struct, frozen=True):

@@ -281,10 +281,12 @@ class Quoting:
         plans, holds = [], []
         for draft in drafts:
             start = await self._platform.estimate(self._job(ask, draft), ask.until)
-            start = start or Span(window.low, window.high)  # not known: somewhere in the window
+            said = start is not None
+            wait = self._settings.offers.wait.total_seconds()
+            start = start or Span(window.low, min(window.high, window.low + wait))
             if start.low <= window.high:
                 start = Span(max(start.low, window.low), max(start.high, window.low))
-                plans.append(msgspec.structs.replace(draft, start=start, reserved=False))
+                plans.append(msgspec.structs.replace(draft, start=start, reserved=False, guessed=not said))
                 # Handed to the platform as soon as the window opens, whatever the estimate.
                 holds.append(self._hold(msgspec.structs.replace(draft, reserved=False), ask))
         if not plans:
@@ -365,6 +367,9 @@ class Quoting:
             yield "WARN", "simulated: nothing really runs here"
         if not profile.reserves:
             yield "INFO", "an estimate: the platform keeps its own queue, no room is held"
+            if plan.guessed:
+                wait = format_duration(self._settings.offers.wait)
+                yield "INFO", f"the platform does not say when a job would start; it is taken to wait {wait} at most"
         elif not plan.reserved:
             yield "INFO", "no room is held, as this is more than open offers may hold; it is looked for on acceptance"
         if request.outputs is not None and request.outputs.to is not None:

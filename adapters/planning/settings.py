@@ -42,6 +42,10 @@ class OfferSettings(BaseModel):
     )
     most: Annotated[int, Field(strict=True, ge=1, le=20)] = Field(3, description="offers to one request")
     look_ahead: Positive = Field(timedelta(hours=24), description="how far ahead a start is looked for")
+    wait: Positive = Field(
+        timedelta(hours=1),
+        description="how long a job is taken to wait at most, where the platform keeps a queue and cannot say",
+    )
     open_share: Annotated[Number, Field(gt=0, le=1)] = Field(
         0.5, description="share of each kind of room that offers not yet accepted may hold together"
     )

@@ -802,6 +802,22 @@ async def test_a_platform_with_a_queue_of_its_own_gives_estimates_and_holds_noth
     assert await site.charged() == []
 
 
+async def test_a_queue_that_does_not_say_how_long_it_is_is_taken_to_be_as_long_as_the_operator_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def nothing(*_: Any) -> None:
+        return None
+
+    monkeypatch.setattr(SimulatedPlatform, "estimate", nothing)
+    site = Site({"queue": "PT20M"}, offers={"wait": "PT2H"})
+    offer = document(await site.offer())
+    start = offer.compute.schedule.available.start  # type: ignore[union-attr]
+    assert start.start.timestamp() == site.clock.now()  # type: ignore[union-attr]
+    assert start.end.timestamp() == site.clock.now() + 2 * HOUR  # type: ignore[union-attr]
+    said = [item.message for item in offer.meta.messages]  # type: ignore[union-attr]
+    assert any("does not say when a job would start; it is taken to wait PT2H" in (text or "") for text in said)
+
+
 async def test_a_queue_longer_than_the_window_is_a_no() -> None:
     site = Site({"queue": "PT2H"})
     (reason,) = (await site.declined(schedule=window(site.clock, 0, 600))).reasons
