@@ -25,7 +25,7 @@ T = TypeVar("T")
 View = Literal["MINIMAL", "BASIC", "FULL"]
 Tags = Sequence[tuple[str, str]]
 
-_PAGE = 1000  # tasks; the standard allows less than 2048
+_PAGE = {"MINIMAL": 1000, "BASIC": 100, "FULL": 10}  # tasks, which may be large; the standard allows less than 2048
 _MOST_PAGES = 1000
 _LONGEST_ID, _LONGEST_TOKEN = 512, 8192
 
@@ -60,7 +60,7 @@ class Client:
     ) -> AsyncGenerator[Task, None]:
         """All that have all the tags, page after page; their order is the server's own. No more than `pages` are read.
         A server may be older than the filters and return more. Raises SiteMisbehaved for a list without an end."""
-        query = [("view", view), ("page_size", str(_PAGE))]
+        query = [("view", view), ("page_size", str(_PAGE[view]))]
         query += [pair for key, value in tags for pair in (("tag_key", key), ("tag_value", value))]
         query += [("state", state)] if state else []
         seen: set[str] = set()

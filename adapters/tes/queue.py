@@ -115,7 +115,7 @@ class TesQueue:
             data=kinds.DATA,
             python=(program.version,) if program and program.version else (),
             results=self._store is not None,
-            reads=self._server.reads or (),
+            reads=(*dict.fromkeys(entry.partition(":")[0] for entry in self._server.reads or ()), "data"),
             writes=self._options.writes,
             reserves=False,
             repeatable=True,
@@ -147,11 +147,11 @@ class TesQueue:
         return seen
 
     async def _learn(self, deadline: Deadline) -> None:
-        """Which of a datum's places the server reads. Nothing was submitted where that cannot be known."""
+        """Which of a datum's places the server reads. Where that cannot be known nothing was submitted."""
         try:
             await self.describe(deadline)
         except SiteError as error:
-            raise SiteUnreachable(error.detail) from error
+            raise error if error.proof else SiteUnreachable(error.detail) from error
 
     async def find(self, jobs: Sequence[Job], deadline: Deadline) -> Mapping[UUID, Sighting | SiteError]:
         found: dict[UUID, Sighting | SiteError] = {}
@@ -174,11 +174,17 @@ class TesQueue:
         return found
 
     async def end(self, job: Job, deadline: Deadline) -> None:
+        """All that carry its tag. The trouble with one of them does not keep the others."""
         for account in self._accounts(job):
             tasks = await self._tasks_of(account, job.session, deadline)
-            for task in tasks:
-                if task.state not in states.OVER:
-                    await account.client.cancel(task.id, deadline)
+            ids = [task.id for task in tasks if task.state not in states.OVER]
+
+            async def cancel(id: str, client: Client = account.client) -> None:
+                await client.cancel(id, deadline)
+
+            for answer in await each(ids, cancel, _AT_ONCE):
+                if isinstance(answer, SiteError):
+                    raise answer
             if tasks:
                 return
 
@@ -250,13 +256,14 @@ class TesQueue:
         async def look(session: UUID) -> Task | None:
             return await self._look(account, session, deadline)
 
-        looked = dict(zip(rest, await each(rest, look, _AT_ONCE), strict=True))
+        async def show(pair: tuple[UUID, Task]) -> Sighting:
+            return await self._shown(account, *pair, deadline)
+
+        looked = read | dict(zip(rest, await each(rest, look, _AT_ONCE), strict=True))
+        changed = [(session, task) for session, task in looked.items() if isinstance(task, Task)]
         found: dict[UUID, Sighting | SiteError] = dict(unchanged)
-        for session, task in (read | looked).items():
-            if isinstance(task, Task):
-                found[session] = await self._shown(account, session, task, deadline)
-            elif task is not None:
-                found[session] = task
+        found |= {session: task for session, task in looked.items() if isinstance(task, SiteError)}
+        found |= zip((session for session, _ in changed), await each(changed, show, _AT_ONCE), strict=True)
         await self._end_overdue(account, found, deadline)
         return found
 
@@ -280,13 +287,9 @@ class TesQueue:
         found: dict[UUID, list[Task]] = {}
         if len(wanted) <= _FEW:
             return {}
-        async with aclosing(account.client.tasks(self._mine, "BASIC", deadline, pages=_PAGES)) as tasks:
-            async for task in tasks:
-                session = _session(task)
-                if session in wanted:
-                    found.setdefault(session, []).append(task)
-                    if len(found) == len(wanted):
-                        break
+        async for task in account.client.tasks(self._mine, "BASIC", deadline, pages=_PAGES):
+            if (session := _session(task)) in wanted:
+                found.setdefault(session, []).append(task)
         return {session: _chosen(tasks) for session, tasks in found.items()}
 
     async def _look(self, account: _Account, session: UUID, deadline: Deadline) -> Task | None:
@@ -354,14 +357,14 @@ def _held(task: Task, mine: Iterable[tuple[str, str]]) -> Held | None:
     session, tags = _session(task), task.tags or {}
     if session is None or any(tags.get(key) != value for key, value in mine):
         return None
-    issuer, _, subject = tags.get(translate.OWNER, "").partition(" ")
+    issuer, _, subject = (tags.get(translate.OWNER) or "").partition(" ")
     user = Owner(issuer, subject) if issuer and subject else None
     return Held(str(session), states.sighting(task).phase, session, user=user, since=states.made(task))
 
 
 def _session(task: Task) -> UUID | None:
     try:
-        return UUID((task.tags or {})[SESSION])
+        return UUID((task.tags or {})[SESSION] or "")
     except (KeyError, ValueError):
         return None
 

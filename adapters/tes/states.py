@@ -40,6 +40,7 @@ STATES: Mapping[str, Shown] = {
 }
 OVER = frozenset({"COMPLETE", "EXECUTOR_ERROR", "SYSTEM_ERROR", "CANCELED", "PREEMPTED"})
 WRONG = frozenset({"EXECUTOR_ERROR", "SYSTEM_ERROR", "PREEMPTED"})  # of these the whole story is wanted
+_RAN = frozenset({"RUNNING", "PAUSED", "COMPLETE", "EXECUTOR_ERROR"})
 # In the order in which a task goes through them: whoever asks for one after the other misses none. Asked for UNKNOWN,
 # which is their word for "any", servers show all that they ever had.
 ON_ITS_WAY = ("QUEUED", "INITIALIZING", "RUNNING", "PAUSED", "CANCELING")
@@ -59,9 +60,10 @@ def sighting(task: Task) -> Sighting:
 
 
 def times(task: Task) -> tuple[float | None, float | None]:
-    """When its program began to run, in the first attempt that came so far, and when all of it ended."""
+    """When its program began to run, in the first attempt that came so far, and when all of it ended. Where a server
+    does not say the former, the task's own beginning stands for it, of tasks that surely came so far."""
     attempts = task.logs or ()
-    begins = [moment for log in attempts if (moment := _began(log)) is not None]
+    begins = [moment for log in attempts if (moment := _began(log, task.state in _RAN)) is not None]
     return (begins[0] if begins else None), _moment(attempts[-1].end_time) if attempts else None
 
 
@@ -97,9 +99,9 @@ def _meaning(code: int) -> str:
     return {137: ": it was killed, as is done where memory runs out", 143: ": it was terminated"}.get(code, "")
 
 
-def _began(log: TaskLog) -> float | None:
+def _began(log: TaskLog, surely: bool) -> float | None:
     started = [moment for one in log.logs or () if (moment := _moment(one.start_time)) is not None]
-    return started[0] if started else _moment(log.start_time)
+    return started[0] if started else _moment(log.start_time) if surely else None
 
 
 def _moment(text: str | None) -> float | None:
@@ -111,6 +113,6 @@ def _moment(text: str | None) -> float | None:
 
 def _number(task: Task, tag: str) -> float | None:
     try:
-        return float((task.tags or {})[tag])
+        return float((task.tags or {})[tag] or "")
     except (KeyError, ValueError):
         return None

@@ -37,7 +37,7 @@ class TaskLog(msgspec.Struct, frozen=True):
 class Task(msgspec.Struct, frozen=True):
     id: str
     state: str | None = None
-    tags: dict[str, str] | None = None
+    tags: dict[str, str | None] | None = None
     logs: tuple[TaskLog, ...] | None = None
     creation_time: str | None = None
 

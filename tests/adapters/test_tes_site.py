@@ -284,7 +284,7 @@ async def test_what_cannot_begin_is_told_in_the_platforms_words(
 async def test_data_that_is_not_there_is_told_in_the_platforms_words(make: Make, server: TesServer) -> None:
     item = {"kind": kinds.SIMPLE_DATA, "meta": {"name": "x"}, "location": f"{server.url}/nothing"}
     _, _, seen = await ran(make, program("", data=[item]))
-    assert (seen.phase, seen.began is not None) == ("FAILED", True)
+    assert (seen.phase, seen.began, seen.ended is not None) == ("FAILED", None, True)
     assert f"{server.url}/nothing: 404" in seen.messages
 
 
@@ -478,6 +478,19 @@ async def test_why_a_cancel_failed_is_told_unless_it_is_over(make: Make, server:
     assert (await stage.ended(job)).phase == "CANCELLED"
 
 
+async def test_a_task_that_somebody_else_made_for_the_session_is_ended_as_well(make: Make, server: TesServer) -> None:
+    stage = make()
+    job = await stage.started(LASTING)
+    first = task_of(server, job)
+    forged = {"executors": [{"image": IMAGE, "command": ["sleep", "60"]}], "tags": {"broker_session": str(job.session)}}
+    async with aiohttp.ClientSession() as http, http.post(f"{server.url}/tasks", json=forged) as answer:
+        second = (await answer.json())["id"]
+    assert (await stage.look(job)).native == first.id
+    await stage.make().cancel(job, stage.soon())
+    assert (await stage.ended(job)).native == first.id
+    assert server.runs[second].state in ("CANCELING", "CANCELED")
+
+
 async def test_what_says_that_it_is_no_tes_is_none(make: Make, server: TesServer, monkeypatch: Any) -> None:
     monkeypatch.setattr(server, "_info", lambda: {"type": {"artifact": "wes"}})
     stage = make()
@@ -492,7 +505,7 @@ async def test_where_data_may_be_is_learned_from_the_server(make: Make, server: 
     server.storage = ("s3://archive/sky", "gs:///", "file:///data")
     stage = make()
     platform = stage.make()
-    assert (await platform.describe(stage.soon())).reads == ("http", "https", "s3://archive/sky", "gs", "file:///data")
+    assert (await platform.describe(stage.soon())).reads == ("http", "https", "s3", "gs", "file", "data")
     for location, good in (("s3://archive/sky/x", True), ("s3://archive/x", False), ("file:///data/x", True)):
         item = {"kind": kinds.SIMPLE_DATA, "meta": {"name": "x"}, "location": location}
         assert (platform.refuse(stage.job(program("", data=[item])).request) == ()) is good

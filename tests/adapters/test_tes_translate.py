@@ -407,6 +407,14 @@ def test_times_are_those_of_the_first_begin_and_the_last_end() -> None:
 
 
 @pytest.mark.parametrize(
+    ("state", "began"),
+    [("INITIALIZING", None), ("RUNNING", TWELVE), ("COMPLETE", TWELVE), ("SYSTEM_ERROR", None), ("CANCELED", None)],
+)
+def test_a_server_that_does_not_time_executors_is_read_by_its_tasks(state: str, began: float | None) -> None:
+    assert shown(state, [{**LOG, "logs": []}]).began == began
+
+
+@pytest.mark.parametrize(
     ("limit", "phase"), [("539", "FAILED"), ("540", "FAILED"), ("541", "CANCELLED"), ("soon", "CANCELLED")]
 )
 def test_what_was_ended_when_its_time_was_over_has_failed(limit: str, phase: str) -> None:
