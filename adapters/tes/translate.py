@@ -15,15 +15,13 @@ from itertools import chain
 from typing import Any, NamedTuple
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
+from adapters.common import refusing
 from adapters.common.laying import (
     DATA,
     PROGRAM,
     RESULTS,
     Datum,
     Layout,
-    addresses,
     inside,
     is_data,
     lay_out,
@@ -38,12 +36,11 @@ from broker.domain import kinds
 from broker.domain.addresses import bare
 from broker.domain.executables import DockerContainer, PythonProgram
 from broker.domain.identity import Owner
-from broker.domain.located import Item, items
 from broker.domain.outcome import Reason
 from broker.domain.outputs import SESSION as SESSION_IN_A_PLACE
 from broker.domain.outputs import covers, reaches
 from broker.domain.request import ExecutionRequest
-from broker.domain.resources import SimpleStorageResource, SimpleVolumeMount
+from broker.domain.resources import SimpleVolumeMount
 
 BROKER, SITE, SESSION, OWNER = "broker", "broker_site", "broker_session", "broker_owner"  # tags
 
@@ -86,16 +83,13 @@ def _executable(request: ExecutionRequest, options: TesOptions, server: Server) 
         yield from _program(executable, options, options.program, server)
     elif isinstance(executable, DockerContainer):
         yield from _container(executable, options)
-    for name, value in (getattr(executable, "environment", None) or {}).items():
-        if not name or "=" in name or "\0" in name + value:
-            yield Reason(f"{name!r} cannot be set as a variable", "executable.environment")
 
 
 def _program(
     executable: PythonProgram, options: TesOptions, runs_in: ProgramOptions, server: Server
 ) -> Iterator[Reason]:
-    if (executable.source is None) == (executable.location is None):
-        yield Reason("a program has either a source or a location", "executable.source")
+    yield from refusing.words(executable)
+    yield from refusing.version(executable.python, runs_in.version, "program.version")
     try:
         content = _content(executable)
     except ValueError:
@@ -108,24 +102,12 @@ def _program(
     if executable.requirements:
         text = "nothing is installed here: the image has what it has"
         yield Reason(text, "executable.requirements", "program.image", "no requirements")
-    if executable.python:
-        yield from _version(executable.python, runs_in.version)
-    if any("\0" in argument for argument in executable.arguments or ()):
-        yield Reason("an argument holds a null character", "executable.arguments")
-
-
-def _version(asked: str, version: str | None) -> Iterator[Reason]:
-    try:
-        fits = version is not None and SpecifierSet(asked).contains(version, prereleases=True)
-    except InvalidSpecifier:
-        yield Reason(f"{asked!r} is no range of versions", "executable.python", nearest=">=3.11")
-    else:
-        if not fits:
-            nearest = version or "no version: this site does not say which it has"
-            yield Reason(f"Python {asked} is asked", "executable.python", "program.version", nearest)
 
 
 def _container(executable: DockerContainer, options: TesOptions) -> Iterator[Reason]:
+    for name, value in (executable.environment or {}).items():
+        if not name or "=" in name or "\0" in name + value:
+            yield Reason(f"{name!r} cannot be set as a variable", "executable.environment")
     if image(executable) is None:
         yield Reason("a container needs the location of its image", "executable.image.locations")
     stated = executable.image.platform if executable.image else None
@@ -147,11 +129,8 @@ def _container(executable: DockerContainer, options: TesOptions) -> Iterator[Rea
 
 
 def _resources(request: ExecutionRequest, options: TesOptions, server: Server) -> Iterator[Reason]:
-    if request.compute is not None and request.compute.kind != kinds.SIMPLE_COMPUTE:
-        yield Reason("an unknown kind of compute resource", "compute.kind", nearest=kinds.short(kinds.SIMPLE_COMPUTE))
-    for i, storage in enumerate(request.storage or ()):
-        if not isinstance(storage, SimpleStorageResource):
-            yield Reason("an unknown kind of storage", f"storage[{i}].kind", nearest=kinds.short(kinds.SIMPLE_STORAGE))
+    yield from refusing.numbers(request, _MOST)
+    yield from refusing.resources(request)
     for what in request.extras:
         if what not in options.accelerators:
             nearest = ", ".join(map(kinds.short, options.accelerators))
@@ -168,33 +147,13 @@ def _parameters(request: ExecutionRequest, options: TesOptions, server: Server) 
 
 
 def _data(request: ExecutionRequest, options: TesOptions, server: Server) -> Iterator[Reason]:
-    volumes = (request.compute.volumes if request.compute else None) or ()
-    for element, parts in {"data": request.data, "storage": request.storage, "compute.volumes": volumes}.items():
-        if len(parts or ()) > _MOST:
-            yield Reason(f"{len(parts or ())} are asked", element, nearest=str(_MOST))
-    for i, (item, known) in enumerate(zip(request.data or (), items(request), strict=True)):
-        if item.kind not in kinds.DATA:
-            nearest = ", ".join(map(kinds.short, kinds.DATA))
-            yield Reason(f"{kinds.short(item.kind)} cannot be staged here", f"data[{i}].kind", nearest=nearest)
-        else:
-            yield from _datum(known, f"data[{i}]", options, server)
-
-
-def _datum(known: Item, element: str, options: TesOptions, server: Server) -> Iterator[Reason]:
-    urls = addresses(known)
-    if not urls:
-        yield Reason("the data names no place to read it from, nor does a catalogue", element)
-    if known.files > 1 or any(url.endswith("/") for url in urls[:1]):
-        yield Reason("one data resource is one file here", element, nearest="a single file")
-    reasons = [tuple(_readable(url, element, options, server)) for url in urls]
-    if reasons and all(reasons):
-        yield reasons[0][0]
+    return refusing.data(request, lambda url, element: _readable(url, element, options, server))
 
 
 def _readable(url: str, element: str, options: TesOptions, server: Server) -> Iterator[Reason]:
     """Results of others lie below the place of the outputs, and the server would read them by its own credentials."""
     shown = bare(url)[:200]
-    if not _plain(url) or (server.reads is not None and not reaches(server.reads, url)):
+    if not _plain(url) or url.endswith("/") or (server.reads is not None and not reaches(server.reads, url)):
         nearest = ", ".join(server.reads or ())
         yield Reason(f"{shown!r} cannot be read from here", element, "reads", nearest)
     elif options.outputs is not None and covers(options.outputs.place, url):
