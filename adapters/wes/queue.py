@@ -98,8 +98,11 @@ class WesQueue:
         return Capacity()
 
     async def estimate(self, job: Job, deadline: Deadline) -> Span | None:
-        """Nor when a run would begin."""
-        return None
+        """Nor when a run would begin: what the operator says."""
+        if self._options.queue is None:
+            return None
+        now = self._clock.now()
+        return Span(now, now + self._options.queue.total_seconds())
 
     # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -175,9 +178,10 @@ class WesQueue:
     def _accounts(self, job: Job) -> tuple[Account, ...]:
         """Where its run is to be looked for. A job of which the session alone is known has no duration, and may be
         anybody's."""
-        if job.duration > 0:
-            return (self._account(job.owner),)
-        return (self._common, *self._users.values())
+        if job.duration <= 0:
+            return (self._common, *self._users.values())
+        own = self._account(job.owner)
+        return (own,) if own is self._common else (own, self._common)  # it may be from before there was a token
 
     async def _find(self, account: Account, jobs: list[Job], deadline: Deadline) -> dict[UUID, Sighting | SiteError]:
         if len(jobs) <= _FEW and all(account.known(job.session) for job in jobs):
