@@ -12,7 +12,7 @@ import asyncio
 import os
 import ssl
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple
 
@@ -132,14 +132,15 @@ class Origin:
         url: URL,
         *,
         deadline: Deadline,
-        body: bytes | None = None,
+        body: bytes | AsyncIterable[bytes] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """One call, answered whole, of whatever status, by the deadline and within the cap.
+        """One call, answered whole, of whatever status, by the deadline and within the cap. A body in pieces goes out
+        as they come; of it, nothing is ever proved unsent but a connection that was refused.
 
         Raises SiteUnreachable (surely not sent), SiteTimeout, ConnectionLost or SiteMisbehaved (maybe sent).
         """
-        payload = None if body is None else _Body(body)
+        payload = _Body(body) if isinstance(body, bytes) else body
         try:
             async with asyncio.timeout(self._left(deadline)):
                 response = await self._request(method, url, payload, headers)
@@ -212,7 +213,7 @@ class Origin:
             raise self._told(error, None) from None
 
     async def _request(
-        self, method: str, url: URL, payload: _Body | None, headers: Mapping[str, str] | None
+        self, method: str, url: URL, payload: _Body | AsyncIterable[bytes] | None, headers: Mapping[str, str] | None
     ) -> aiohttp.ClientResponse:
         if url.origin() != self.base.origin():
             raise SiteMisbehaved(f"{self.place} pointed to another origin; nothing was sent there.")
@@ -252,9 +253,9 @@ class Origin:
             raise SiteUnreachable(f"{self.place} was not asked: there was no time left.")
         return left
 
-    def _told(self, error: Exception, payload: _Body | None) -> Exception:
+    def _told(self, error: Exception, payload: object) -> Exception:
         """What to raise for `error`; itself, where it is ours already or none that a site can cause."""
-        unsent = payload is not None and not payload.begun
+        unsent = isinstance(payload, _Body) and not payload.begun
         if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError):
             if unsent:
                 return SiteUnreachable(f"{self.place}: no connection by the deadline.")

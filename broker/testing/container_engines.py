@@ -1,0 +1,293 @@
+"""Real container engines for tests, each on a Unix socket of its own: Podman's service of Docker's API, and Docker.
+
+Imports `children` and the waiting of `redis_server`. Wants root, and Debian's podman, runc, docker.io, busybox-static.
+Everything here blocks, and every wait is bounded. An engine keeps all that it has in its folder; it has one image,
+IMAGE, made of this machine's busybox and of the Python that this runs in, so that no registry is needed.
+
+    with podman(tmp_path / "podman") as engine:
+        options = {"url": engine.url, "program": {"image": IMAGE}, "network": "none"}
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from broker.testing import children
+from broker.testing.redis_server import wait_for
+
+IMAGE = "localhost/broker/tools:latest"
+ANSWER_WITHIN = 120.0  # seconds; a machine that runs other things at the same time is slow
+_PARENT = "broker-tests"  # the cgroup of Docker's containers
+_PODMAN_PARENT = "libpod_parent"
+_NOT_NEEDED = {"test", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "site-packages", "dist-packages"}
+
+# conmon 2.1.6 writes that memory ran out into the folder it runs in; Podman 4.3 looks for that in the container's own.
+_CONMON = """#!/bin/sh
+before=
+for word in "$@"; do
+    [ "$before" = -b ] && cd "$word"
+    before=$word
+done
+exec {conmon} "$@"
+"""
+
+# No process may have more open files than its maker; both engines ask for a million where root may not raise it.
+_CONTAINERS_CONF = """[containers]
+default_ulimits = ["nofile={files}:{files}", "nproc=8192:8192"]
+[engine]
+runtime = "runc"
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+conmon_path = ["{folder}/conmon"]
+"""
+_REGISTRIES_CONF = """[[registry]]
+location = "127.0.0.1"
+insecure = true
+"""
+
+
+class Engine:
+    """What both have in common. `socket`: where it is spoken to."""
+
+    kind = ""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.socket, self.log = folder, folder / "api.sock", folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def start(self) -> None:
+        """Returns when it answers. Also after `kill`."""
+        self._process = children.launch(self._command(), self.log, self._environment())
+        wait_for(self._up, f"{self.kind} is up", self._tail)
+
+    def kill(self) -> None:
+        """SIGKILL to the service. What runs in it goes on."""
+        process, self._process = self._process, None
+        if process is not None:
+            with process:
+                process.kill()
+
+    def stop(self) -> None:
+        """Ends it, and everything that runs in it. Idempotent."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with suppress(OSError):
+            for one in self.call("GET", "/containers/json?all=true")[1]:
+                self.call("DELETE", f"/containers/{one['Id']}?force=true&v=true")
+        children.end(process)
+        self._clean()
+
+    def call(self, method: str, path: str, body: Path | Mapping[str, Any] | None = None) -> tuple[int, Any]:
+        """One call of version 1.41, and its answer: what its lines are in JSON, or text. A path is sent as a tar."""
+        with _connected(self.socket) as connection:
+            if isinstance(body, Path):
+                with body.open("rb") as file:
+                    connection.request(method, f"/v1.41{path}", file, {"Content-Type": "application/x-tar"})
+                    answer = connection.getresponse()
+            else:
+                text = None if body is None else json.dumps(body)
+                connection.request(method, f"/v1.41{path}", text, {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+            said = answer.read()
+        try:
+            return answer.status, json.loads(said or b"null")
+        except ValueError:
+            return answer.status, said.decode(errors="replace")
+
+    def starts(self, name: str) -> int:
+        """How often a container of that name was started."""
+        filters = quote(json.dumps({"container": [name], "event": ["start"]}))
+        lines = self.call("GET", f"/events?since=1&until={int(time.time()) + 1}&filters={filters}")[1]
+        return len(lines.splitlines()) if isinstance(lines, str) else int(lines is not None)
+
+    def import_image(self, root: Path) -> None:
+        """A file system in a tar, as IMAGE."""
+        repository, _, tag = IMAGE.rpartition(":")
+        said = self.call("POST", f"/images/create?fromSrc=-&repo={quote(repository, safe='')}&tag={tag}", root)
+        assert self.call("GET", f"/images/{IMAGE}/json")[0] == 200, said
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def _environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def _clean(self) -> None:
+        raise NotImplementedError
+
+    def _up(self) -> bool:
+        try:
+            return self.call("GET", "/_ping")[0] == 200
+        except OSError:
+            return False
+
+    def _tail(self) -> str:
+        return self.log.read_text(errors="replace")[-3000:]
+
+
+class Podman(Engine):
+    kind = "podman"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        wrapper = folder / "conmon"
+        wrapper.write_text(_CONMON.format(conmon=shutil.which("conmon") or "/usr/bin/conmon"))
+        wrapper.chmod(0o755)
+        (folder / "containers.conf").write_text(_CONTAINERS_CONF.format(files=_open_files(), folder=folder))
+        (folder / "registries.conf").write_text(_REGISTRIES_CONF)
+
+    def _command(self) -> list[str]:
+        return [*self._podman(), "system", "service", "--time=0", self.url]
+
+    def _podman(self) -> list[str]:
+        return ["podman", "--root", str(self.folder / "root"), "--runroot", str(self.folder / "run")]
+
+    def _environment(self) -> dict[str, str]:
+        settings = {"CONTAINERS_CONF": "containers.conf", "CONTAINERS_REGISTRIES_CONF": "registries.conf"}
+        return super()._environment() | {name: str(self.folder / file) for name, file in settings.items()}
+
+    def _clean(self) -> None:
+        subprocess.run(["umount", str(self.folder / "root/overlay")], check=False, capture_output=True)  # noqa: S603, S607
+        _remove_cgroup(_PODMAN_PARENT)
+
+
+class Docker(Engine):
+    kind = "docker"
+
+    def _command(self) -> list[str]:
+        places = {"data-root": "root", "exec-root": "run", "pidfile": "pid"}
+        files = _open_files()
+        return [
+            "dockerd",
+            f"--host={self.url}",
+            *(f"--{option}={self.folder / name}" for option, name in places.items()),
+            "--live-restore",
+            "--bridge=none",
+            "--iptables=false",
+            "--ip6tables=false",
+            "--oom-score-adjust=0",
+            f"--cgroup-parent=/{_PARENT}",
+            f"--default-ulimit=nofile={files}:{files}",
+        ]
+
+    def _clean(self) -> None:
+        _remove_cgroup(_PARENT)
+
+
+@contextmanager
+def podman(folder: Path) -> Iterator[Podman]:
+    """Up, with IMAGE."""
+    engine = Podman(folder)
+    yield from _running(engine)
+
+
+@contextmanager
+def docker(folder: Path) -> Iterator[Docker]:
+    """Up, with IMAGE. It has no network but `none` and `host`."""
+    engine = Docker(folder)
+    yield from _running(engine)
+
+
+def _running(engine: Any) -> Iterator[Any]:
+    try:
+        engine.start()
+        root = engine.folder / "image.tar"
+        write_root(root)
+        engine.import_image(root)
+        root.unlink()
+        yield engine
+    finally:
+        engine.stop()
+
+
+def write_root(target: Path) -> None:
+    """The file system of IMAGE: busybox with all its names, and the Python that this runs in, at its own place and as
+    /usr/bin/python3."""
+    python, stdlib = Path(sys.executable).resolve(), Path(sysconfig.get_path("stdlib"))
+    busybox = shutil.which("busybox") or "/bin/busybox"
+    names = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()  # noqa: S603
+    libraries = _libraries([python, *stdlib.glob("lib-dynload/*.so")])
+    with tarfile.open(target, "w") as tar:
+        for name, mode in {"tmp": 0o1777, "proc": 0o755, "sys": 0o755, "dev": 0o755, "etc": 0o755}.items():
+            _add(tar, name, mode, kind=tarfile.DIRTYPE)
+        _add(tar, "etc/passwd", 0o644, b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")
+        for file in {python, *libraries}:
+            tar.add(file.resolve(), str(file))
+        tar.add(stdlib, str(stdlib), filter=_slim)
+        tar.add(busybox, "bin/busybox")
+        for name in set(names) - {"busybox"}:
+            _add(tar, f"bin/{name}", 0o777, link="busybox")
+        _add(tar, "usr/bin/python3", 0o777, link=str(python))
+
+
+def _slim(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    name = info.name.rpartition("/")[2]
+    return None if name in _NOT_NEEDED or name.startswith("config-") or ".opt-" in name else info
+
+
+def _add(tar: tarfile.TarFile, name: str, mode: int, text: bytes = b"", link: str = "", kind: bytes = b"") -> None:
+    info = tarfile.TarInfo(name)
+    info.mode, info.size, info.linkname = mode, len(text), link
+    info.type = kind or (tarfile.SYMTYPE if link else tarfile.REGTYPE)
+    tar.addfile(info, io.BytesIO(text))
+
+
+def _libraries(files: list[Path]) -> set[Path]:
+    """The shared libraries of these, as the loader finds them."""
+    told = subprocess.run(["ldd", *map(str, files)], check=False, capture_output=True, text=True).stdout  # noqa: S603, S607
+    return {Path(path) for path in re.findall(r"(?:=>\s+|^\s+)(/\S+)", told, re.M)}
+
+
+def _open_files() -> int:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return 16_384 if hard == resource.RLIM_INFINITY else min(hard, 16_384)
+
+
+def _remove_cgroup(name: str) -> None:
+    """Of all hierarchies; another engine may have containers in it still."""
+    for place in (Path("/sys/fs/cgroup") / name, *Path("/sys/fs/cgroup").glob(f"*/{name}")):
+        with suppress(OSError):
+            place.rmdir()
+
+
+class _Unix(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("engine", timeout=ANSWER_WITHIN)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(ANSWER_WITHIN)
+        self.sock.connect(str(self._path))
+
+
+@contextmanager
+def _connected(path: Path) -> Iterator[_Unix]:
+    connection = _Unix(path)
+    try:
+        yield connection
+    finally:
+        connection.close()
