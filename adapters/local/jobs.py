@@ -283,12 +283,12 @@ def _sighting(state: State, brought: Sequence[Transfer]) -> Sighting:
     messages = (state.message,) if state.message else ()
     added: dict[str, Any] = {"connectors": [state.connector]} if state.connector else {}
     if brought:
-        added["transfers"] = [_note(transfer).to_wire() for transfer in brought]
+        added["transfers"] = [transfer_note(transfer).to_wire() for transfer in brought]
     body = json.dumps(added).encode() if added else None
     return Sighting(phase=state.phase, body=body, messages=messages, began=state.began, ended=state.ended, **native)
 
 
-def _note(transfer: Transfer) -> TransferNote:
+def transfer_note(transfer: Transfer) -> TransferNote:
     return TransferNote(
         url=transfer.url,
         bytes=transfer.bytes,

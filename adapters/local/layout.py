@@ -160,7 +160,8 @@ class Flow(NamedTuple):
 
 class Spec(NamedTuple):
     """What to run. Of `source`, `location` and `flow` one is set. `python`: the interpreter, of a workflow the one that
-    has its runner. `desk`: of an interactive notebook alone."""
+    has its runner. `desk`: of an interactive notebook alone. `binds`: cores are allotted among the jobs beside it;
+    False: whoever starts the supervisor has seen to that."""
 
     session: str
     kind: str  # "program", "notebook" or "workflow"
@@ -178,6 +179,7 @@ class Spec(NamedTuple):
     file_roots: tuple[str, ...] = ()
     isolation: str = "none"
     network: bool = True
+    binds: bool = True
     desk: Desk | None = None
     delivery: Delivery | None = None
     keep: float | None = None

@@ -120,19 +120,11 @@ def _word(value: Any) -> Any:
 Write = Annotated[WriteOptions, BeforeValidator(_word, json_schema_input_type=str | WriteOptions)]
 
 
-class LocalOptions(BaseModel):
-    """Options of a site of kind `local`: programs and notebooks run on the broker's own machine (Linux)."""
+class RunOptions(BaseModel):
+    """What bounds each run that a supervisor sees to, and what it may read and write."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    folder: Path = Field(
-        description="where jobs live: one folder each, named by the session's uuid; made when it is not there. "
-        "One folder serves one site, and lies on a disk of this machine"
-    )
-    python: Path = Field(Path(sys.executable), description="the interpreter of programs and notebooks")
-    cwl_python: Path | None = Field(
-        None, description="an interpreter that has cwltool, which runs workflows in CWL; absent: that of programs"
-    )
     file_roots: tuple[Path, ...] = Field(
         (), description="folders that file URLs may read from; empty: file URLs are refused"
     )
@@ -151,6 +143,30 @@ class LocalOptions(BaseModel):
     install_requirements: bool = Field(
         False, description="install the requirements of a program with pip into its own folder; False: refuse such jobs"
     )
+    grace: Annotated[float, Field(ge=0, le=600)] = Field(
+        10.0, description="seconds that processes have to end by themselves before they are killed"
+    )
+    staging: Duration = Field(timedelta(hours=1), description="the longest that staging, and installing, may take")
+    max_processes: Annotated[int, Field(ge=1)] = Field(1000, description="the most processes of one job at once")
+    max_disk_bytes: Bytes = Field(
+        20 * GIB, description="what a job may write, data included, beyond the storage that its request asks for"
+    )
+    max_results_bytes: Bytes = Field(10 * GIB, description="the most that is kept of ./results")
+    max_log_bytes: Bytes = Field(64 * MIB, description="the most that is kept of stdout, and of stderr: their end")
+    max_source_bytes: Bytes = Field(100 * MIB, description="the largest program or notebook")
+
+
+class LocalOptions(RunOptions):
+    """Options of a site of kind `local`: programs and notebooks run on the broker's own machine (Linux)."""
+
+    folder: Path = Field(
+        description="where jobs live: one folder each, named by the session's uuid; made when it is not there. "
+        "One folder serves one site, and lies on a disk of this machine"
+    )
+    python: Path = Field(Path(sys.executable), description="the interpreter of programs and notebooks")
+    cwl_python: Path | None = Field(
+        None, description="an interpreter that has cwltool, which runs workflows in CWL; absent: that of programs"
+    )
     isolation: Literal["auto", "bwrap", "none"] = Field(
         "auto",
         description="bwrap: programs run in bubblewrap, and see the system's files, read-only, and their own folder; "
@@ -162,18 +178,7 @@ class LocalOptions(BaseModel):
         description="in bubblewrap: whether programs reach the network; asked: those whose request asks for it. "
         "Staging always does",
     )
-    grace: Annotated[float, Field(ge=0, le=600)] = Field(
-        10.0, description="seconds that processes have to end by themselves before they are killed"
-    )
-    staging: Duration = Field(timedelta(hours=1), description="the longest that staging, and installing, may take")
     nice: Annotated[int, Field(ge=0, le=19)] = Field(5, description="how far jobs stand back behind the broker")
-    max_processes: Annotated[int, Field(ge=1)] = Field(1000, description="the most processes of one job at once")
-    max_disk_bytes: Bytes = Field(
-        20 * GIB, description="what a job may write, data included, beyond the storage that its request asks for"
-    )
-    max_results_bytes: Bytes = Field(10 * GIB, description="the most that is kept of ./results")
-    max_log_bytes: Bytes = Field(64 * MIB, description="the most that is kept of stdout, and of stderr: their end")
-    max_source_bytes: Bytes = Field(100 * MIB, description="the largest program or notebook")
     cache: CacheOptions | None = Field(None, description="data kept for the next job that wants it; absent: none is")
     interactive: InteractiveOptions = Field(
         InteractiveOptions(), description="notebooks that a person sits before, each with a Jupyter server of its own"

@@ -52,11 +52,11 @@ def older(path: Path) -> Path:
 
 
 def tail(path: Path, most: int) -> bytes | None:
-    """At most the last `most` bytes of a log; None: there is none."""
+    """At most the last `most` bytes of a log; None: there is none. OSError: something else is in its place."""
     kept = b""
     for part in (path, older(path)):
         try:
-            with part.open("rb") as file:
+            with os.fdopen(open_plain(part), "rb") as file:
                 file.seek(-min(most - len(kept), os.fstat(file.fileno()).st_size), os.SEEK_END)
                 kept = file.read(most - len(kept)) + kept
         except FileNotFoundError:
@@ -132,10 +132,15 @@ def open_beneath(folder: Path, root: str, name: str) -> int:
         raise FileNotFoundError(name)
     place = open_folder(folder, [*root.split("/"), *above])
     try:
-        # Non-blocking: opening a pipe that somebody put here must not wait for its writer.
-        file = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=place)
+        return open_plain(last, place)
     finally:
         os.close(place)
+
+
+def open_plain(name: str | Path, folder: int | None = None) -> int:
+    """A descriptor of a plain file, to read; OSError for anything else, such as a link."""
+    # Non-blocking: opening a pipe that somebody put here must not wait for its writer.
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise FileNotFoundError(name)

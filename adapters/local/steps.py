@@ -37,8 +37,9 @@ from adapters.local.layout import (
     notebook_name,
 )
 
-# What a job gets of the broker's environment.
+# What a job gets of the environment that its supervisor was started in.
 _PASSED = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_ACCELERATORS = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK")
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 UNUSED = 4  # exit code of a server that nobody used for long, as in interactive.py
 # Numerical libraries start a thread for each core of the machine unless they are told what was granted.
@@ -67,8 +68,7 @@ class Step(NamedTuple):
 def preparations(folder: Path, spec: Spec) -> list[Step]:
     """What comes before the program."""
     within = spec.bounds.staging
-    ours = [sys.executable, "-P", "-m", "adapters.local.staging", str(folder)]
-    steps = [Step("staging", ours, _base(spec), within, speaks=True)]
+    steps = [Step("staging", [*_ours("staging"), str(folder)], _base(spec), within, speaks=True)]
     if spec.requirements:
         pip = [spec.python, "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
         pip += ["--no-cache-dir", "--target", str(folder / PACKAGES), "--", *spec.requirements]
@@ -80,8 +80,16 @@ def preparations(folder: Path, spec: Spec) -> list[Step]:
 def delivering(folder: Path, spec: Spec, within: float) -> Step:
     """What comes after it, where results are to be written elsewhere. It keeps to its time itself, and says what stood
     in the way; the limit is for when it cannot."""
-    ours = [sys.executable, "-P", "-m", "adapters.local.delivering", str(folder), str(within)]
-    return Step("writing results", ours, _base(spec), within + SILENCE, speaks=True)
+    command = [*_ours("delivering"), str(folder), str(within)]
+    return Step("writing results", command, _base(spec), within + SILENCE, speaks=True)
+
+
+def _ours(module: str) -> list[str]:
+    """The command of a program of this package. Where we run from an archive it is all that there is of us, and what is
+    in it knows its parts by their names (adapters/slurm/runner.py)."""
+    archive = getattr(__spec__ and __spec__.loader, "archive", None)
+    part = [archive, module] if archive else ["-m", f"adapters.local.{module}"]
+    return [sys.executable, "-P", *part]
 
 
 def program(folder: Path, spec: Spec) -> Step:
@@ -130,7 +138,7 @@ def passed() -> dict[str, str]:
     """What a supervisor, and by it a job, gets of our environment. A program can read the environment of whatever runs
     under its account, so a proxy whose URL holds a password stays out."""
     plain = {name for name in _PROXIES if "@" not in os.environ.get(name, "")}
-    return {name: os.environ[name] for name in (*_PASSED, *sorted(plain)) if name in os.environ}
+    return {name: os.environ[name] for name in (*_PASSED, *_ACCELERATORS, *sorted(plain)) if name in os.environ}
 
 
 def _base(spec: Spec) -> dict[str, str]:

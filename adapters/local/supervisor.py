@@ -88,8 +88,9 @@ class Supervisor:
 
     def _steps(self) -> None:
         self._heed()
-        cores, held = limits.allot_cores(self._folder.parent / ".cores", self._spec.bounds.cores)
-        self._cores = cores
+        held: list[int] = []
+        if self._spec.binds:
+            self._cores, held = limits.allot_cores(self._folder.parent / ".cores", self._spec.bounds.cores)
         try:
             for step in preparations(self._folder, self._spec):
                 self._run(step)

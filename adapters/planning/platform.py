@@ -23,12 +23,15 @@ from broker.ports import Held, Logs, Result, Sighting
 
 
 class Capacity(msgspec.Struct, frozen=True):
-    """The whole room of the platform for the jobs of this broker, busy or not. None: not known, so not counted."""
+    """The whole room of the platform for the jobs of this broker, busy or not. None: not known, so not counted.
+    `largest`: the most that one job can have of it, such as what a node has; keys: cores, memory, storage and types of
+    extras; a missing one: all there is."""
 
     cores: float | None = None
     memory: float | None = None
     storage: float | None = None
     extras: Mapping[str, float] = {}
+    largest: Mapping[str, float] = {}
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -107,6 +110,14 @@ class Platform(Protocol):
 
     async def close(self) -> None:
         """Give back connections and files; running jobs go on."""
+
+
+@runtime_checkable
+class Doorkeeper(Protocol):
+    """What a platform may do besides: know whom it lets in."""
+
+    def turned_away(self, owner: Owner) -> tuple[Reason, ...]:
+        """Why nothing runs here for this person, such as for want of an account; empty: it does. No I/O."""
 
 
 @runtime_checkable

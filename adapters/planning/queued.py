@@ -17,10 +17,11 @@ from uuid import UUID
 
 import structlog
 
-from adapters.planning.platform import Capacity, Job
+from adapters.planning.platform import Capacity, Doorkeeper, Job
 from adapters.planning.starts import BEGUN, ENDED, SUBMITTED, Start, Starts
 from broker.domain import session
 from broker.domain.deadline import Deadline
+from broker.domain.identity import Owner
 from broker.domain.outcome import Reason
 from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
@@ -78,7 +79,7 @@ class Queue(Protocol):
 
 class QueuedPlatform:
     """Implements `adapters.planning.platform.Platform` on top of a Queue: a job is submitted at most once, whatever
-    crashes, is lost or comes twice, and one that was cancelled before never is."""
+    crashes, is lost or comes twice, and one that was cancelled before never is. A queue may be a Doorkeeper."""
 
     def __init__(self, queue: Queue, calendar: Calendar, site: str, clock: Clock) -> None:
         """`site`: the name under which starts are kept; equal for all replicas."""
@@ -89,6 +90,9 @@ class QueuedPlatform:
 
     def refuse(self, request: ExecutionRequest) -> tuple[Reason, ...]:
         return self._queue.refuse(request)
+
+    def turned_away(self, owner: Owner) -> tuple[Reason, ...]:
+        return self._queue.turned_away(owner) if isinstance(self._queue, Doorkeeper) else ()
 
     def preparing(self, request: ExecutionRequest) -> float | None:
         return self._queue.preparing(request)

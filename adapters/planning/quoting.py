@@ -18,7 +18,7 @@ from adapters.planning import offers, results, sizes
 from adapters.planning.filling import Filled, fill, fillable
 from adapters.planning.ledger import Ledger, Step
 from adapters.planning.offers import Plan, Words
-from adapters.planning.platform import Job, Keeper, Platform
+from adapters.planning.platform import Doorkeeper, Job, Keeper, Platform
 from adapters.planning.settings import SiteSettings
 from adapters.planning.sizes import Size
 from adapters.planning.slots import Need, Segment, earliest, segments, within
@@ -114,7 +114,8 @@ class Quoting:
             filled = await asyncio.to_thread(fill, ask.request)
             ask = msgspec.structs.replace(ask, request=filled.request)
         window = self._window(ask.request)
-        reasons = filled.reasons or self._refusals(ask.request, bounds, window, profile)
+        refusals = (*self._turned_away(ask.user), *filled.reasons)
+        reasons = refusals or self._refusals(ask.request, bounds, window, profile)
         if reasons:
             return Quotes(reasons=reasons)
         until = self._clock.now() + self._lifetime(profile)
@@ -142,6 +143,9 @@ class Quoting:
             *results.refuse(request, profile, self._settings.tariff),
             *self._too_late(window),
         )
+
+    def _turned_away(self, owner: Owner) -> tuple[Reason, ...]:
+        return self._platform.turned_away(owner) if isinstance(self._platform, Doorkeeper) else ()
 
     def _window(self, request: ExecutionRequest) -> Window:
         now = self._clock.now()

@@ -45,7 +45,7 @@ def limits(capacity: Capacity, settings: CapacitySettings, ceilings: Ceilings) -
             room[what] = float(amount)
     room.update(settings.extras or capacity.extras)
     most = dict(room)
-    for what, ceiling in _ceilings(ceilings):
+    for what, ceiling in (*capacity.largest.items(), *_ceilings(ceilings)):
         most[what] = min(most.get(what, ceiling), ceiling)
     seconds = ceilings.duration.total_seconds() if ceilings.duration else LONGEST
     return Limits(room, most, min(seconds, LONGEST))

@@ -43,6 +43,13 @@ def free_port() -> int:
     raise OSError("no free port on 127.0.0.1")
 
 
+def listens(port: int) -> bool:
+    """Whether anybody does, at that port of 127.0.0.1."""
+    with socket.socket() as tried:
+        tried.settimeout(1.0)
+        return tried.connect_ex(("127.0.0.1", port)) == 0
+
+
 def launch(
     command: Sequence[str], log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> subprocess.Popen[bytes]:
