@@ -23,6 +23,7 @@ import structlog
 
 from adapters.common.http import ConnectionLost, tidy
 from adapters.common.laying import PROGRAM, lay_out
+from adapters.common.refusing import checksum_type
 from adapters.containers import images, marks, states, translate
 from adapters.containers.client import Engine
 from adapters.containers.ending import Ending
@@ -30,7 +31,6 @@ from adapters.containers.options import ContainersOptions
 from adapters.containers.staging import STORE, WANTED
 from adapters.containers.states import Seen
 from adapters.containers.streams import tar
-from adapters.local.fetching import checksum_type
 from adapters.local.layout import write_json
 from adapters.local.steps import passed
 from adapters.local.transfers import Transfer

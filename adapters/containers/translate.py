@@ -28,10 +28,11 @@ from adapters.common.laying import (
     lay_out,
     variables,
 )
+from adapters.common.refusing import CHECKSUMS, checksum_type
 from adapters.containers import images, marks
 from adapters.containers.options import GIB, ContainersOptions
 from adapters.containers.states import Port, written
-from adapters.local.fetching import CHECKSUMS, checksum_type, shown
+from adapters.local.fetching import shown
 from adapters.planning.platform import Job
 from adapters.planning.results import kept
 from broker.domain import kinds

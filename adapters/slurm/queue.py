@@ -25,7 +25,6 @@ from adapters.local.jobs import transfer_note
 from adapters.local.layout import STDERR, STDOUT
 from adapters.local.outputs import PIECE, open_beneath
 from adapters.local.transfers import Transfer
-from adapters.local.translate import DATA
 from adapters.planning.platform import Capacity, Job
 from adapters.slurm import cluster, records, states, translate
 from adapters.slurm.client import NEVER_NOW, Client, Signer
@@ -130,7 +129,7 @@ class SlurmQueue:
         return Profile(
             platform="slurm",
             executables=(kinds.PYTHON_PROGRAM,),
-            data=DATA,
+            data=kinds.DATA,
             duration=timedelta(seconds=max(0.0, seconds)) if math.isfinite(seconds) else None,
             python=(options.python_version,) if options.python_version else (),
             installs_requirements=options.install_requirements,

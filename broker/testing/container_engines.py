@@ -30,7 +30,7 @@ from typing import Any
 from urllib.parse import quote
 
 from broker.testing import children
-from broker.testing.redis_server import wait_for
+from broker.testing.children import wait_for
 
 IMAGE = "localhost/broker/tools:latest"
 ANSWER_WITHIN = 120.0  # seconds; a machine that runs other things at the same time is slow
