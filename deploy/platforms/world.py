@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from string import Template
@@ -44,10 +45,10 @@ class World:
         self.urls["data"] = self._processes.said("data")
         request = Template((HERE / "configs" / REQUEST).read_text())
         (self._folder / REQUEST).write_text(request.substitute(self.urls))
-        for name, part in self._sites.items():
-            place = self._folder / "platforms" / name
-            place.mkdir(parents=True)
-            self._serve(name, self._site(name, self._servers.enter_context(part.start(place))))
+        with ThreadPoolExecutor(len(self._sites)) as side_by_side:
+            given = dict(zip(self._sites, side_by_side.map(self._start, self._sites), strict=True))
+        for name in self._sites:
+            self._serve(name, self._site(name, given[name]))
         for name in self._sites:
             self.urls[name] = self._processes.said(name)
         self._serve("federation", self._above())
@@ -56,6 +57,15 @@ class World:
     def stop(self) -> None:
         self._processes.stop()
         self._servers.close()
+
+    def _start(self, name: str) -> Mapping[str, Any]:
+        """The platform's server, which ends with ours."""
+        place = self._folder / "platforms" / name
+        place.mkdir(parents=True)
+        server = self._sites[name].start(place)
+        given = server.__enter__()
+        self._servers.push(server)
+        return given
 
     def _site(self, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """A site broker's settings: the platform's own, and what makes offers of it."""
