@@ -22,7 +22,8 @@ from typing import Any
 
 MARK, LIST, PROGRAM, RESULTS = ".broker.run", ".broker.json", "program.py", "results"
 WRONG, LATE, DROPPED = 113, 114, 143
-LOOK = 0.5  # seconds
+TICK = 0.1  # seconds between two looks at what was asked, and at the time
+TICKS = 10  # between two looks at the folder, which may lie on a disk that many share
 GRACE = 10.0  # seconds from SIGTERM to SIGKILL
 PIECE = 1 << 20  # bytes
 
@@ -32,14 +33,16 @@ class Wrong(Exception):
 
 
 def main(plan: dict[str, Any]) -> int:
-    root = os.getcwd()
+    root, asked = os.getcwd(), []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: asked.append(number))
     open(MARK, "w").close()
     try:
         lay_out(root, plan)
     except (Wrong, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return WRONG
-    code = run(root, plan)
+    code = DROPPED if asked else run(root, plan, asked)
     with open(LIST + ".new", "w", encoding="utf-8") as file:
         json.dump(survey(os.path.join(root, RESULTS)), file)
     os.rename(LIST + ".new", LIST)
@@ -93,8 +96,8 @@ def checksum(path: str, kind: str) -> str:
 # ── the run ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def run(root: str, plan: dict[str, Any]) -> int:
-    """The exit code as a shell would say it."""
+def run(root: str, plan: dict[str, Any], asked: list[int]) -> int:
+    """The exit code as a shell would say it. `asked`: the signals that came; they end the program."""
     environment = dict(os.environ)
     environment.update(plan["defaults"])
     environment.update(plan["environment"])
@@ -106,27 +109,25 @@ def run(root: str, plan: dict[str, Any]) -> int:
         env=environment,
         preexec_fn=os.setpgrp,  # a group of its own, so that all of it can be ended
     )
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(DROPPED))
-    try:
-        code = watch(child, time.monotonic() + plan["seconds"], plan["seconds"])
-    finally:
-        end(child)
+    code = watch(child, time.monotonic() + plan["seconds"], plan["seconds"], asked)
+    end(child)
     return code if code >= 0 else 128 - code
 
 
-def watch(child: subprocess.Popen[bytes], until: float, seconds: float) -> int:
-    while True:
-        try:
-            return child.wait(LOOK)
-        except subprocess.TimeoutExpired:
-            pass
-        if time.monotonic() >= until:
-            sys.stderr.write(f"time limit: the program did not end within {seconds:g} s\n")
-            return LATE
-        # Not every back-end of ARC ends the processes of a job that is killed; but the job's folder is cleared.
-        if not os.path.exists(MARK):
-            return DROPPED
+def watch(child: subprocess.Popen[bytes], until: float, seconds: float, asked: list[int]) -> int:
+    # Not every back-end of ARC ends the processes of a job that is killed; but the job's folder is cleared.
+    while os.path.exists(MARK):
+        for _ in range(TICKS):
+            try:
+                return child.wait(TICK)
+            except subprocess.TimeoutExpired:
+                pass
+            if asked:
+                return DROPPED
+            if time.monotonic() >= until:
+                sys.stderr.write(f"time limit: the program did not end within {seconds:g} s\n")
+                return LATE
+    return DROPPED
 
 
 def end(child: subprocess.Popen[bytes]) -> None:

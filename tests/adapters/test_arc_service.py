@@ -94,7 +94,7 @@ open("results/told", "w").write(json.dumps([sys.argv[1:], os.environ["BROKER_COR
 print("out", flush=True)
 """
 # As large as a program may be: what cannot be made smaller by compressing it.
-BULK = "# " + "".join(hashlib.sha256(b"%d" % i).hexdigest() for i in range(2400))
+BULK = "# " + "".join(hashlib.sha256(b"%d" % i).hexdigest() for i in range(2200))
 STAGED = "open('results/copy', 'w').write(open('data/hello.txt').read())"
 SLEEPS = "import time\ntime.sleep(900)"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import base64
+import inspect
 import json
 import re
 import zlib
@@ -15,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from adapters.arc import glue, states, translate
+from adapters.arc import glue, launcher, states, translate
 from adapters.arc.glue import Cluster
 from adapters.arc.options import ArcOptions
 from adapters.arc.states import Activity
@@ -125,6 +127,10 @@ def test_the_launcher_is_told_where_things_are() -> None:
         "BROKER_DATA": "/data", "BROKER_RESULTS": "/results", "BROKER_DATA_CUBE": "/data/cube",
         "BROKER_VOLUME_IN_CUBE": "/in/cube",
     }  # fmt: skip
+
+
+def test_the_launcher_runs_on_older_interpreters() -> None:
+    ast.parse(inspect.getsource(launcher), feature_version=(3, 7))
 
 
 # ── refusals ─────────────────────────────────────────────────────────────────────────────────────────────────────
