@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from adapters.arc.options import ArcOptions
+from adapters.containers.options import ContainersOptions
 from adapters.ivoa.adapter import IvoaOptions
 from adapters.local.options import LocalOptions
 from adapters.planning.settings import SiteSettings
@@ -28,6 +29,7 @@ FILE = Path(__file__).with_name("settings.schema.json")
 PLATFORMS: dict[str, type[BaseModel]] = {
     "local": LocalOptions,
     "arc": ArcOptions,
+    "containers": ContainersOptions,
     "simulated": SimulatedOptions,
     "tes": TesOptions,
     "wes": WesOptions,

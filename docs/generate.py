@@ -19,6 +19,7 @@ from typing import Any, cast
 from pydantic import BaseModel
 
 from adapters.arc.options import ArcOptions
+from adapters.containers.options import ContainersOptions
 from adapters.data.datalink import DatalinkOptions
 from adapters.data.http import HttpOptions
 from adapters.data.rucio import RucioOptions
@@ -356,6 +357,7 @@ MADE: Mapping[str, Callable[[], str]] = {
     "site-settings": lambda: settings(SiteSettings),
     "local-options": lambda: settings(LocalOptions),
     "arc-options": lambda: settings(ArcOptions),
+    "containers-options": lambda: settings(ContainersOptions),
     "simulated-options": lambda: settings(SimulatedOptions),
     "tes-options": lambda: settings(TesOptions),
     "wes-options": lambda: settings(WesOptions),

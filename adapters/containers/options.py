@@ -30,7 +30,7 @@ class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TlsOptions(_Options):
+class EngineTlsOptions(_Options):
     """Who the engine is, and who we are to it: files in PEM."""
 
     ca_file: Path = Field(description="who signs the engine's certificate")
@@ -38,7 +38,7 @@ class TlsOptions(_Options):
     key_file: Path = Field(description="its key")
 
 
-class ProgramOptions(_Options):
+class ImageOptions(_Options):
     """In what Python programs run."""
 
     image: str = Field(description="the image, such as docker.io/library/python:3.12-slim; best with @sha256:…")
@@ -83,7 +83,7 @@ class AddressOptions(_Options):
         return bind
 
 
-class LimitsOfFiles(_Options):
+class UlimitOptions(_Options):
     """Of open files and processes. Both or none: Podman sets the one that is left out higher than many may."""
 
     nofile: Annotated[int, Field(ge=64)] = Field(description="open files of one process")
@@ -94,12 +94,12 @@ class ContainersOptions(_Options):
     """A container engine that speaks Docker's Engine API."""
 
     url: str = Field("unix:///var/run/docker.sock", description="unix:///path/of/the.sock, or tcp://host:2376")
-    tls: TlsOptions | None = Field(None, description="needed for tcp, the loopback excepted")
+    tls: EngineTlsOptions | None = Field(None, description="needed for tcp, the loopback excepted")
     prefix: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")] = Field(
         "broker", description="containers are named <prefix>-<session>; also the project that Docker Compose shows"
     )
     containers: bool = Field(True, description="False: requests with an image of their own are refused")
-    program: ProgramOptions | None = Field(None, description="in what Python programs run; absent: they do not")
+    program: ImageOptions | None = Field(None, description="in what Python programs run; absent: they do not")
     install_requirements: bool = Field(
         False, description="whether programs may have packages installed, from within the container"
     )
@@ -121,7 +121,7 @@ class ContainersOptions(_Options):
     )
     userns: str = Field("", description="mode of user namespaces, such as auto (Podman); empty: the engine's default")
     pids: Annotated[int, Field(ge=1)] = Field(1000, description="the most processes of one job at once")
-    ulimits: LimitsOfFiles | None = Field(None, description="limits of files and processes; absent: the engine's")
+    ulimits: UlimitOptions | None = Field(None, description="limits of files and processes; absent: the engine's")
     binds: tuple[Path_, ...] = Field(
         (), description="folders of the engine's machine: data below them, named by file: URLs, is mounted, read-only"
     )

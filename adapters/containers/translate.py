@@ -168,13 +168,16 @@ def _program(program: PythonProgram, options: ContainersOptions, known: Known) -
             yield Reason("a requirement begins with the name of a package", f"executable.requirements[{i}]")
     yield from _environment(program.environment, program.arguments or (), "arguments")
     if program.python:
-        yield from _python(program.python, known.python)
+        yield from _python(program.python, known)
 
 
-def _python(asked: str, version: str) -> Iterator[Reason]:
+def _python(asked: str, known: Known) -> Iterator[Reason]:
     try:
-        if version and not SpecifierSet(asked).contains(version, prereleases=True):
-            yield Reason(f"Python {asked[:100]} is asked", "executable.python", nearest=version)
+        wanted = SpecifierSet(asked)
+        if known.python and not wanted.contains(known.python, prereleases=True):
+            yield Reason(f"Python {asked[:100]} is asked", "executable.python", nearest=known.python)
+        elif known.architecture and not known.python:
+            yield Reason("which Python runs here is not known", "executable.python", "program.version", "no range")
     except InvalidSpecifier:
         yield Reason(f"{asked[:100]!r} is no range of versions", "executable.python", nearest=">=3.11")
 

@@ -17,6 +17,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -28,14 +29,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from uuid import uuid4
 
 from broker.testing import children
 from broker.testing.children import wait_for
 
 IMAGE = "localhost/broker/tools:latest"
 ANSWER_WITHIN = 120.0  # seconds; a machine that runs other things at the same time is slow
-_PARENT = "broker-tests"  # the cgroup of Docker's containers
-_PODMAN_PARENT = "libpod_parent"
+_PODMAN_PARENT = "libpod_parent"  # the cgroup of the containers of all Podmans
 _NOT_NEEDED = {"test", "idlelib", "tkinter", "turtledemo", "lib2to3", "ensurepip", "site-packages", "dist-packages"}
 
 # conmon 2.1.6 writes that memory ran out into the folder it runs in; Podman 4.3 looks for that in the container's own.
@@ -94,11 +95,13 @@ class Engine:
         process, self._process = self._process, None
         if process is None:
             return
-        with suppress(OSError):
+        with suppress(OSError, http.client.HTTPException):
             for one in self.call("GET", "/containers/json?all=true")[1]:
                 self.call("DELETE", f"/containers/{one['Id']}?force=true&v=true")
         children.end(process)
         self._clean()
+        for place in re.findall(rf"^\S+ ({re.escape(str(self.folder))}/\S+)", Path("/proc/mounts").read_text(), re.M):
+            subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)  # noqa: S603, S607
 
     def call(self, method: str, path: str, body: Path | Mapping[str, Any] | None = None) -> tuple[int, Any]:
         """One call of version 1.41, and its answer: what its lines are in JSON, or text. A path is sent as a tar."""
@@ -170,12 +173,22 @@ class Podman(Engine):
         return super()._environment() | {name: str(self.folder / file) for name, file in settings.items()}
 
     def _clean(self) -> None:
-        subprocess.run(["umount", str(self.folder / "root/overlay")], check=False, capture_output=True)  # noqa: S603, S607
+        left = [*self._podman(), "rm", "--all", "--force", "--time=0"]  # of a service that was not there to be asked
+        subprocess.run(left, check=False, capture_output=True, env=self._environment(), timeout=ANSWER_WITHIN)  # noqa: S603
         _remove_cgroup(_PODMAN_PARENT)
 
 
 class Docker(Engine):
     kind = "docker"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._parent = f"broker-tests-{uuid4().hex[:8]}"  # the cgroup of its containers
+
+    def kill(self) -> None:
+        """Its containerd ends with it. Docker would wait for that, as long as nobody has reaped it."""
+        super().kill()
+        (self.folder / "run/containerd/containerd.pid").unlink(missing_ok=True)
 
     def _command(self) -> list[str]:
         places = {"data-root": "root", "exec-root": "run", "pidfile": "pid"}
@@ -189,12 +202,16 @@ class Docker(Engine):
             "--iptables=false",
             "--ip6tables=false",
             "--oom-score-adjust=0",
-            f"--cgroup-parent=/{_PARENT}",
+            f"--cgroup-parent=/{self._parent}",
             f"--default-ulimit=nofile={files}:{files}",
         ]
 
     def _clean(self) -> None:
-        _remove_cgroup(_PARENT)
+        for file in Path("/sys/fs/cgroup").glob(f"**/{self._parent}/*/cgroup.procs"):
+            for number in file.read_text().split():
+                with suppress(ProcessLookupError):
+                    os.kill(int(number), signal.SIGKILL)
+        _remove_cgroup(self._parent)
 
 
 @contextmanager
