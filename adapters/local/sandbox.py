@@ -72,7 +72,7 @@ def _walls(folder: Path, readable: tuple[str, ...], network: bool, own: tuple[st
 
 def trouble(python: str) -> str:
     """Why programs cannot be shut in here, in a few words; empty: they can. It is tried, with the walls of a job: many
-    a container has bubblewrap and forbids what it does."""
+    a container has bubblewrap and forbids what it does. Raises OSError where nobody can tell just now."""
     command = [python, "-I", "-c", ""]
     with TemporaryDirectory() as folder:
         argv = [*_walls(Path(folder), readable(python), False, ()), "--", *command]
@@ -80,10 +80,10 @@ def trouble(python: str) -> str:
             tried = subprocess.run(  # noqa: S603  the operator's interpreter
                 argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=TRIAL, check=False
             )
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):
             return "it is not installed"
-        except (OSError, subprocess.SubprocessError) as error:
-            return str(error)[:_LONGEST]
+        except subprocess.TimeoutExpired:
+            raise OSError(f"bubblewrap did not end within {TRIAL:g} s") from None
     words = tried.stderr.decode(errors="replace").split()
     return " ".join(words)[:_LONGEST] or f"it ended with {tried.returncode}" if tried.returncode else ""
 

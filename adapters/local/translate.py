@@ -92,7 +92,7 @@ def _network(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reaso
 
 def _asks_network(request: ExecutionRequest) -> bool:
     executable = request.executable
-    if isinstance(executable, Workflow) and cwl.read(executable).network:
+    if isinstance(executable, Workflow) and cwl.is_cwl(executable) and cwl.read(executable).network:
         return True
     if isinstance(executable, JupyterNotebook) and executable.mode == "interactive":
         return True  # whoever sits before it comes by the network

@@ -66,45 +66,47 @@ def parameters(texts: Sequence[str]) -> dict[str, Any]:
 
 
 class Luggage:
-    """The files that go along, by where they lie here. `_places`: where they are to lie at the site, if not as they lie
-    here beside each other."""
+    """The files that go along, by where they lie here: `beside` each other as they lie here, and those of the `inputs`,
+    each with a place of its own."""
 
     def __init__(self) -> None:
-        self._bodies: dict[Path, bytes] = {}
-        self._places: dict[Path, str] = {}
+        self._beside: dict[Path, bytes] = {}
+        self._inputs: dict[Path, tuple[str, bytes]] = {}
         self._bytes = 0
 
     def add(self, path: Path, document: Document, element: str, value: str) -> bool:
         """False: it was there already. The rest says what refers to it."""
-        if path in self._bodies:
+        if path in self._beside:
             return False
+        self._beside[path] = self._read(path, document, element, value)
+        return True
+
+    def add_input(self, path: Path, taken: set[Any], document: Document, element: str, value: str) -> str:
+        """Returns its place. `taken`: those that it must not have."""
+        if path not in self._inputs:
+            there = {str(place).removeprefix("inputs/") for place in (*taken, *(at for at, _ in self._inputs.values()))}
+            body = self._read(path, document, element, value)
+            self._inputs[path] = f"inputs/{_own(_fit(path.name), there)}", body
+        return self._inputs[path][0]
+
+    def _read(self, path: Path, document: Document, element: str, value: str) -> bytes:
         if not path.is_file():
             raise wrong(document, element, "no such file.", value=value)
         body = read_bytes(path)
         self._bytes += len(body)
-        if self._bytes > LARGEST or len(self._bodies) >= _MOST:
+        if self._bytes > LARGEST or len(self._beside) + len(self._inputs) >= _MOST:
             text = f"more than {LARGEST // 1024} KiB or {_MOST} files would go along."
             raise wrong(document, element, text, "Name large files by URL: sites fetch them.", value)
-        self._bodies[path] = body
-        return True
-
-    def put(self, path: Path, taken: set[Any]) -> str:
-        """The place of an input's file, of its own."""
-        if path not in self._places:
-            there = {str(place).removeprefix("inputs/") for place in (*self._places.values(), *taken)}
-            self._places[path] = f"inputs/{_own(_fit(path.name), there)}"
-        return self._places[path]
+        return body
 
     @property
     def root(self) -> Path:
         """The folder that is one at the site."""
-        return Path(os.path.commonpath([path.parent for path in self._bodies if path not in self._places]))
+        return Path(os.path.commonpath([path.parent for path in self._beside]))
 
     def packed(self) -> list[dict[str, Any]]:
-        return [
-            _attachment(self._places.get(path) or path.relative_to(self.root).as_posix(), body)
-            for path, body in self._bodies.items()
-        ]
+        beside = [(path.relative_to(self.root).as_posix(), body) for path, body in self._beside.items()]
+        return [_attachment(place, body) for place, body in (*beside, *self._inputs.values())]
 
 
 def _attachment(path: str, body: bytes) -> dict[str, Any]:
@@ -132,7 +134,8 @@ def _bring_documents(executable: dict[str, Any], location: str, document: Docume
     place, mark, process = location.partition("#")
     main = _absolute(Path(document.file).parent / place)
     content = _follow(main, luggage, document, "executable.location", place)
-    executable.setdefault("type", "CWL")
+    if main.suffix in _DOCUMENTS:
+        executable.setdefault("type", "CWL")
     version = content.get("cwlVersion") if isinstance(content, dict) else None
     if isinstance(version, str):
         executable.setdefault("version", version)
@@ -195,8 +198,7 @@ def _bring_inputs(
             moved = _staged(content, as_data(place), place, named)
         else:
             path = Path(unquote(urlsplit(place).path)) if _URL.match(place) else Path(inputs.file).parent / place
-            luggage.add(_absolute(path), inputs, element, place)
-            moved = luggage.put(_absolute(path), attached)
+            moved = luggage.add_input(_absolute(path), attached, inputs, element, place)
         item.pop("path", None)
         item["location"] = moved
 

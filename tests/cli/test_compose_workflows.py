@@ -96,6 +96,7 @@ def test_files_among_the_inputs_are_staged_or_go_along(flow: Path) -> None:
         "near": "small.txt",
         "above": "../small.txt",
         "odd": "cube.fits",
+        "twice": "../tools/table.csv",
     }
     inputs = {name: {"class": "File", "path" if name == "odd" else "location": at} for name, at in files.items()}
     (flow / "runs" / "in.json").write_text(json.dumps(inputs))
@@ -110,8 +111,10 @@ def test_files_among_the_inputs_are_staged_or_go_along(flow: Path) -> None:
         "near": "inputs/small.txt",
         "above": "inputs/2-small.txt",
         "odd": "inputs/cube.fits",
+        "twice": "inputs/table.csv",
     }
     attached = {item.path: item.source or item.location for item in executable.attachments or ()}
+    assert attached["inputs/table.csv"] == attached["tools/table.csv"] == "a,b\n"
     assert attached["inputs/small.txt"] == "few"
     assert attached["inputs/2-small.txt"] == "other"
     assert attached["inputs/cube.fits"] == "data:application/octet-stream;base64,/wA="
@@ -133,6 +136,8 @@ def test_a_requests_file_names_its_workflow_as_it_names_a_program(flow: Path) ->
     assert (executable.attachments or ())[-1].path == "inputs/in.txt"
     by_url = {"executable": {"kind": "workflow", "type": "CWL", "location": "https://x.example/main.cwl"}}
     assert composed(by_url)[0].attachments is None
+    written(flow, b_nf="process fit {}")
+    assert composed({"executable": {"kind": "workflow", "location": "b.nf"}})[0].type is None
     whole = {
         "kind": "workflow",
         "type": "NFL",
