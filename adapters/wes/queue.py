@@ -98,11 +98,8 @@ class WesQueue:
         return Capacity()
 
     async def estimate(self, job: Job, deadline: Deadline) -> Span | None:
-        """Nor when a run would begin: what the operator says."""
-        if self._options.queue is None:
-            return None
-        now = self._clock.now()
-        return Span(now, now + self._options.queue.total_seconds())
+        """Nor when a run would begin."""
+        return None
 
     # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────
 
