@@ -117,7 +117,8 @@ class WesQueue:
             except SiteError as error:
                 if len(by_account) == 1:
                     raise
-                found = {job.session: error for job in wanted} | found
+                for job in wanted:
+                    found.setdefault(job.session, error)
         return found
 
     async def submit(self, job: Job, deadline: Deadline) -> Sighting:
