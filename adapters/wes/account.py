@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 TOGETHER = 8  # calls under way at once
 _AT_ONCE = 64  # runs that are looked at before the clock is
-_REMEMBERED = 100_000  # runs whose tags are, and half as many ends
+_REMEMBERED = 100_000  # runs whose tags are, and a tenth as many sightings
 _SPARE = 0.25  # of the time that was left, for what comes after looking
 
 
@@ -37,7 +37,7 @@ class Account:
         self.wes, self._broker, self._clock = wes, broker, clock
         self._tags: OrderedDict[str, Tags] = OrderedDict()
         self._runs: dict[UUID, str] = {}
-        self.ends: OrderedDict[str, Sighting] = OrderedDict()  # of runs that are over, and change no more
+        self._seen: OrderedDict[str, Sighting] = OrderedDict()  # by run, looked at last at the end
 
     def known(self, session: UUID) -> str | None:
         """Its run, where that was seen before."""
@@ -51,15 +51,28 @@ class Account:
             _, old = self._tags.popitem(last=False)
             if old.session is not None:
                 self._runs.pop(old.session, None)
-        while len(self.ends) > _REMEMBERED // 2:
-            self.ends.popitem(last=False)
+
+    def last(self, run: str) -> Sighting | None:
+        """What was seen of it when it was last looked at. A terminal phase changes no more."""
+        return self._seen.get(run)
+
+    def saw(self, run: str, sighting: Sighting) -> None:
+        self._seen[run] = sighting
+        self._seen.move_to_end(run)
+        if len(self._seen) > _REMEMBERED // 10:
+            self._seen.popitem(last=False)
+
+    def oldest_first(self, runs: Collection[str]) -> list[str]:
+        """Those never looked at, then those looked at longest ago."""
+        wanted = set(runs)
+        return [*(run for run in runs if run not in self._seen), *(run for run in self._seen if run in wanted)]
 
     def forget(self, session: UUID) -> None:
         """Its run is gone."""
         run = self._runs.pop(session, None)
         if run is not None:
             self._tags.pop(run, None)
-            self.ends.pop(run, None)
+            self._seen.pop(run, None)
 
     async def survey(
         self, deadline: Deadline, wanted: Collection[UUID] | None = None, **query: str

@@ -36,9 +36,6 @@ SILENCE = 60.0  # seconds without a byte after which a server counts as dead
 PR_SET_PDEATHSIG = 1
 
 
-SUMS = ("adler32", "md5", "sha1", "sha256", "sha512")
-
-
 class Over(Exception):
     """It has come to its end: the exit code and the words."""
 

@@ -75,9 +75,6 @@ class WesOptions(BaseModel):
     reads: tuple[str, ...] = Field(
         ("http", "https"), description="schemes of URLs that the server's engines read data from"
     )
-    queue: Annotated[Duration, Field(gt=timedelta(0))] | None = Field(
-        None, description="within what time runs usually begin, for offers to say; absent: they say that it is unknown"
-    )
     grace: Annotated[Duration, Field(ge=timedelta(0))] = Field(
         timedelta(minutes=1),
         description="how much longer than its duration a workflow may be under way, for fetching and tidying up, "

@@ -29,6 +29,7 @@ from broker.domain.identity import Owner
 from broker.domain.outcome import Reason
 from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
+from broker.domain.session import TERMINAL
 from broker.domain.site import Profile
 from broker.errors import SiteBusy, SiteError, SiteForbids, SiteForgot, SiteMisbehaved, SiteRefused
 from broker.plugins import Resources
@@ -98,11 +99,8 @@ class WesQueue:
         return Capacity()
 
     async def estimate(self, job: Job, deadline: Deadline) -> Span | None:
-        """Nor when a run would begin: what the operator says."""
-        if self._options.queue is None:
-            return None
-        now = self._clock.now()
-        return Span(now, now + self._options.queue.total_seconds())
+        """Nor when a run would begin."""
+        return None
 
     # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -119,7 +117,8 @@ class WesQueue:
             except SiteError as error:
                 if len(by_account) == 1:
                     raise
-                found |= {job.session: error for job in wanted}
+                for job in wanted:
+                    found.setdefault(job.session, error)
         return found
 
     async def submit(self, job: Job, deadline: Deadline) -> Sighting:
@@ -190,7 +189,7 @@ class WesQueue:
         else:
             runs, trouble = await self._survey(account, jobs, deadline)
         found: dict[UUID, Sighting | SiteError] = {}
-        looked = list(self._to_look_at(account, jobs, runs))
+        looked = list(_to_look_at(account, jobs, runs))
         seen = await each(looked, lambda job: self._look(account, job, runs[job.session].id, deadline), TOGETHER)
         for job, sighting in zip(looked, seen, strict=True):
             if isinstance(sighting, SiteForgot):
@@ -200,8 +199,7 @@ class WesQueue:
                 found[job.session] = sighting
         for job in jobs:
             if job.session in runs:
-                run = runs[job.session]
-                found.setdefault(job.session, account.ends.get(run.id) or shown(run.state, run.id))
+                found.setdefault(job.session, _remembered(account, runs[job.session]))
             elif trouble is not None:
                 found[job.session] = SiteBusy(f"it may be there: {trouble.detail}", retry_after=1.0)
         return found
@@ -215,25 +213,12 @@ class WesQueue:
         query = {"tags": f"{translate.SESSION}:{next(iter(wanted))}"} if info.sapporo and len(wanted) == 1 else {}
         return await account.survey(deadline, wanted, **query)
 
-    def _to_look_at(self, account: Account, jobs: Sequence[Job], runs: Mapping[UUID, Run]) -> Iterator[Job]:
-        """Those whose own log is wanted: what has ended since, and of what is under way the first few."""
-        left = _STEPS
-        for job in jobs:
-            run = runs.get(job.session)
-            if run is None or run.id in account.ends:
-                continue
-            if run.state == "UNKNOWN" or run.state in OVER:
-                yield job
-            elif run.state == "RUNNING" and left > 0:
-                left -= 1
-                yield job
-
     async def _look(self, account: Account, job: Job, run: str, deadline: Deadline) -> Sighting:
         document, state = await self._stands(account, run, deadline)
-        sighting = await show(account.wes, document, run, state, job, self._options, deadline)
-        if state in OVER:
-            account.ends[run] = sighting
-        elif overdue(sighting, job, self._options, self._clock.now()):
+        now = self._clock.now()
+        sighting = await show(account.wes, document, run, state, job, self._options, now, deadline)
+        account.saw(run, sighting)
+        if overdue(sighting, job, self._options, now):
             await _end(account, run, deadline)
         return sighting
 
@@ -264,6 +249,28 @@ class WesQueue:
             if (run := await self._run(account, job, deadline)) is not None:
                 return account, run
         raise SiteForgot(f"the server has no run of the session {job.session}.")
+
+
+def _to_look_at(account: Account, jobs: Sequence[Job], runs: Mapping[UUID, Run]) -> Iterator[Job]:
+    """Those whose own log is wanted: what has ended since, and of what is under way some, each in its turn."""
+    by_run = {runs[job.session].id: job for job in jobs if job.session in runs}
+    states = {run.id: run.state for run in runs.values()}
+    left = _STEPS
+    for run in account.oldest_first(by_run):
+        last = account.last(run)
+        if last is not None and last.phase in TERMINAL:
+            continue
+        if states[run] == "UNKNOWN" or states[run] in OVER:
+            yield by_run[run]
+        elif states[run] == "RUNNING" and left > 0:
+            left -= 1
+            yield by_run[run]
+
+
+def _remembered(account: Account, run: Run) -> Sighting:
+    """Of a run that is not looked at now: what was seen of it, where it still stands so."""
+    now, last = shown(run.state, run.id), account.last(run.id)
+    return last if last is not None and (last.phase == now.phase or last.phase in TERMINAL) else now
 
 
 async def _end(account: Account, run: str, deadline: Deadline) -> None:

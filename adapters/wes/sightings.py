@@ -19,6 +19,8 @@ from broker.domain.executables import Workflow
 from broker.errors import SiteError
 from broker.ports import Sighting
 
+SETTLES = 5.0  # seconds after the end of a run without outputs until it is known to have none: toil notes them later
+
 
 def shown(state: str, run: str) -> Sighting:
     """What a state alone says."""
@@ -27,7 +29,14 @@ def shown(state: str, run: str) -> Sighting:
 
 
 async def show(
-    wes: Wes, document: Mapping[str, Any], run: str, state: str, job: Job, options: WesOptions, deadline: Deadline
+    wes: Wes,
+    document: Mapping[str, Any],
+    run: str,
+    state: str,
+    job: Job,
+    options: WesOptions,
+    now: float,
+    deadline: Deadline,
 ) -> Sighting:
     """Of a RunLog. A log that cannot be read costs its words, not the sighting."""
     sighting = shown(state, run)
@@ -38,6 +47,13 @@ async def show(
     if sighting.phase == "CANCELLED" and _over_time(began, ended, job, options):
         text = f"it was ended by the broker: its duration of {job.duration:g} s is over"
         return msgspec.structs.replace(sighting, phase="FAILED", messages=(text,))
+    if (
+        sighting.phase == "COMPLETED"
+        and not document.get("outputs")
+        and ended is not None
+        and abs(now - ended) < SETTLES
+    ):
+        return msgspec.structs.replace(sighting, phase="RELEASING", messages=("the server is noting the outputs",))
     more: tuple[str, ...] = ()
     try:
         if sighting.phase == "RUNNING":

@@ -20,6 +20,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 
 from adapters.common.laying import PROGRAM, RESULTS, Layout, lay_out, variables
+from adapters.common.refusing import checksum_type
 from adapters.planning.platform import Job
 from adapters.wes import launch
 from adapters.wes.options import ProgramOptions
@@ -133,7 +134,7 @@ def _stated(item: Staged, layout: Layout) -> dict[str, Any]:
     """With the size and checksum that the request says it has."""
     datum = next((datum for datum in layout.data if datum.place == item.place), None)
     kind, value = (datum.checksum if datum else None) or ("", "")
-    said = {"size": datum.bytes if datum else None, "kind": sum_type(kind) or "", "value": value}
+    said = {"size": datum.bytes if datum else None, "kind": checksum_type(kind) or "", "value": value}
     return {"place": item.place, "urls": item.urls, "writable": item.writable, **said}
 
 
@@ -143,12 +144,6 @@ def readable(urls: Iterable[str], reads: Collection[str]) -> str:
         if _scheme(url) in reads:
             return url
     raise SiteRefused("the data names no place that can be read from here.")
-
-
-def sum_type(kind: str) -> str | None:
-    """`SHA-256` → `sha256`; None: none that is computed."""
-    plain = kind.lower().replace("-", "")
-    return plain if plain in launch.SUMS else None
 
 
 def _outputs() -> Iterator[tuple[str, Any]]:

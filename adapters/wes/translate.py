@@ -1,5 +1,5 @@
 """From the standard's request to a run of the WES, and what in a request it cannot run. Pure; imports the domain, the
-platform port, common's laying and workflows, and this package.
+platform port, common's laying, refusing and workflows, and this package.
 
 Source: RunRequest in GA4GH's workflow_execution_service.openapi.yaml 1.1.0.
 """
@@ -13,21 +13,18 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from adapters.common import laying, workflows
-from adapters.common.laying import addresses, inside, lay_out
+from adapters.common import laying, refusing, workflows
+from adapters.common.laying import inside, lay_out
 from adapters.planning.platform import Job
-from adapters.wes import launch, tool
+from adapters.wes import tool
 from adapters.wes.info import Info, same_type
 from adapters.wes.options import WesOptions
 from broker.domain import kinds
-from broker.domain.data import S3DataResource, SkaoDataResource
 from broker.domain.executables import PythonProgram, Workflow
-from broker.domain.located import items
 from broker.domain.outcome import Reason
 from broker.domain.request import ExecutionRequest
-from broker.domain.resources import SimpleStorageResource, SimpleVolumeMount
+from broker.domain.resources import SimpleVolumeMount
 
 CWL = "CWL"
 
@@ -61,24 +58,24 @@ def refuse(request: ExecutionRequest, options: WesOptions, info: Info | None) ->
         here = {kinds.PYTHON_PROGRAM: options.program is not None, kinds.WORKFLOW: options.workflows}
         nearest = " or ".join(kinds.short(kind) for kind, runs in here.items() if runs)
         return (Reason(f"{kinds.short(executable.kind)} does not run here", "executable.kind", nearest=nearest),)
-    return (*checks, *_numbers(request), *_resources(request), *_data(request, options))
+    return (
+        *checks,
+        *refusing.numbers(request, _MOST),
+        *refusing.resources(request),
+        *_extras(request),
+        *refusing.data(request, lambda url, element: _readable(url, element, options)),
+    )
 
 
 def _program(program: PythonProgram, options: WesOptions, info: Info | None) -> Iterator[Reason]:
     if info is not None and not runs_cwl(info):
         text = f"programs run as tools in CWL {tool.VERSION} here, which the server does not have"
         yield Reason(text, "executable.kind", nearest=", ".join(info.types))
-    if (program.source is None) == (program.location is None):
-        yield Reason("a program has either a source or a location", "executable.source")
+    yield from refusing.words(program)
+    yield from refusing.version(program.python, options.program.version if options.program else None, "program.version")
     yield from _source(program, options)
     if program.requirements:
         yield Reason("this site installs nothing", "executable.requirements", nearest="no requirements")
-    yield from _python(program.python, options)
-    for name, value in (program.environment or {}).items():
-        if not name or "=" in name or "\0" in name + value:
-            yield Reason(f"{name!r} cannot be set as a variable", "executable.environment")
-    if any("\0" in argument for argument in program.arguments or ()):
-        yield Reason("an argument holds a null character", "executable.arguments")
 
 
 def runs_cwl(info: Info) -> bool:
@@ -99,20 +96,6 @@ def _source(program: PythonProgram, options: WesOptions) -> Iterator[Reason]:
         yield Reason("the source is too large", "executable.source", nearest=f"{options.max_source_bytes} bytes")
     if source is None and program.location is not None:
         yield from _readable(program.location, "executable.location", options, "data")
-
-
-def _python(wanted: str | None, options: WesOptions) -> Iterator[Reason]:
-    version = options.program.version if options.program else None
-    if wanted is None:
-        return
-    try:
-        fits = version is not None and SpecifierSet(wanted).contains(version, prereleases=True)
-    except InvalidSpecifier:
-        yield Reason(f"{wanted!r} is no range of versions", "executable.python", nearest=">=3.11")
-        return
-    if not fits:
-        said = "" if version else ", and the site does not say which it has"
-        yield Reason(f"Python {wanted} is asked{said}", "executable.python", nearest=version or "no version")
 
 
 def _workflow(
@@ -155,13 +138,6 @@ def _language(workflow: Workflow, options: WesOptions, info: Info) -> Iterator[R
         yield Reason(text, "executable.engine", nearest=", ".join(info.engines))
 
 
-def _numbers(request: ExecutionRequest) -> Iterator[Reason]:
-    volumes = (request.compute.volumes if request.compute else None) or ()
-    for element, parts in {"data": request.data, "storage": request.storage, "compute.volumes": volumes}.items():
-        if len(parts or ()) > _MOST:
-            yield Reason(f"{len(parts or ())} are asked", element, nearest=str(_MOST))
-
-
 def _readable(url: str, element: str, options: WesOptions, *more: str) -> Iterator[Reason]:
     schemes = (*options.reads, *more)
     if _scheme(url) not in schemes:
@@ -175,36 +151,9 @@ def _scheme(url: str) -> str:
         return ""
 
 
-def _resources(request: ExecutionRequest) -> Iterator[Reason]:
-    if request.compute is not None and request.compute.kind != kinds.SIMPLE_COMPUTE:
-        yield Reason("an unknown kind of compute resource", "compute.kind", nearest=kinds.short(kinds.SIMPLE_COMPUTE))
-    for i, storage in enumerate(request.storage or ()):
-        if not isinstance(storage, SimpleStorageResource):
-            yield Reason("an unknown kind of storage", f"storage[{i}].kind", nearest=kinds.short(kinds.SIMPLE_STORAGE))
+def _extras(request: ExecutionRequest) -> Iterator[Reason]:
     for what in request.extras:
         yield Reason(f"there is no {kinds.short(what)} here", "compute.extras")
-
-
-def _data(request: ExecutionRequest, options: WesOptions) -> Iterator[Reason]:
-    for i, (item, known) in enumerate(zip(request.data or (), items(request), strict=True)):
-        element = f"data[{i}]"
-        if item.kind not in kinds.DATA:
-            nearest = ", ".join(kinds.short(kind) for kind in kinds.DATA)
-            yield Reason(f"{kinds.short(item.kind)} cannot be read here", f"{element}.kind", nearest=nearest)
-            continue
-        if isinstance(item, S3DataResource) and (not item.object or item.object.endswith("/")):
-            yield Reason("a whole bucket or prefix cannot be read here", f"{element}.object", nearest="one object")
-        if known.files > 1:
-            yield Reason(f"a data set of {known.files} files cannot be read here", element, nearest="a single file")
-        urls = addresses(known)
-        if not urls:
-            yield Reason("the data names no place to read it from, nor does a catalogue", element)
-        elif not any(_scheme(url) in options.reads for url in urls):
-            yield from _readable(urls[0], element, options)
-        stated = item.skao.checksum if isinstance(item, SkaoDataResource) and item.skao else None
-        if stated and stated.value and tool.sum_type(stated.type or "") is None:
-            text = f"checksums of type {stated.type!r} cannot be computed here"
-            yield Reason(text, f"{element}.skao.checksum.type", nearest=", ".join(launch.SUMS))
 
 
 def _volumes(request: ExecutionRequest) -> Iterator[Reason]:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,33 @@ async def test_many_jobs_take_few_calls(server: RawServer, http: aiohttp.ClientS
         phases = [sighting.phase for sighting in found.values() if isinstance(sighting, Sighting)]
         assert sorted(phases) == sorted(["COMPLETED", "WAITING", "RELEASING", *["RUNNING"] * 97])
     assert (asked(server, "GET", "/runs"), asked(server, "GET", "/runs/r0")) == (2, 1)
+
+
+async def test_of_many_that_run_each_is_looked_at_in_its_turn(server: RawServer, http: aiohttp.ClientSession) -> None:
+    jobs = [a_job() for _ in range(50)]
+    server.on("/runs", said({"runs": [listed(job, f"r{i}") for i, job in enumerate(jobs)]}), method="GET")
+    for i, job in enumerate(jobs):
+        server.on(f"/runs/r{i}", said(logged(job, "RUNNING", task_logs=[{"name": f"s{i}"}])))
+    there = queue(server, http)
+    for _ in range(3):
+        found = await there.find(jobs, soon())
+    said_of = [sighting.messages for sighting in found.values() if isinstance(sighting, Sighting)]
+    assert sorted(said_of) == sorted((f"step s{i}: under way",) for i in range(50))
+    assert sum(asked(server, "GET", f"/runs/r{i}") for i in range(50)) == 60
+
+
+async def test_a_run_is_not_over_before_its_outputs_are_noted(server: RawServer, http: aiohttp.ClientSession) -> None:
+    """toil says COMPLETE before it writes them down."""
+    job, end = a_job(), datetime.now(UTC)
+    server.on("/runs", said({"workflows": [{"run_id": "r1", "state": "COMPLETE"}]}), method="GET")
+    phases = []
+    for outputs, ended in (({}, end), ({"x": 1}, end), ({}, end - timedelta(minutes=1))):
+        log = {"end_time": ended.isoformat()}
+        server.on("/runs/r1", said(logged(job, "COMPLETE", outputs=outputs, run_log=log)))
+        seen = (await queue(server, http).find([job], soon()))[job.session]
+        assert isinstance(seen, Sighting)
+        phases.append(seen.phase)
+    assert phases == ["RELEASING", "COMPLETED", "COMPLETED"]
 
 
 async def test_states_are_neither_guessed_nor_made_up(server: RawServer, http: aiohttp.ClientSession) -> None:
