@@ -324,6 +324,7 @@ def test_kinds_are_as_the_operator_has_set_up() -> None:
     [
         {"outputs": {"place": "s3://b/x"}},
         {"outputs": {"place": "gs://b/x"}},
+        {"outputs": {"place": "https://h.example/{session}"}},
         {"outputs": {"place": "file:///"}},
         {"outputs": {"place": "file:///a/../b"}},
         {"outputs": {"place": "https://h.example/x", "endpoint": "https://s3.example"}},
