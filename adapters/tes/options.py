@@ -60,6 +60,8 @@ class OutputOptions(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> OutputOptions:
         parts = urlsplit(self.place)
+        if "{" in self.place:
+            raise ValueError("each session has a folder of its own below it: nothing is filled in")
         if parts.scheme == "file":
             if parts.netloc or ".." in parts.path.split("/") or len(parts.path.strip("/")) == 0:
                 raise ValueError("a file place is file:/// and an absolute folder")

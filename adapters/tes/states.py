@@ -16,6 +16,8 @@ from broker.ports import Sighting
 
 SUBMITTED, LIMIT = "broker_submitted", "broker_limit"  # tags: when it was submitted by our clock, its limit in seconds
 
+_GRACE = 2.0  # seconds beyond its limit that a task gets
+_LONGEST_WAY = 30.0  # seconds that creating a task may take
 _MOST_LINES = 5  # of the server's own log, the last
 
 
@@ -74,13 +76,14 @@ def made(task: Task) -> float | None:
 
 def overdue(task: Task, now: float) -> bool:
     """Whether a running task has run for longer than it may: TES 1.1 knows no time limit. By the server's own times,
-    put right by how far its clock is ahead of ours: it says when it made the task, and a tag when we asked for it."""
+    put right by how far its clock is ahead of ours: it says when it made the task, and a tag when we asked for it. In
+    between lies the way there, which cannot be told from a clock: nothing is ended early for it."""
     began, limit = times(task)[0], _number(task, LIMIT)
     if began is None or limit is None or task.state not in ("RUNNING", "PAUSED"):
         return False
     created, asked = made(task), _number(task, SUBMITTED)
     ahead = created - asked if created is not None and asked is not None else 0.0
-    return now - (began - ahead) > limit
+    return now - (began - ahead) > limit + min(max(ahead, 0.0), _LONGEST_WAY) + _GRACE
 
 
 def _words(task: Task, state: str, words: str) -> Iterator[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote, unquote, urlsplit
@@ -33,6 +34,7 @@ from broker.ports import Clock, Result
 
 _ANY = {"Accept": "*/*"}
 _LONGEST_NAME = 1024
+_MOST_PAGES = 100  # of a list in S3
 
 
 class Store(Protocol):
@@ -119,8 +121,9 @@ class _Remote:
         url = URL(f"{results_place(self._base, session)}/{quote(name, safe='/~')}", encoded=True)
         headers = await self._signed(url)
         try:
-            async for piece in self._origin.stream(url, deadline=deadline, headers=headers):
-                yield piece
+            async with aclosing(self._origin.stream(url, deadline=deadline, headers=headers)) as pieces:
+                async for piece in pieces:
+                    yield piece
         except SiteRefused as error:
             if error.status == 404:
                 raise SiteForgot(f"the result {name!r} is not where it was written to.") from None
@@ -160,15 +163,15 @@ class _Objects(_Remote):
         prefix = results_place(self._prefix, session).lstrip("/") + "/"
         found: dict[str, int] = {}
         token: str | None = None
-        while len(found) < MOST_FILES:
+        for _ in range(_MOST_PAGES):
             page = await self._page(prefix, token, deadline)
             for entry in page.entries:
                 name = entry.key.removeprefix(prefix)
                 if name != entry.key and fit(name):
                     found[name] = entry.bytes
-            if page.more is None or page.more == token or not page.entries:
-                break
             token = page.more
+            if token is None or len(found) >= MOST_FILES:
+                break
         return dict(list(found.items())[:MOST_FILES])
 
     async def _page(self, prefix: str, token: str | None, deadline: Deadline) -> listing.Page:

@@ -420,14 +420,16 @@ class TesServer:
         if run.ending:  # it was asked for before there was a process
             run.kill()
         most = run.document.get("resources", {}).get("ram_gb")
-        while process.returncode is None:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(process.wait()), _LOOK if most else None)
-            if most and process.returncode is None and _memory(process.pid) > most * 1e9:
+        waiting = asyncio.ensure_future(process.wait())
+        while not waiting.done():
+            await asyncio.wait([waiting], timeout=_LOOK if most else None)
+            if most and not waiting.done() and _memory(process.pid) > most * 1e9:
                 run.system.append(f"OOMKilled: it used more than {most} GB")
                 run.kill()
-        run.kill()  # what it left behind
-        return process.returncode if process.returncode >= 0 else 128 - process.returncode
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it left behind
+        code = waiting.result()
+        return code if code >= 0 else 128 - code
 
     async def _stage(self, run: Run, item: Mapping[str, Any]) -> None:
         if item.get("type", "FILE") != "FILE":

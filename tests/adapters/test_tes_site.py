@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from broker.services.clock import SystemClock
 from broker.testing import tes_server
 from broker.testing.faults import Sound
 from broker.testing.memory import MemoryCalendar, MemoryLimits
-from broker.testing.planner_contract import PATIENCE, PlannerContract, Stand
+from broker.testing.planner_contract import PATIENCE, PlannerContract, Stand, real_time
 from broker.testing.resources import shared_http
 from broker.testing.s3_server import Moto, moto
 from broker.testing.tes_server import IMAGE, Run, TesServer
@@ -706,6 +707,27 @@ async def test_a_client_of_others_is_served_by_the_stand_in(server: TesServer) -
         assert not rest.next_page_token
 
     await asyncio.to_thread(drive)
+
+
+async def test_nothing_of_a_run_outlives_it(make: Make, tmp_path: Path) -> None:
+    source = (
+        "import subprocess\n"
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(child.pid))\n"
+    )
+    _, _, seen = await ran(make, program(source))
+    assert seen.phase == "COMPLETED"
+    pid = (tmp_path / "pid").read_text()
+    async with asyncio.timeout(PATIENCE):
+        while is_alive(pid):
+            await real_time()
+
+
+def is_alive(pid: str) -> bool:
+    """A process that nobody has waited for yet is none any more."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 async def test_the_stand_in_serves_in_a_process_of_its_own(tmp_path: Path) -> None:

@@ -324,6 +324,7 @@ def test_kinds_are_as_the_operator_has_set_up() -> None:
     [
         {"outputs": {"place": "s3://b/x"}},
         {"outputs": {"place": "gs://b/x"}},
+        {"outputs": {"place": "https://h.example/{session}"}},
         {"outputs": {"place": "file:///"}},
         {"outputs": {"place": "file:///a/../b"}},
         {"outputs": {"place": "https://h.example/x", "endpoint": "https://s3.example"}},
@@ -426,12 +427,15 @@ def test_what_was_ended_when_its_time_was_over_has_failed(limit: str, phase: str
 @pytest.mark.parametrize(
     ("state", "now", "ahead", "over"),
     [
-        ("RUNNING", 99.0, 0.0, False),
-        ("RUNNING", 101.0, 0.0, True),
-        ("PAUSED", 101.0, 0.0, True),
-        ("COMPLETE", 101.0, 0.0, False),
-        ("RUNNING", 101.0, 10_000.0, True),  # the server's clock is ahead of ours
-        ("RUNNING", 99.0, -10_000.0, False),
+        ("RUNNING", 101.0, 0.0, False),
+        ("RUNNING", 103.0, 0.0, True),
+        ("PAUSED", 103.0, 0.0, True),
+        ("COMPLETE", 103.0, 0.0, False),
+        ("RUNNING", 101.0, -10_000.0, False),
+        ("RUNNING", 103.0, -10_000.0, True),
+        ("RUNNING", 131.0, 10_000.0, False),  # the server's clock is ahead of ours, or our call was long under way
+        ("RUNNING", 133.0, 10_000.0, True),
+        ("RUNNING", 103.0, 5.0, False),
     ],
 )
 def test_time_is_over_by_our_clock(state: str, now: float, ahead: float, over: bool) -> None:
