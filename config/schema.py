@@ -20,6 +20,7 @@ from adapters.ivoa.adapter import IvoaOptions
 from adapters.local.options import LocalOptions
 from adapters.planning.settings import SiteSettings
 from adapters.simulated.options import SimulatedOptions
+from adapters.slurm.options import SlurmOptions
 from adapters.tes.options import TesOptions
 from broker.settings import Settings
 
@@ -28,6 +29,7 @@ PLATFORMS: dict[str, type[BaseModel]] = {
     "local": LocalOptions,
     "arc": ArcOptions,
     "simulated": SimulatedOptions,
+    "slurm": SlurmOptions,
     "tes": TesOptions,
 }
 KINDS: dict[str, type[BaseModel]] = {"ivoa": IvoaOptions, **PLATFORMS}

@@ -28,6 +28,7 @@ from adapters.ivoa.adapter import IvoaOptions
 from adapters.local.options import LocalOptions
 from adapters.planning.settings import SiteSettings
 from adapters.simulated.options import SimulatedOptions
+from adapters.slurm.options import SlurmOptions
 from adapters.tes.options import TesOptions
 from broker import client
 from broker.api.openapi import describe
@@ -356,6 +357,7 @@ MADE: Mapping[str, Callable[[], str]] = {
     "local-options": lambda: settings(LocalOptions),
     "arc-options": lambda: settings(ArcOptions),
     "simulated-options": lambda: settings(SimulatedOptions),
+    "slurm-options": lambda: settings(SlurmOptions),
     "tes-options": lambda: settings(TesOptions),
     "ivoa-options": lambda: settings(IvoaOptions),
     "datalink-options": lambda: settings(DatalinkOptions),
