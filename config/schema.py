@@ -21,6 +21,7 @@ from adapters.ivoa.adapter import IvoaOptions
 from adapters.local.options import LocalOptions
 from adapters.planning.settings import SiteSettings
 from adapters.simulated.options import SimulatedOptions
+from adapters.slurm.options import SlurmOptions
 from adapters.tes.options import TesOptions
 from adapters.wes.options import WesOptions
 from broker.settings import Settings
@@ -31,6 +32,7 @@ PLATFORMS: dict[str, type[BaseModel]] = {
     "arc": ArcOptions,
     "containers": ContainersOptions,
     "simulated": SimulatedOptions,
+    "slurm": SlurmOptions,
     "tes": TesOptions,
     "wes": WesOptions,
 }

@@ -29,6 +29,7 @@ from adapters.ivoa.adapter import IvoaOptions
 from adapters.local.options import LocalOptions
 from adapters.planning.settings import SiteSettings
 from adapters.simulated.options import SimulatedOptions
+from adapters.slurm.options import SlurmOptions
 from adapters.tes.options import TesOptions
 from adapters.wes.options import WesOptions
 from broker import client
@@ -359,6 +360,7 @@ MADE: Mapping[str, Callable[[], str]] = {
     "arc-options": lambda: settings(ArcOptions),
     "containers-options": lambda: settings(ContainersOptions),
     "simulated-options": lambda: settings(SimulatedOptions),
+    "slurm-options": lambda: settings(SlurmOptions),
     "tes-options": lambda: settings(TesOptions),
     "wes-options": lambda: settings(WesOptions),
     "ivoa-options": lambda: settings(IvoaOptions),

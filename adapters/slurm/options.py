@@ -14,6 +14,7 @@ from broker.domain import kinds
 from broker.domain.quantities import Duration
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][\w.@-]*$", max_length=100)]
+NodePath = Annotated[str, Field(pattern=r"^/\S*$")]
 GresName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(:[A-Za-z0-9_.-]+)?$")]
 
 
@@ -68,11 +69,11 @@ class SlurmOptions(RunOptions):
         default_factory=lambda: {kinds.GPU: "gpu", kinds.FPGA: "fpga"},
         description="type of extra → generic resource (GRES) of the cluster, such as gpu or gpu:a100",
     )
-    python: Path = Field(Path("/usr/bin/python3"), description="the interpreter of programs, on the nodes")
+    python: NodePath = Field("/usr/bin/python3", description="the interpreter of programs, on the nodes")
     python_version: Annotated[str, Field(pattern=r"^(\d+\.\d+(\.\d+)?)?$")] = Field(
         "", description="what version that is; empty: programs that ask for one are refused"
     )
-    runner: Path | None = Field(
+    runner: NodePath | None = Field(
         None, description="the interpreter of the broker's own part on the nodes, 3.11 or newer; absent: `python`"
     )
     overhead: Annotated[int, Field(ge=0, le=4096)] = Field(
@@ -96,4 +97,4 @@ class SlurmOptions(RunOptions):
     def as_local(self) -> LocalOptions:
         """What translating a request for the supervisor wants to know."""
         shared = {name: getattr(self, name) for name in RunOptions.model_fields}
-        return LocalOptions(folder=self.folder, python=self.python, isolation="none", nice=0, **shared)
+        return LocalOptions(folder=self.folder, python=Path(self.python), isolation="none", nice=0, **shared)

@@ -203,7 +203,7 @@ def _set(number: int) -> Mapping[str, Any]:
 
 def _script(options: SlurmOptions, where: Where) -> str:
     """The shell is replaced, so that Slurm's signals reach the supervisor."""
-    command = [str(options.runner or options.python), str(where.runner), "run", str(where.place)]
+    command = [options.runner or options.python, str(where.runner), "run", str(where.place)]
     return f"#!/bin/sh\nexec {shlex.join(command)}\n"
 
 

@@ -6,6 +6,7 @@ of its own, and as many cores and as much memory as it says it has.
 
     n1   4 cores, 8000 MiB, two accelerators that nothing stands behind     partitions main, short
     n2   2 cores, 3000 MiB, the feature `old`                               partitions main, short
+    n3   1 core, 2000 MiB                                                   partition aside, for what takes its time
 """
 
 from __future__ import annotations
@@ -71,8 +72,10 @@ SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
 NodeName={prefix}1 NodeAddr=127.0.0.1 NodeHostname=localhost Port={port1} CPUs=4 RealMemory=8000 Gres=gpu:2
 NodeName={prefix}2 NodeAddr=127.0.0.1 NodeHostname=localhost Port={port2} CPUs=2 RealMemory=3000 Feature=old
-PartitionName=main Nodes=ALL Default=YES MaxTime=03:00:00 State=UP
-PartitionName=short Nodes=ALL MaxTime=00:02:00 State=UP
+NodeName={prefix}3 NodeAddr=127.0.0.1 NodeHostname=localhost Port={port3} CPUs=1 RealMemory=2000
+PartitionName=main Nodes={prefix}[1-2] Default=YES MaxTime=03:00:00 State=UP
+PartitionName=short Nodes={prefix}[1-2] MaxTime=00:02:00 State=UP
+PartitionName=aside Nodes={prefix}3 MaxTime=INFINITE State=UP
 """
 
 _CGROUPS = """
@@ -100,18 +103,18 @@ class SlurmServer:
         self.shared = self.folder / "shared"
         self._remembers, self._silence, self._cgroups, self._jwks = remembers, silence, cgroups, jwks
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._ports = [children.free_port() for _ in range(3)]
+        self._ports = [children.free_port() for _ in range(4)]
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def nodes(self) -> tuple[str, str]:
-        return f"{self.prefix}1", f"{self.prefix}2"
+    def nodes(self) -> tuple[str, str, str]:
+        return f"{self.prefix}1", f"{self.prefix}2", f"{self.prefix}3"
 
     def start(self) -> SlurmServer:
-        """Returns when both nodes are idle and slurmrestd answers."""
+        """Returns when all nodes are idle and slurmrestd answers."""
         self._configure()
         munge = self.folder / "munge"
         files = [
@@ -181,7 +184,7 @@ class SlurmServer:
         return done.stdout.decode()
 
     def wait_idle(self) -> None:
-        """Returns when both nodes can be had."""
+        """Returns when all nodes can be had."""
         wait_for(self._up, "Slurm is up", self._tail)
 
     def wait_saved(self) -> None:
@@ -239,6 +242,7 @@ class SlurmServer:
             slurmctld=self._ports[0],
             port1=self._ports[1],
             port2=self._ports[2],
+            port3=self._ports[3],
             keys=f"jwks={self._jwks}" if self._jwks else f"jwt_key={self.key_file}",
             remembers=self._remembers,
             silence=self._silence,
@@ -267,7 +271,7 @@ class SlurmServer:
             nodes = self.call("GET", "nodes")["nodes"]
         except (AssertionError, OSError):
             return False
-        return [node["state"] for node in nodes] == ["idle", "idle"]
+        return [node["state"] for node in nodes] == ["idle"] * len(self.nodes)
 
     def _kill_left(self, node: str = "") -> None:
         """What slurmd has started lives on without it: jobs, and before each the daemon that would tell slurmctld of

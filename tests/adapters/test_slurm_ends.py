@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import msgspec
 import pytest
 
+from adapters.planning.platform import Job
 from adapters.planning.queued import QueuedPlatform
 from adapters.slurm.adapter import make_queue
+from adapters.slurm.options import SlurmOptions
 from adapters.slurm.queue import SlurmQueue
 from broker.domain import kinds
 from broker.errors import SiteForbids, SiteRefused, SiteTimeout
+from broker.ports import Sighting
 from broker.testing.memory import MemoryCalendar
 from broker.testing.resources import shared_http
 from broker.testing.slurm_server import SlurmServer
@@ -42,6 +46,31 @@ def slurm() -> Iterator[SlurmServer]:
         yield server
 
 
+class Aside(NamedTuple):
+    """What takes its time, on a node of its own: `job` will meet Slurm's limit, `done` has ended unseen."""
+
+    given: SlurmOptions
+    job: Job
+    done: Job
+    unseen: Sighting
+
+
+@pytest.fixture(scope="module")
+def aside(slurm: SlurmServer) -> Aside:
+    given, job, done = options(slurm, partitions=["aside"]), a_job(SLEEPS), a_job("open('results/42', 'w').close()\n")
+
+    async def begun() -> Sighting:
+        async with shared_http() as http:
+            site = platform(given, http)
+            unseen = await site.start(done, soon())
+            await site.start(job, soon())
+            seen = await phase(site, job, "RUNNING")
+            slurm.control("update", f"jobid={number(seen)}", "EndTime=now+1")
+            return unseen
+
+    return Aside(given, job, done, asyncio.run(begun()))
+
+
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
     async with shared_http() as http:
@@ -59,6 +88,7 @@ async def site(slurm: SlurmServer, http: aiohttp.ClientSession) -> AsyncIterator
 async def clear(slurm: SlurmServer) -> None:
     async def cleared() -> bool:
         going = [job for job in slurm.jobs() if job["job_state"] in ("PENDING", "RUNNING", "COMPLETING")]
+        going = [job for job in going if job["partition"] != "aside"]
         for job in going:
             slurm.call("DELETE", f"job/{job['job_id']}")
         return not going
@@ -94,7 +124,7 @@ def living(word: str) -> list[str]:
 # ── by themselves ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_several_at_once_end_each_in_its_way(site: QueuedPlatform, slurm: SlurmServer) -> None:
+async def test_several_at_once_end_each_in_its_way(aside: Aside, site: QueuedPlatform, slurm: SlurmServer) -> None:
     """Nothing of the environment that Slurm gives reaches a program, but for its accelerators."""
     well = a_job(
         "import os, json\n"
@@ -364,7 +394,7 @@ async def test_when_it_would_begin_is_the_schedulers_word(
 
 async def test_maintenance_keeps_jobs_off(slurm: SlurmServer, http: aiohttp.ClientSession) -> None:
     now = CLOCK.now()
-    nodes = ",".join(slurm.nodes)
+    nodes = ",".join(slurm.nodes[:2])
     slurm.control(
         "create", "reservation", "reservationname=repair", "starttime=now+5minutes", "duration=30", "user=root",
         "flags=maint", f"nodes={nodes}",
@@ -397,23 +427,24 @@ async def test_a_node_that_is_down_is_named(slurm: SlurmServer, http: aiohttp.Cl
 # ── what takes its time ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_slurms_limit_and_slurms_memory(site: QueuedPlatform, slurm: SlurmServer) -> None:
-    """At Slurm's own limit the supervisor, which asks nobody, takes the signal for somebody's wish; Slurm knows better.
-    And what slurmctld forgot before anybody looked, the folder knows."""
-    slurm.forget(2)
-    job, unseen = a_job(SLEEPS), a_job("open('results/done', 'w').write('42')\n")
-    await site.start(job, soon())
-    native = number(await site.start(unseen, soon()))
-    slurm.control("update", f"jobid={number(await phase(site, job, 'RUNNING'))}", "EndTime=now+1")
-    seen = await over(site, job)
+async def test_slurm_ends_it_at_its_own_limit(aside: Aside, slurm: SlurmServer, http: aiohttp.ClientSession) -> None:
+    """The supervisor, which asks nobody, takes the signal for somebody's wish; Slurm knows better."""
+    seen = await over(platform(aside.given, http), aside.job)
     assert seen.phase == "FAILED"
     assert "TIMEOUT, its time limit was reached" in seen.messages[-1]
 
+
+async def test_what_slurmctld_forgot_before_anybody_looked_the_folder_knows(
+    aside: Aside, slurm: SlurmServer, http: aiohttp.ClientSession
+) -> None:
+    slurm.forget(2)
+
     async def forgotten() -> bool:
-        return native not in [one["job_id"] for one in slurm.jobs()]
+        return aside.unseen.native not in [f"slurm job {one['job_id']}" for one in slurm.jobs()]
 
     await until(forgotten)
-    seen = await look(site, unseen)
-    assert (seen.phase, seen.native) == ("COMPLETED", f"slurm job {native}")
-    assert (await site.cancel(unseen, soon())).phase == "COMPLETED"
-    assert (await look(site, job)).phase == "FAILED"
+    site = platform(aside.given, http)
+    seen = await look(site, aside.done)
+    assert (seen.phase, seen.native) == ("COMPLETED", aside.unseen.native)
+    assert (await site.cancel(aside.done, soon())).phase == "COMPLETED"
+    assert (await look(site, aside.job)).phase == "FAILED"
