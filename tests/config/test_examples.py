@@ -104,7 +104,7 @@ def test_the_schema_refuses(document: object, schema: dict[str, Any]) -> None:
         {"name": "x"},
         {"name": "x", "tariff": "free", "platform": {"kind": "local", "folder": "jobs"}},
         {"name": "x", "tariff": {"core_hour": 1, "egress": {"min": 0, "max": 1}}},
-        {"name": "x", "platform": {"kind": "slurm", "url": "http://127.0.0.1:6820"}},
+        {"name": "x", "platform": {"kind": "abacus", "url": "http://127.0.0.1:6820"}},
         {"name": "x", "fanout": {"deadline": "PT10S", "grace": 3.5}},
         {"name": "x", "sites": {"a": {"url": "https://a.example", "options": {"parallel": 3}}}},
     ],
