@@ -194,9 +194,8 @@ async def _sum(archive: Archive) -> str:
 
 def _within(name: str) -> str | None:
     """`results/a/b` → `a/b`; None: the folder itself, or nothing below it."""
-    _, _, below = name.removeprefix("./").partition("/")
-    steps = below.split("/")
-    return below if below and not {"", ".", ".."} & set(steps) else None
+    top, _, below = name.removeprefix("./").partition("/")
+    return below if not {"", ".", ".."} & {top, *below.split("/")} else None
 
 
 async def single(pieces: AsyncIterator[bytes]) -> Archive:

@@ -1,8 +1,8 @@
 """Real container engines for tests, each on a Unix socket of its own: Podman's service of Docker's API, and Docker.
 
-Imports `children` and the waiting of `redis_server`. Wants root, and Debian's podman, runc, docker.io, busybox-static.
-Everything here blocks, and every wait is bounded. An engine keeps all that it has in its folder; it has one image,
-IMAGE, made of this machine's busybox and of the Python that this runs in, so that no registry is needed.
+Imports `children`. Wants root, and Debian's podman, runc, docker.io, busybox-static. Everything here blocks, and every
+wait is bounded. An engine keeps all that it has in its folder; it has one image, IMAGE, made of this machine's busybox
+and of the Python that this runs in, so that no registry is needed.
 
     with podman(tmp_path / "podman") as engine:
         options = {"url": engine.url, "program": {"image": IMAGE}, "network": "none"}
@@ -10,6 +10,7 @@ IMAGE, made of this machine's busybox and of the Python that this runs in, so th
 
 from __future__ import annotations
 
+import base64
 import http.client
 import io
 import json
@@ -32,7 +33,6 @@ from urllib.parse import quote
 from uuid import uuid4
 
 from broker.testing import children
-from broker.testing.children import wait_for
 
 IMAGE = "localhost/broker/tools:latest"
 ANSWER_WITHIN = 120.0  # seconds; a machine that runs other things at the same time is slow
@@ -81,7 +81,7 @@ class Engine:
     def start(self) -> None:
         """Returns when it answers. Also after `kill`."""
         self._process = children.launch(self._command(), self.log, self._environment())
-        wait_for(self._up, f"{self.kind} is up", self._tail)
+        children.wait_for(self._up, f"{self.kind} is up", self._tail)
 
     def kill(self) -> None:
         """SIGKILL to the service. What runs in it goes on."""
@@ -103,7 +103,13 @@ class Engine:
         for place in re.findall(rf"^\S+ ({re.escape(str(self.folder))}/\S+)", Path("/proc/mounts").read_text(), re.M):
             subprocess.run(["umount", "--lazy", place], check=False, capture_output=True)  # noqa: S603, S607
 
-    def call(self, method: str, path: str, body: Path | Mapping[str, Any] | None = None) -> tuple[int, Any]:
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: Path | Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[int, Any]:
         """One call of version 1.41, and its answer: what its lines are in JSON, or text. A path is sent as a tar."""
         with _connected(self.socket) as connection:
             if isinstance(body, Path):
@@ -112,7 +118,9 @@ class Engine:
                     answer = connection.getresponse()
             else:
                 text = None if body is None else json.dumps(body)
-                connection.request(method, f"/v1.41{path}", text, {"Content-Type": "application/json"})
+                connection.request(
+                    method, f"/v1.41{path}", text, {"Content-Type": "application/json", **(headers or {})}
+                )
                 answer = connection.getresponse()
             said = answer.read()
         try:
@@ -126,11 +134,18 @@ class Engine:
         lines = self.call("GET", f"/events?since=1&until={int(time.time()) + 1}&filters={filters}")[1]
         return len(lines.splitlines()) if isinstance(lines, str) else int(lines is not None)
 
-    def import_image(self, root: Path) -> None:
-        """A file system in a tar, as IMAGE."""
-        repository, _, tag = IMAGE.rpartition(":")
-        said = self.call("POST", f"/images/create?fromSrc=-&repo={quote(repository, safe='')}&tag={tag}", root)
-        assert self.call("GET", f"/images/{IMAGE}/json")[0] == 200, said
+    def import_image(self, root: Path, name: str) -> None:
+        """A file system in a tar, as `name:latest`."""
+        said = self.call("POST", f"/images/create?fromSrc=-&repo={quote(name, safe='')}&tag=latest", root)
+        assert self.call("GET", f"/images/{name}:latest/json")[0] == 200, said
+
+    def push(self, name: str, login: tuple[str, str] | None = None) -> None:
+        """`name:latest` to the registry in its name, and off the engine."""
+        words = {"username": login[0], "password": login[1]} if login else {}
+        sent = {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(words).encode()).decode()}
+        said = self.call("POST", f"/images/{name}/push?tag=latest&tlsVerify=false", headers=sent)
+        assert "digest: sha256:" in str(said), said
+        self.call("DELETE", f"/images/{name}:latest?force=true")
 
     def _command(self) -> list[str]:
         raise NotImplementedError
@@ -233,31 +248,35 @@ def _running(engine: Any) -> Iterator[Any]:
         engine.start()
         root = engine.folder / "image.tar"
         write_root(root)
-        engine.import_image(root)
+        engine.import_image(root, IMAGE.rpartition(":")[0])
         root.unlink()
         yield engine
     finally:
         engine.stop()
 
 
-def write_root(target: Path) -> None:
+def write_root(target: Path, *, python: bool = True) -> None:
     """The file system of IMAGE: busybox with all its names, and the Python that this runs in, at its own place and as
     /usr/bin/python3."""
-    python, stdlib = Path(sys.executable).resolve(), Path(sysconfig.get_path("stdlib"))
     busybox = shutil.which("busybox") or "/bin/busybox"
     names = subprocess.run([busybox, "--list"], check=True, capture_output=True, text=True).stdout.split()  # noqa: S603
-    libraries = _libraries([python, *stdlib.glob("lib-dynload/*.so")])
     with tarfile.open(target, "w") as tar:
         for name, mode in {"tmp": 0o1777, "proc": 0o755, "sys": 0o755, "dev": 0o755, "etc": 0o755}.items():
             _add(tar, name, mode, kind=tarfile.DIRTYPE)
         _add(tar, "etc/passwd", 0o644, b"root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n")
-        for file in {python, *libraries}:
-            tar.add(file.resolve(), str(file))
-        tar.add(stdlib, str(stdlib), filter=_slim)
         tar.add(busybox, "bin/busybox")
         for name in set(names) - {"busybox"}:
             _add(tar, f"bin/{name}", 0o777, link="busybox")
-        _add(tar, "usr/bin/python3", 0o777, link=str(python))
+        if python:
+            _add_python(tar)
+
+
+def _add_python(tar: tarfile.TarFile) -> None:
+    python, stdlib = Path(sys.executable).resolve(), Path(sysconfig.get_path("stdlib"))
+    for file in {python, *_libraries([python, *stdlib.glob("lib-dynload/*.so")])}:
+        tar.add(file.resolve(), str(file))
+    tar.add(stdlib, str(stdlib), filter=_slim)
+    _add(tar, "usr/bin/python3", 0o777, link=str(python))
 
 
 def _slim(info: tarfile.TarInfo) -> tarfile.TarInfo | None:

@@ -107,9 +107,13 @@ class Sites:
         """The names of volumes that are there."""
         return [volume["Name"] for volume in self._list("/volumes")["Volumes"]]
 
-    async def close(self) -> None:
+    async def hang_up(self) -> None:
+        """All processes end."""
         for made in self._made:
             await made.close()
+
+    async def close(self) -> None:
+        await self.hang_up()
         for one in self._list("/containers/json?all=true&"):
             self.engine.call("DELETE", f"/containers/{one['Id']}?force=true&v=true")
         for name in self.left():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import tarfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -284,7 +285,7 @@ async def test_an_image_for_another_processor_is_not_run(here: Sites) -> None:
 # ── what outlives what ───────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_engine_that_is_killed_and_started_again_has_its_runs(here: Sites) -> None:
+async def test_an_engine_that_is_killed_and_started_again_has_its_runs(here: Sites, tmp_path: Path) -> None:
     request = container("sh", "-c", "while [ ! -e /broker/over ]; do sleep 0.1; done; exit 9")
     stage = here.stage(request, request)
     job = await stage.started(request)
@@ -294,9 +295,10 @@ async def test_an_engine_that_is_killed_and_started_again_has_its_runs(here: Sit
         await stage.make().status([job], stage.soon())
     here.engine.start()
     assert (await stage.look(job)).phase == "RUNNING"
-    name = marks.name("broker", job.session)
-    _, made = here.engine.call("POST", f"/containers/{name}/exec", {"Cmd": ["touch", "/broker/over"]})
-    here.engine.call("POST", f"/exec/{made['Id']}/start", {"Detach": True})
+    over = tmp_path / "over.tar"
+    with tarfile.open(over, "w") as tar:
+        tar.addfile(tarfile.TarInfo("over"))
+    here.engine.call("PUT", f"/containers/{marks.name('broker', job.session)}/archive?path=/broker", over)
     seen = await stage.ended(job)
     assert (seen.phase, seen.messages) == ("FAILED", ("exit 9",))
     assert here.ran(job) <= 1
