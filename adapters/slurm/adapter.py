@@ -30,7 +30,7 @@ def make_queue(options: SlurmOptions, resources: Resources, site: str) -> SlurmQ
     url = options.url or resources.registration.url
     clock = resources.clock
     client = Client(resources.http, url or "", clock, api=options.api, cap_bytes=options.answer_cap_bytes)
-    return SlurmQueue(options, client, _Signers(options, resources, client.place).of, site, clock)
+    return SlurmQueue(options, client, _Signers(options, resources, client.place), site, clock)
 
 
 class _Signers:
@@ -46,6 +46,10 @@ class _Signers:
         if user not in self._known:
             self._known[user] = Signer(user, self._tokens(user))
         return self._known[user]
+
+    async def close(self) -> None:
+        for signer in self._known.values():
+            await signer.tokens.close()
 
     def _tokens(self, user: str) -> Tokens:
         """A user's own; else signed for that user; else the site's, which Slurm then has to take for others too."""

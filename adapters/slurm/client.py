@@ -65,7 +65,7 @@ class Client:
         if not self._api:
             answer = await self._send("GET", ("openapi", "v3"), who, deadline)
             if answer.status != 200:
-                await self._fail(answer, who, deadline)
+                raise failure(answer, self.place, self._clock.now())
             self._api = self._chosen(self._read(answer, _Description).paths)
         return self._api
 

@@ -23,23 +23,29 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
+import msgspec
+
 from adapters.common.http import tidy
-from adapters.local import layout
-from adapters.local.jobs import REMEMBERED, STALE
+from adapters.local import layout, transfers
+from adapters.local.jobs import REMEMBERED, STALE, transfer_note
 from adapters.local.layout import Spec, State
 from adapters.local.outputs import open_plain, tail
 from adapters.local.transfers import Transfer
 from adapters.slurm.runner import TAKEN, mark
 from adapters.slurm.states import Left
+from broker.domain.session import TransferNote
 from broker.errors import SiteRefused, SiteUnreachable
 
 NOTES, RUNNER, OUT = ".notes", ".runner-", "slurm.out"
 BROKER = "0 the broker"  # the mark of a run that never may begin
 
+T = TypeVar("T")
+
 _NEW = ".new-"
+_WRITTEN = ("PREPARING", "RUNNING", "RELEASING", *layout.TERMINAL)  # phases that a supervisor writes
 _CAP = 16 * 1024**2  # bytes of a file in a job's folder that are read
 _ROOT = Path(__file__).parents[2]
 # All that the runner imports of ours: the standard library is all that a node need have besides.
@@ -61,13 +67,43 @@ sys.exit(main(sys.argv[1:]))
 
 
 class Note(NamedTuple):
-    """`number`: Slurm's of the job; None: no submit was answered. `user`: whose it is in Slurm. `final`: how it ended,
-    once that cannot change; phase, messages, began, ended, and `keep`, seconds that its files stay."""
+    """`user`: whose it is in Slurm. `keep`: seconds after its end for which files stay, where the request asked for it.
+    `number`: Slurm's of the job; None: no submit was answered. `final`: how it ended, once that cannot change; as
+    `states.Shown`."""
 
     user: str
     since: float
+    keep: float | None = None
     number: int | None = None
     final: dict[str, Any] | None = None
+
+
+class File(msgspec.Struct):
+    """A result. What the job wrote of it, of the right types."""
+
+    name: str
+    bytes: int
+    checksum: str | None = None
+    url: str | None = None
+
+
+class _Run(msgspec.Struct):
+    """What of state.json is read."""
+
+    phase: str
+    message: str = ""
+    began: float | None = None
+    ended: float | None = None
+    exit: int | None = None
+
+
+class _Brought(msgspec.Struct):
+    url: str
+    bytes: int
+    seconds: float
+    ended: float
+    cached: bool = False
+    files: int = 1
 
 
 class Folders:
@@ -87,9 +123,10 @@ class Folders:
         (nothing of it can be submitted) and SiteRefused (nor ever under this account)."""
         session, owner = UUID(spec.session), _account(note.user)
         try:
-            (self.folder / NOTES).mkdir(mode=0o700, parents=True, exist_ok=True)
-            with suppress(PermissionError):  # it is another's, and as that one wants it
+            if not self.folder.exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
                 self.folder.chmod(0o711)
+            (self.folder / NOTES).mkdir(mode=0o700, exist_ok=True)
             runner = self._put_runner()
             if not self.place(session).exists():
                 self._make(spec, owner)
@@ -156,25 +193,25 @@ class Folders:
 
     def left(self, session: UUID) -> Left:
         place = self.place(session)
-        record, taken = _read_json(place / layout.STATE), _read(place / TAKEN)
+        taken = _read(place / TAKEN)
         number = (taken or b"").split(b" ")[0]
         return Left(
-            state=State(**record) if isinstance(record, dict) else None,
+            state=_state(_read_json(place / layout.STATE)),
             taken_by=(int(number) if number.isdigit() else 0) if taken is not None else None,
             pulse=_changed(place / layout.LOCK),
             ending=_changed(place / layout.CANCEL) is not None,
             words=_last_line(place / OUT),
         )
 
-    def results(self, session: UUID) -> list[dict[str, Any]]:
+    def results(self, session: UUID) -> tuple[File, ...]:
         """As results.json lists them; empty: there is no such list."""
-        found = _read_json(self.place(session) / layout.RESULTS)
-        return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+        return _list(self.place(session) / layout.RESULTS, File)
 
-    def transfers(self, session: UUID) -> tuple[Transfer, ...]:
-        found = _read_json(self.place(session) / layout.TRANSFERS)
-        with suppress(TypeError):
-            return tuple(Transfer(**entry) for entry in found or ())
+    def transfers(self, session: UUID) -> tuple[TransferNote, ...]:
+        """What was brought in for it."""
+        found = _list(self.place(session) / layout.TRANSFERS, _Brought)[: transfers.MOST]
+        with suppress(ValueError, OverflowError):  # numbers that are no times, or below nothing
+            return tuple(transfer_note(Transfer(**msgspec.structs.asdict(one))) for one in found)
         return ()
 
     def log(self, session: UUID, name: str, most: int) -> str | None:
@@ -205,7 +242,7 @@ class Folders:
         """Epoch seconds; None: it is not over."""
         if note.final is None:
             return None
-        return float(note.final["ended"]) + max(self._keep, float(note.final.get("keep") or 0.0))
+        return float(note.final["ended"]) + max(self._keep, note.keep or 0.0)
 
     def sweep(self, now: float) -> None:
         """Remove what has been kept long enough, and what nobody finished making. Errors leave things for the next
@@ -248,6 +285,23 @@ def _read_json(path: Path) -> Any:
     """None: there is none that can be read."""
     with suppress(ValueError, RecursionError):
         return json.loads(_read(path) or b"null")
+    return None
+
+
+def _list(path: Path, shape: type[T]) -> tuple[T, ...]:
+    """Empty: there is none that can be read."""
+    with suppress(msgspec.ValidationError):
+        return msgspec.convert(_read_json(path) or (), tuple[shape, ...])  # type: ignore[valid-type] # as it is called
+    return ()
+
+
+def _state(record: Any) -> State | None:
+    """None: it is none, or holds what no supervisor writes."""
+    with suppress(msgspec.ValidationError, TypeError):
+        run = msgspec.convert(record, _Run)
+        times = [value for value in (run.began, run.ended) if value is not None]
+        if run.phase in _WRITTEN and all(0.0 <= value < 1e11 for value in times):
+            return State(run.phase, tidy(run.message), began=run.began, ended=run.ended, exit=run.exit)
     return None
 
 

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -21,10 +21,8 @@ import structlog
 
 from adapters.common.http import tidy
 from adapters.common.parallel import each
-from adapters.local.jobs import transfer_note
 from adapters.local.layout import STDERR, STDOUT
 from adapters.local.outputs import PIECE, open_beneath
-from adapters.local.transfers import Transfer
 from adapters.planning.platform import Capacity, Job
 from adapters.slurm import cluster, records, states, translate
 from adapters.slurm.client import NEVER_NOW, Client, Signer
@@ -39,9 +37,9 @@ from broker.domain.identity import Owner
 from broker.domain.outcome import Reason
 from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
-from broker.domain.session import TERMINAL
+from broker.domain.session import TERMINAL, TransferNote
 from broker.domain.site import Profile
-from broker.errors import SiteError, SiteForgot, SiteMisbehaved, SiteRefused, SiteTimeout
+from broker.errors import SiteError, SiteForgot, SiteMisbehaved, SiteRefused, SiteTimeout, SiteUnreachable
 from broker.ports import Clock, Held, Logs, Result, Sighting
 
 _log = structlog.get_logger(__name__)
@@ -59,7 +57,7 @@ class Known(NamedTuple):
 
     note: Note
     left: Left
-    brought: tuple[Transfer, ...] = ()
+    brought: tuple[TransferNote, ...] = ()
 
     @property
     def number(self) -> int | None:
@@ -67,30 +65,38 @@ class Known(NamedTuple):
         return self.left.taken_by or self.note.number
 
 
+class Signers(Protocol):
+    def of(self, user: str) -> Signer:
+        """How calls are made as a user of Slurm."""
+
+    async def close(self) -> None: ...
+
+
 class Cached(Generic[T]):
-    """What `load` brought, at most `age` seconds old; one load at a time."""
+    """What `load` brought, at most `age` seconds old; one load at a time, for all who wait."""
 
     def __init__(self, age: float, clock: Clock) -> None:
         self._age, self._clock = age, clock
         self._lock, self._at = asyncio.Lock(), -math.inf
         self.last: T | None = None
 
-    async def get(self, load: Callable[[], Awaitable[T]]) -> T:
-        async with self._lock:
-            if self.last is None or self._clock.monotonic() - self._at >= self._age:
-                self.last, self._at = await load(), self._clock.monotonic()
-            return self.last
+    async def get(self, load: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
+        try:
+            async with asyncio.timeout(deadline.left(self._clock.monotonic())), self._lock:
+                if self.last is None or self._clock.monotonic() - self._at >= self._age:
+                    self.last, self._at = await load(), self._clock.monotonic()
+                return self.last
+        except TimeoutError:
+            raise SiteUnreachable("what the cluster has was not learnt by the deadline.") from None
 
 
 class SlurmQueue:
     """Implements `adapters.planning.queued.Queue`, and is a Doorkeeper."""
 
-    def __init__(
-        self, options: SlurmOptions, client: Client, signer: Callable[[str], Signer], site: str, clock: Clock
-    ) -> None:
-        """`signer`: how calls are made as a user of Slurm. `site`: what jobs are called by, the same for all
-        replicas."""
-        self._options, self._client, self._signer, self._site, self._clock = options, client, signer, site, clock
+    def __init__(self, options: SlurmOptions, client: Client, signers: Signers, site: str, clock: Clock) -> None:
+        """`site`: what jobs are called by, the same for all replicas."""
+        self._options, self._client, self._site, self._clock = options, client, site, clock
+        self._signers, self._signer = signers, signers.of
         self._folders = Folders(options.folder, options.keep.total_seconds())
         age = options.snapshot.total_seconds()
         self._snapshot: Cached[Snapshot] = Cached(age, clock)
@@ -130,7 +136,7 @@ class SlurmQueue:
             platform="slurm",
             executables=(kinds.PYTHON_PROGRAM,),
             data=kinds.DATA,
-            duration=timedelta(seconds=max(0.0, seconds)) if math.isfinite(seconds) else None,
+            duration=timedelta(seconds=max(0.0, seconds)) if found and math.isfinite(seconds) else None,
             python=(options.python_version,) if options.python_version else (),
             installs_requirements=options.install_requirements,
             results=True,
@@ -165,7 +171,7 @@ class SlurmQueue:
         found, wanted = await self._places(who, deadline), self._want(job)
         if cluster.refusals(found, wanted):
             return NEVER
-        jobs = await self._queue.get(lambda: self._client.jobs(self._signer(self._options.user), deadline))
+        jobs = await self._queue.get(lambda: self._client.jobs(self._signer(self._options.user), deadline), deadline)
         known = self._snapshot.last
         reservations = known.reservations if known else ()
         own = self._options.reservation or ""
@@ -181,7 +187,8 @@ class SlurmQueue:
             raise SiteRefused(". ".join(str(reason).rstrip(".") for reason in reasons) + ".")
         signer = self._signer(user)
         api = await self._client.api(signer, deadline)
-        spec, note = translate.spec(job, self._options), Note(user, self._clock.now())
+        spec = translate.spec(job, self._options)
+        note = Note(user, self._clock.now(), spec.keep)
         runner = await self._in_thread(deadline, lambda: self._folders.make(spec, note))
         where = Where(cluster.partitions(found, wanted), self._folders.place(job.session), runner)
         body = translate.submission(api, job, self._site, who, wanted, where, self._options)
@@ -311,7 +318,6 @@ class SlurmQueue:
             return Sighting("PREPARING", messages=(f"slurm job {item.number} begins",), native=_native(item))
         if shown.final:
             final = shown._replace(ended=shown.ended or now)._asdict()
-            final["keep"] = item.left.state.keep if item.left.state else None
             await self._noted(session, item.note._replace(final=final))
         return _sighting(shown, item)
 
@@ -367,10 +373,9 @@ class SlurmQueue:
             return ()
         files = await self._in_thread(deadline, lambda: self._folders.results(job.session))
         until = self._folders.kept_until(item.note)
-        try:
-            return tuple(Result(str(f["name"]), int(f["bytes"]), f.get("checksum"), until, f.get("url")) for f in files)
-        except (KeyError, TypeError, ValueError):
-            raise SiteMisbehaved(f"the list of results of the session {job.session} cannot be read.") from None
+        outputs = job.request.outputs
+        elsewhere = outputs is not None and outputs.to is not None
+        return tuple(Result(f.name, f.bytes, f.checksum, until, f.url if elsewhere else None) for f in files)
 
     async def fetch(self, job: Job, name: str, deadline: Deadline) -> AsyncIterator[bytes]:
         if name not in {result.name for result in await self.results(job, deadline)}:
@@ -390,6 +395,7 @@ class SlurmQueue:
         """Returns when a sweep under way has ended."""
         if self._sweeping is not None:
             await self._sweeping
+        await self._signers.close()
 
     # ── within ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -411,7 +417,7 @@ class SlurmQueue:
         return translate.want(job.request, job.cores, job.memory, job.duration, self._options)
 
     async def _places(self, who: AccountOptions, deadline: Deadline) -> tuple[Place, ...]:
-        snapshot = await self._snapshot.get(lambda: self._load(deadline))
+        snapshot = await self._snapshot.get(lambda: self._load(deadline), deadline)
         return cluster.places(snapshot, translate.rules(self._options, who))
 
     async def _load(self, deadline: Deadline) -> Snapshot:
@@ -458,7 +464,7 @@ def _native(item: Known) -> str | None:
 
 
 def _sighting(shown: Shown, item: Known) -> Sighting:
-    brought = [transfer_note(transfer).to_wire() for transfer in item.brought]
+    brought = [transfer.to_wire() for transfer in item.brought]
     return Sighting(
         phase=shown.phase,
         body=msgspec.json.encode({"transfers": brought}) if brought else None,

@@ -106,7 +106,7 @@ class Left(NamedTuple):
         return self.state if self.state is not None and self.state.phase in TERMINAL else None
 
     def alive(self, now: float) -> bool:
-        return self.pulse is not None and now - self.pulse < ALIVE
+        return self.pulse is not None and abs(now - self.pulse) < ALIVE
 
 
 class Shown(NamedTuple):

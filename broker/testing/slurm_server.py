@@ -94,7 +94,8 @@ class SlurmServer:
 
     def __init__(self, *, remembers: int = 300, silence: int = 30, cgroups: bool = False, jwks: str = "") -> None:
         """`remembers`: seconds for which slurmctld knows a job that has ended. `silence`: seconds after which a node
-        that says nothing is down. `cgroups`: Slurm bounds the memory of jobs. `jwks`: a file of public keys."""
+        that says nothing is down. `cgroups`: Slurm bounds the memory of jobs. `jwks`: a file of public keys, by which
+        tokens are taken as well."""
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # sockets want short paths
         self.folder.chmod(0o755)
         self.prefix = f"n{secrets.token_hex(3)}-"  # cgroups are named by it, and others may run here too
@@ -243,7 +244,7 @@ class SlurmServer:
             port1=self._ports[1],
             port2=self._ports[2],
             port3=self._ports[3],
-            keys=f"jwks={self._jwks}" if self._jwks else f"jwt_key={self.key_file}",
+            keys=",".join([f"jwt_key={self.key_file}", *([f"jwks={self._jwks}"] if self._jwks else [])]),
             remembers=self._remembers,
             silence=self._silence,
             proctrack=kinds[0],

@@ -1,10 +1,15 @@
-"""What becomes of jobs when parts of a real Slurm are killed. Each test has a cluster of its own: a slurmctld that was
-killed may give numbers of jobs a second time, and nodes drain themselves then.
+"""What becomes of jobs when parts of a real Slurm are killed, and what a Slurm does that is set up otherwise. Each test
+has a cluster of its own: a slurmctld that was killed may give numbers of jobs a second time, and nodes drain themselves
+then.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import signal
+import subprocess
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -16,6 +21,7 @@ from broker.ports import Sighting
 from broker.testing.resources import shared_http
 from broker.testing.slurm_server import SlurmServer
 from tests.adapters.slurm_site import a_cluster, a_job, options, over, phase, platform, soon, until
+from tests.conftest import want
 
 
 @pytest.fixture
@@ -66,3 +72,51 @@ async def test_a_node_that_fails_takes_its_jobs_with_it(slurm: SlurmServer, http
     seen = await over(site, job)
     assert seen.phase == "FAILED"
     assert "NODE_FAIL, its node failed" in seen.messages[0]
+
+
+# ── set up otherwise ─────────────────────────────────────────────────────────────────────────────────────────────
+
+# Memory that several processes share, which no limit of one process bounds.
+_SHARED = """import mmap
+whole = mmap.mmap(-1, 3 * 2**30)
+for at in range(0, len(whole), 4096):
+    whole[at] = 1
+"""
+# RS256, as an identity provider signs.
+_SIGNS = """set -eu
+plain() { openssl base64 -A | tr '+/' '-_' | tr -d '='; }
+now=$(date +%s)
+head=$(printf '{"alg":"RS256","typ":"JWT","kid":"k1"}' | plain)
+body=$(printf '{"sun":"root","iat":%d,"exp":%d}' "$now" "$((now + 300))" | plain)
+tail=$(printf '%s.%s' "$head" "$body" | openssl dgst -sha256 -sign "$1" -binary | plain)
+printf '%s.%s.%s\n' "$head" "$body" "$tail"
+"""
+
+
+def key_pair(folder: Path) -> tuple[Path, Path]:
+    """A private key, and the set with its public half."""
+    key, jwks = folder / "rsa.pem", folder / "jwks.json"
+    subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, capture_output=True)
+    told = subprocess.run(["openssl", "rsa", "-in", key, "-noout", "-modulus"], check=True, capture_output=True)
+    modulus = bytes.fromhex(told.stdout.decode().strip().partition("=")[2])
+    n, e = (urlsafe_b64encode(number).rstrip(b"=").decode() for number in (modulus, b"\x01\x00\x01"))
+    jwks.write_text(json.dumps({"keys": [{"kty": "RSA", "use": "sig", "alg": "RS256", "kid": "k1", "n": n, "e": e}]}))
+    return key, jwks
+
+
+async def test_slurm_takes_tokens_of_a_provider_and_bounds_the_memory(
+    http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    want("openssl", "openssl")
+    if not os.path.isdir("/sys/fs/cgroup/memory"):  # noqa: ASYNC240
+        pytest.skip("no cgroups of version 1 here")
+    key, jwks = key_pair(tmp_path)
+    with a_cluster(cgroups=True, jwks=str(jwks)) as slurm:
+        command = ["sh", "-c", _SIGNS, "sh", str(key)]
+        site = platform(options(slurm, key_file=None, token={"token_command": command}, overhead=0), http)
+        job = a_job(_SHARED)
+        await site.start(job, soon())
+        seen = await over(site, job)
+        assert seen.phase == "FAILED"
+        # Slurm's cgroup is quicker than the supervisor, which looks twice a second; but for a very busy machine.
+        assert "OUT_OF_MEMORY" in seen.messages[-1] or "memory limit" in seen.messages[0]
