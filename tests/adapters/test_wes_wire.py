@@ -393,6 +393,7 @@ async def test_files_are_read_below_the_operators_folders_alone(
     for i in range(1, len(places)):
         with pytest.raises(SiteForgot):
             await fetched(there, job, f"f{i}")
+    assert [result.name for result in await there.results(job, soon())] == ["f0"]
 
 
 @pytest.mark.parametrize(
@@ -411,8 +412,10 @@ async def test_a_file_that_is_not_what_the_engine_wrote_is_found_out(
 @pytest.mark.parametrize(
     ("manifest", "names"),
     [
-        ([{"name": "a", "bytes": 2, "sha256": "0"}, {"name": "../b", "bytes": 1, "sha256": ""}], ["a"]),
-        ([{"name": "unheard", "bytes": 2, "sha256": ""}, {"name": "a", "bytes": -1, "sha256": ""}], []),
+        ([{"name": "a", "bytes": 2, "sha256": "0" * 64}, {"name": "../b", "bytes": 1, "sha256": "0" * 64}], ["a"]),
+        ([{"name": "unheard", "bytes": 2, "sha256": "0" * 64}], []),
+        ([{"name": "a", "bytes": -1, "sha256": "0" * 64}], None),
+        ([{"name": "a", "bytes": 2, "sha256": "0\n"}], None),
         ({"name": "a"}, None),
         (b"nonsense", None),
         (b" " * 9_000_000, None),
