@@ -17,7 +17,6 @@ import structlog
 
 from adapters.common.parallel import each
 from adapters.wes.client import Run, Tags, Wes, tags
-from adapters.wes.states import OVER
 from broker.domain.deadline import Deadline
 from broker.errors import SiteBusy, SiteError, SiteForgot
 from broker.ports import Clock, Sighting
@@ -27,6 +26,7 @@ _log = structlog.get_logger(__name__)
 TOGETHER = 8  # calls under way at once
 _AT_ONCE = 64  # runs that are looked at before the clock is
 _REMEMBERED = 100_000  # runs whose tags are, and a tenth as many sightings
+_TELLS_WITHIN = 120.0  # seconds from when a run is listed until it says whose it is; then it is nobody's
 _SPARE = 0.25  # of the time that was left, for what comes after looking
 
 
@@ -37,6 +37,7 @@ class Account:
         self.wes, self._broker, self._clock = wes, broker, clock
         self._tags: OrderedDict[str, Tags] = OrderedDict()
         self._runs: dict[UUID, str] = {}
+        self._silent: dict[str, float] = {}  # runs that do not say whose they are, since when (monotonic)
         self._seen: OrderedDict[str, Sighting] = OrderedDict()  # by run, looked at last at the end
 
     def known(self, session: UUID) -> str | None:
@@ -45,6 +46,7 @@ class Account:
 
     def remember(self, run: str, told: Tags) -> None:
         self._tags[run] = told
+        self._silent.pop(run, None)
         if told.session is not None and told.broker == self._broker:
             self._runs[told.session] = run
         while len(self._tags) > _REMEMBERED:
@@ -100,13 +102,11 @@ class Account:
         trouble: SiteError | None = None
 
         async def look(run: Run) -> None:
-            document = await self.wes.run(run.id, deadline)
-            told, request = _asked(document)
-            if request or run.state in OVER:  # toil notes a request after it lists the run
-                self.remember(run.id, told)
-            elif told.session is None:
+            told = _told(await self.wes.run(run.id, deadline))
+            if told is None and self._may_still_tell(run):
                 raise SiteBusy("a run that has just begun does not yet say whose it is.", retry_after=1.0)
-            self._sort(run, told, found)
+            self.remember(run.id, told or Tags())
+            self._sort(run, told or Tags(), found)
 
         while unknown:
             if wanted is not None and found.keys() >= set(wanted):
@@ -120,6 +120,13 @@ class Account:
                     trouble = answer
         return trouble
 
+    def _may_still_tell(self, run: Run) -> bool:
+        """toil lists a run before it notes what was asked for. Not for ever: a crash may have come between."""
+        if run.state not in ("UNKNOWN", "QUEUED", "INITIALIZING"):
+            return False
+        now = self._clock.monotonic()
+        return now - self._silent.setdefault(run.id, now) < _TELLS_WITHIN
+
     def _sort(self, run: Run, told: Tags, found: dict[UUID, Run]) -> None:
         if told.session is None or told.broker != self._broker:
             return
@@ -128,7 +135,7 @@ class Account:
         found[told.session] = run
 
 
-def _asked(document: Mapping[str, Any]) -> tuple[Tags, bool]:
-    """The tags of a RunLog, and whether it says what was asked for at all."""
+def _told(document: Mapping[str, Any]) -> Tags | None:
+    """The tags of a RunLog; None: it does not say at all what was asked for."""
     request = document.get("request")
-    return (tags(request.get("tags")), bool(request)) if isinstance(request, dict) else (Tags(), False)
+    return tags(request.get("tags")) if isinstance(request, dict) and request else None

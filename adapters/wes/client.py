@@ -44,7 +44,7 @@ class Tags(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A line of the list. `tags` None: the list does not tell them."""
+    """A line of the list. `tags` None: the list tells none."""
 
     id: str
     state: str
@@ -251,7 +251,7 @@ def _run(said: object) -> Run | None:
     if not isinstance(said, dict) or not isinstance(run, str) or not _RUN_ID.fullmatch(run):
         return None
     told = said.get("tags")
-    return Run(run, read_state(state), tags(told) if isinstance(told, dict) else None)
+    return Run(run, read_state(state), tags(told) if isinstance(told, dict) and told else None)
 
 
 def read_state(said: object) -> str:

@@ -14,7 +14,7 @@ import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -56,8 +56,8 @@ class Found(NamedTuple):
 
 class _Line(msgspec.Struct):
     name: str
-    bytes: int
-    sha256: str
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 async def logs(wes: Wes, run: str, job: Job, options: WesOptions, deadline: Deadline) -> Logs:
@@ -86,7 +86,7 @@ async def results(wes: Wes, run: str, job: Job, options: WesOptions, deadline: D
 
     answers = await each(found.values(), measured, _TOGETHER)
     for answer in answers:
-        if isinstance(answer, SiteError):
+        if isinstance(answer, SiteError) and not isinstance(answer, SiteForgot):
             raise answer
     return tuple(answer for answer in answers if isinstance(answer, Result))
 
@@ -141,7 +141,7 @@ async def _of_program(wes: Wes, left: Mapping[str, Found], deadline: Deadline) -
     return [
         (line.name, left[of]._replace(name=line.name, bytes=line.bytes, sha256=line.sha256))
         for line in lines[: outputs.MOST]
-        if plain(line.name) and line.bytes >= 0 and (of := f"results/{line.name}") in left
+        if plain(line.name) and (of := f"results/{line.name}") in left
     ]
 
 

@@ -158,16 +158,19 @@ async def test_runs_that_go_wrong_say_why_in_their_own_words(
 
 
 async def test_results_come_over_http_whatever_they_are_called(
-    server: SapporoServer, oidc: OidcServer, http: aiohttp.ClientSession
+    server: SapporoServer, oidc: OidcServer, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
+    """Of data that the engine has put in its place."""
+    (tmp_path / "of-2026").write_text("42")
     names = ["plain", "in a folder/ü%2e ?#.txt"]
     source = f"import pathlib\nfor name in {names!r}:\n"
     source += "    place = pathlib.Path('results', name)\n    place.parent.mkdir(exist_ok=True)\n"
-    source += "    place.write_text(name)\nprint('done')\n"
-    there = stage(server.url, http, token=oidc.options())
-    job = await there.started(program(source))
-    assert (await there.ended(job)).phase == "COMPLETED"
-    assert await results(there, job) == {name: name.encode() for name in names}
+    source += "    place.write_text(name + open('data/survey').read())\nprint('done')\n"
+    there = stage(server.url, http, token=oidc.options(), program={"staging": "engine"})
+    with served(tmp_path) as url:
+        job = await there.started(program(source, datum("survey", f"{url}/of-2026")))
+        assert (await there.ended(job)).phase == "COMPLETED"
+    assert await results(there, job) == {name: f"{name}42".encode() for name in names}
     assert (await logs(there, job)).stdout == "done\n"
 
 

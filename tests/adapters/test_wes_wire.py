@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -183,7 +184,7 @@ async def test_runs_whose_tags_are_not_listed_are_looked_at_once(
 async def test_while_a_run_does_not_say_whose_it_is_none_is_known_to_be_absent(
     server: RawServer, http: aiohttp.ClientSession, log: bytes
 ) -> None:
-    """toil lists a run before it has noted what was asked."""
+    """toil lists a run before it has noted what was asked for."""
     job = a_job()
     server.on("/runs", said({"workflows": [{"run_id": "r0", "state": "QUEUED"}]}), method="GET")
     server.on("/runs/r0", log)
@@ -191,6 +192,15 @@ async def test_while_a_run_does_not_say_whose_it_is_none_is_known_to_be_absent(
     assert isinstance(found, SiteBusy)
     with pytest.raises(SiteError):
         await queue(server, http).held(soon())
+
+
+async def test_a_run_that_is_gone_but_for_its_name_stands_in_nobodys_way(
+    server: RawServer, http: aiohttp.ClientSession
+) -> None:
+    """sapporo lists what was deleted, without its tags."""
+    server.on("/runs", said({"runs": [{"run_id": "r0", "state": "DELETED", "tags": {}}]}), method="GET")
+    server.on("/runs/r0", said({"state": "DELETED", "request": None}))
+    assert await queue(server, http).find([a_job()], soon()) == {}
 
 
 async def test_many_jobs_take_few_calls(server: RawServer, http: aiohttp.ClientSession) -> None:
@@ -218,6 +228,16 @@ async def test_of_many_that_run_each_is_looked_at_in_its_turn(server: RawServer,
     said_of = [sighting.messages for sighting in found.values() if isinstance(sighting, Sighting)]
     assert sorted(said_of) == sorted((f"step s{i}: under way",) for i in range(50))
     assert sum(asked(server, "GET", f"/runs/r{i}") for i in range(50)) == 60
+
+
+async def test_a_user_of_the_server_signs_in_by_a_password(
+    server: RawServer, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text(f"{SECRET}\n")
+    basic = {"username": "broker", "password_file": str(tmp_path / "password")}
+    assert await queue(server, http, basic=basic).find([a_job()], soon()) == {}
+    pair = b64encode(f"broker:{SECRET}".encode()).decode()
+    assert {seen.headers["authorization"] for seen in server.seen} == {f"Basic {pair}"}
 
 
 async def test_a_run_is_not_over_before_its_outputs_are_noted(server: RawServer, http: aiohttp.ClientSession) -> None:
@@ -373,6 +393,7 @@ async def test_files_are_read_below_the_operators_folders_alone(
     for i in range(1, len(places)):
         with pytest.raises(SiteForgot):
             await fetched(there, job, f"f{i}")
+    assert [result.name for result in await there.results(job, soon())] == ["f0"]
 
 
 @pytest.mark.parametrize(
@@ -391,8 +412,10 @@ async def test_a_file_that_is_not_what_the_engine_wrote_is_found_out(
 @pytest.mark.parametrize(
     ("manifest", "names"),
     [
-        ([{"name": "a", "bytes": 2, "sha256": "0"}, {"name": "../b", "bytes": 1, "sha256": ""}], ["a"]),
-        ([{"name": "unheard", "bytes": 2, "sha256": ""}, {"name": "a", "bytes": -1, "sha256": ""}], []),
+        ([{"name": "a", "bytes": 2, "sha256": "0" * 64}, {"name": "../b", "bytes": 1, "sha256": "0" * 64}], ["a"]),
+        ([{"name": "unheard", "bytes": 2, "sha256": "0" * 64}], []),
+        ([{"name": "a", "bytes": -1, "sha256": "0" * 64}], None),
+        ([{"name": "a", "bytes": 2, "sha256": "0\n"}], None),
         ({"name": "a"}, None),
         (b"nonsense", None),
         (b" " * 9_000_000, None),
