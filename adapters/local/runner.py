@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 UNSUPPORTED = 33
 _LONGEST = 2000  # characters of what is told
+_MOST = 100  # things that went wrong; the rest is in the log
 
 
 class Words(logging.StreamHandler[Any]):
@@ -38,7 +39,7 @@ class Words(logging.StreamHandler[Any]):
     def emit(self, record: logging.LogRecord) -> None:
         super().emit(record)
         kept = self.errors if record.levelno >= logging.ERROR else self.warnings
-        if record.levelno >= logging.WARNING:
+        if record.levelno >= logging.WARNING and len(kept) < _MOST:
             kept.append(" ".join(record.getMessage().split())[:_LONGEST])
 
     def sentence(self, code: int, said: str) -> str:
@@ -47,7 +48,9 @@ class Words(logging.StreamHandler[Any]):
             return f"cwltool cannot run this workflow (exit code {code}): {' '.join(self.errors) or said}"
         ended = [text for text in self.warnings if "exited with status" in text]
         parts = self.errors[:3] or [*ended[:1], *([said] if said else [])] or self.warnings[:1]
-        return f"the workflow ended with exit code {code}: {': '.join(parts)}"
+        text = f"the workflow ended with exit code {code}: {': '.join(parts)}"
+        # Where the files lie here is of no use to whoever attached them.
+        return text.replace(f"file://{Path.cwd()}/", "").replace(f"{Path.cwd()}/", "")
 
 
 class Tee:

@@ -59,10 +59,15 @@ def parameters(texts: Sequence[str]) -> dict[str, Any]:
         if not name or not mark:
             raise BadInput(f'"{text}" is no parameter.', remedy="Write NAME=VALUE.")
         try:
-            found[name] = json.loads(value)
+            found[name] = json.loads(value, parse_constant=_no_number)
         except ValueError:
             found[name] = value
     return found
+
+
+def _no_number(word: str) -> None:
+    """NaN and its like, which Python reads and JSON does not have."""
+    raise ValueError(word)
 
 
 class Luggage:

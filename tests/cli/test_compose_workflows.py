@@ -76,8 +76,8 @@ def test_inputs_come_from_a_file_and_single_ones_by_name(flow: Path) -> None:
     written(flow, runs__in_yml="n: 3\nwords: [a, b]\n")
     executable, _ = composed("main.cwl", Options(inputs="runs/in.yml", parameters={"n": 4, "x": True}))
     assert executable.parameters == {"n": 4, "words": ["a", "b"], "x": True}
-    assert workflows.parameters(["n=4", "x=true", "word=a=b", 's="1"', "e="]) == {
-        "n": 4, "x": True, "word": "a=b", "s": "1", "e": "",
+    assert workflows.parameters(["n=4", "x=true", "word=a=b", 's="1"', "e=", "nan=NaN"]) == {
+        "n": 4, "x": True, "word": "a=b", "s": "1", "e": "", "nan": "NaN",
     }  # fmt: skip
     with pytest.raises(BadInput, match="NAME=VALUE"):
         workflows.parameters(["n"])

@@ -47,9 +47,10 @@ def test_a_plain_site_is_asked_for_the_kinds_of_the_standard(kind: str) -> None:
     assert why(asks(kind)) == ""
 
 
-def test_but_not_for_ours() -> None:
+@pytest.mark.parametrize("kind", [kinds.PYTHON_PROGRAM, kinds.WORKFLOW])
+def test_but_not_for_ours(kind: str) -> None:
     """It would answer 400."""
-    assert why(asks(kinds.PYTHON_PROGRAM)) != ""
+    assert why(asks(kind)) != ""
 
 
 def test_a_broker_of_ours_that_says_nothing_is_asked_for_any() -> None:
