@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable, Iterator
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
-from adapters.common.laying import addresses
+from adapters.common.laying import RESULTS, addresses, inside, is_data
 from broker.domain import kinds
 from broker.domain.data import AbstractDataResource, S3DataResource, SkaoDataResource
 from broker.domain.executables import PythonProgram
 from broker.domain.located import Item, items
 from broker.domain.outcome import Reason
 from broker.domain.request import ExecutionRequest
-from broker.domain.resources import SimpleStorageResource
+from broker.domain.resources import SimpleStorageResource, SimpleVolumeMount
 
 # The names of checksum types as they are compared: lower case, without dashes.
 CHECKSUMS = ("adler32", "md5", "sha1", "sha256", "sha512")
@@ -94,10 +94,32 @@ def _single(item: AbstractDataResource, known: Item, element: str) -> Iterator[R
         yield Reason("a whole bucket or prefix cannot be staged here", f"{element}.object", nearest="one object")
     if known.files > 1:
         yield Reason(f"a data set of {known.files} files cannot be staged here", element, nearest="a single file")
+    yield from stated(item, element)
+
+
+def stated(item: AbstractDataResource, element: str) -> Iterator[Reason]:
+    """Of the SKAO's block: a thing that is no file, a checksum that cannot be computed."""
     block = item.skao if isinstance(item, SkaoDataResource) else None
     if block and block.objecttype not in (None, "FILE"):
         yield Reason(f"a {block.objecttype} cannot be staged here", f"{element}.skao.objecttype", nearest="FILE")
-    stated = block.checksum if block else None
-    if stated and stated.value and not checksum_type(stated.type or ""):
-        text = f"checksums of type {stated.type!r} cannot be computed here"
+    checksum = block.checksum if block else None
+    if checksum and checksum.value and not checksum_type(checksum.type or ""):
+        text = f"checksums of type {checksum.type!r} cannot be computed here"
         yield Reason(text, f"{element}.skao.checksum.type", nearest=", ".join(CHECKSUMS))
+
+
+def volumes(request: ExecutionRequest, ours: frozenset[str]) -> Iterator[Reason]:
+    """What cannot be mounted in a program's folder, in which `ours` are taken. Its results alone may be a storage."""
+    seen: set[str] = set()
+    for i, volume in enumerate((request.compute.volumes if request.compute else None) or ()):
+        element = f"compute.volumes[{i}]"
+        if not isinstance(volume, SimpleVolumeMount):
+            yield Reason("an unknown kind of volume", f"{element}.kind", nearest=kinds.short(kinds.SIMPLE_VOLUME))
+            continue
+        path = inside(volume.path)
+        if path is None or path in ours or path in seen:
+            text = f"nothing can be mounted at {volume.path!r}" if path not in seen else f"{volume.path!r} comes twice"
+            yield Reason(text, f"{element}.path", nearest="a path of its own, without ..")
+        elif path == RESULTS and (is_data(request, volume) or volume.mode != "READWRITE"):
+            yield Reason("the program writes its results there", f"{element}.path", nearest="another path")
+        seen.add(path or "")

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from adapters.common import refusing
 from adapters.common.laying import (
     PROGRAM,
     RESULTS,
@@ -28,7 +29,6 @@ from adapters.common.laying import (
     lay_out,
     variables,
 )
-from adapters.common.refusing import CHECKSUMS, checksum_type
 from adapters.containers import images, marks
 from adapters.containers.options import GIB, ContainersOptions
 from adapters.containers.states import Port, written
@@ -36,7 +36,7 @@ from adapters.local.fetching import shown
 from adapters.planning.platform import Job
 from adapters.planning.results import kept
 from broker.domain import kinds
-from broker.domain.data import AbstractDataResource, S3DataResource, SkaoDataResource
+from broker.domain.data import S3DataResource
 from broker.domain.executables import DockerContainer, DockerNetworkPort, PythonProgram
 from broker.domain.located import items
 from broker.domain.outcome import Reason
@@ -214,7 +214,7 @@ def _data(request: ExecutionRequest, options: ContainersOptions) -> Iterator[Rea
         if known.files > 1:
             yield Reason(f"a data set of {known.files} files cannot be staged here", element, nearest="a single file")
         yield from _source(datum, addresses(known), element, laid, options)
-        yield from _skao(item, element)
+        yield from refusing.stated(item, element)
 
 
 def _source(
@@ -230,16 +230,6 @@ def _source(
     elif not fetched(datum):
         nearest = ", ".join(("http", "https", *(f"file://{folder}" for folder in options.binds)))
         yield Reason(f"{shown(urls[0])!r} cannot be read from here", element, nearest=nearest)
-
-
-def _skao(item: AbstractDataResource, element: str) -> Iterator[Reason]:
-    block = item.skao if isinstance(item, SkaoDataResource) else None
-    if block and block.objecttype not in (None, "FILE"):
-        yield Reason(f"a {block.objecttype} cannot be staged here", f"{element}.skao.objecttype", nearest="FILE")
-    stated = block.checksum if block else None
-    if stated and stated.value and not checksum_type(stated.type or ""):
-        text = f"checksums of type {stated.type!r} cannot be computed here"
-        yield Reason(text, f"{element}.skao.checksum.type", nearest=", ".join(CHECKSUMS))
 
 
 def _volumes(request: ExecutionRequest, options: ContainersOptions) -> Iterator[Reason]:

@@ -11,7 +11,7 @@ from itertools import chain
 from urllib.parse import quote, unquote, urlsplit
 
 from adapters.common import cwl, refusing, workflows
-from adapters.common.laying import Layout, inside, is_data, lay_out
+from adapters.common.laying import Layout, lay_out
 from adapters.local.fetching import local_path, shown
 from adapters.local.layout import (
     NOTEBOOK,
@@ -35,7 +35,6 @@ from broker.domain.executables import JupyterNotebook, PythonProgram, Workflow
 from broker.domain.outcome import Reason
 from broker.domain.outputs import SESSION, covers
 from broker.domain.request import ExecutionRequest
-from broker.domain.resources import SimpleVolumeMount
 from broker.errors import SiteRefused
 
 RESULTS = "work/results"
@@ -188,22 +187,10 @@ def _data(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
 
 
 def _volumes(request: ExecutionRequest, options: LocalOptions) -> Iterator[Reason]:
-    seen: set[str] = set()
     ours = {*_OURS, notebook_name(getattr(request.executable, "location", None))}
     if isinstance(request.executable, Workflow):
         ours |= {path.partition("/")[0] for path in workflows.paths(request.executable)}
-    for i, volume in enumerate((request.compute.volumes if request.compute else None) or ()):
-        element = f"compute.volumes[{i}]"
-        if not isinstance(volume, SimpleVolumeMount):
-            yield Reason("an unknown kind of volume", f"{element}.kind", nearest=kinds.short(kinds.SIMPLE_VOLUME))
-            continue
-        path = inside(volume.path)
-        if path is None or path in ours or path in seen:
-            text = f"nothing can be mounted at {volume.path!r}" if path not in seen else f"{volume.path!r} comes twice"
-            yield Reason(text, f"{element}.path", nearest="a path of its own, without ..")
-        elif path == "results" and (is_data(request, volume) or volume.mode != "READWRITE"):
-            yield Reason("the program writes its results there", f"{element}.path", nearest="another path")
-        seen.add(path or "")
+    return refusing.volumes(request, frozenset(ours))
 
 
 # ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────

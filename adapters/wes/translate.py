@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from adapters.common import laying, refusing, workflows
-from adapters.common.laying import inside, lay_out
+from adapters.common.laying import lay_out
 from adapters.planning.platform import Job
 from adapters.wes import tool
 from adapters.wes.info import Info, same_type
@@ -24,7 +24,6 @@ from broker.domain import kinds
 from broker.domain.executables import PythonProgram, Workflow
 from broker.domain.outcome import Reason
 from broker.domain.request import ExecutionRequest
-from broker.domain.resources import SimpleVolumeMount
 
 CWL = "CWL"
 
@@ -157,19 +156,7 @@ def _extras(request: ExecutionRequest) -> Iterator[Reason]:
 
 
 def _volumes(request: ExecutionRequest) -> Iterator[Reason]:
-    seen: set[str] = set()
-    for i, volume in enumerate((request.compute.volumes if request.compute else None) or ()):
-        element = f"compute.volumes[{i}]"
-        if not isinstance(volume, SimpleVolumeMount):
-            yield Reason("an unknown kind of volume", f"{element}.kind", nearest=kinds.short(kinds.SIMPLE_VOLUME))
-            continue
-        path = inside(volume.path)
-        if path is None or path in tool.OURS or path in seen:
-            text = f"nothing can be mounted at {volume.path!r}" if path not in seen else f"{volume.path!r} comes twice"
-            yield Reason(text, f"{element}.path", nearest="a path of its own, without ..")
-        elif path == laying.RESULTS and (laying.is_data(request, volume) or volume.mode != "READWRITE"):
-            yield Reason("the program writes its results there", f"{element}.path", nearest="another path")
-        seen.add(path or "")
+    return refusing.volumes(request, tool.OURS)
 
 
 def _no_volumes(request: ExecutionRequest) -> Iterator[Reason]:
