@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from adapters.common.programs import PythonVersion
 from adapters.common.signing import BasicOptions
 from adapters.common.tokens import TokenOptions
 from broker.domain.outputs import Outputs
-from broker.domain.quantities import Duration
 
 _ABSOLUTE = r"^(/[\w+-][\w.+-]*)+$"
 _HERE = ("localhost", "127.0.0.1", "::1")
@@ -27,17 +25,9 @@ class ProgramOptions(BaseModel):
 
     image: str = Field(min_length=1, description="the image, by its digest if it is always to be the same one")
     python: str = Field("python3", min_length=1, description="the interpreter in it")
-    version: str | None = Field(
+    version: PythonVersion | None = Field(
         None, description="the interpreter's version, such as 3.11.9; absent: programs that ask for one are refused"
     )
-
-    @field_validator("version")
-    @classmethod
-    def _a_version(cls, version: str | None) -> str | None:
-        try:
-            return version if version is None else str(Version(version))
-        except InvalidVersion:
-            raise ValueError("a version such as 3.11.9 is wanted") from None
 
 
 class OutputOptions(BaseModel):
@@ -107,9 +97,6 @@ class TesOptions(BaseModel):
     )
     disk: Annotated[float, Field(ge=0, le=1e6)] = Field(
         0.0, description="GiB asked for each task beyond the storage that its request asks for: its data, its results"
-    )
-    queue: Annotated[Duration, Field(gt=timedelta(0))] | None = Field(
-        None, description="within what time tasks usually begin, for offers to say; absent: they say that it is unknown"
     )
     preemptible: bool = Field(False, description="tasks may run where the platform can take the machine away")
     zones: tuple[str, ...] = Field((), description="where tasks may run, as the server calls it; empty: anywhere")

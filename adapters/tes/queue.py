@@ -128,11 +128,8 @@ class TesQueue:
         return Capacity()
 
     async def estimate(self, job: Job, deadline: Deadline) -> Span | None:
-        """Nor this: what the operator says."""
-        if self._options.queue is None:
-            return None
-        now = self._clock.now()
-        return Span(now, now + self._options.queue.total_seconds())
+        """Nor this."""
+        return None
 
     # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────
 

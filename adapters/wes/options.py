@@ -6,9 +6,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from adapters.common.programs import PythonVersion
 from adapters.common.signing import BasicOptions
 from adapters.common.tokens import TokenOptions
 from broker.domain.quantities import Duration
@@ -22,7 +22,7 @@ class ProgramOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     python: str = Field("python3", min_length=1, description="the interpreter, 3.8 or newer, where the tool runs")
-    version: str | None = Field(
+    version: PythonVersion | None = Field(
         None, description="the interpreter's version, such as 3.11.9; absent: programs that ask for one are refused"
     )
     image: str | None = Field(
@@ -34,14 +34,6 @@ class ProgramOptions(BaseModel):
         description="who reads data over http and https: the tool, where it runs, or the workflow engine, for machines "
         "without a network; cwltool then takes a server's error page for the file",
     )
-
-    @field_validator("version")
-    @classmethod
-    def _a_version(cls, version: str | None) -> str | None:
-        try:
-            return version if version is None else str(Version(version))
-        except InvalidVersion:
-            raise ValueError("a version such as 3.11.9 is wanted") from None
 
 
 class WesOptions(BaseModel):

@@ -325,15 +325,6 @@ async def test_what_waits_for_room_waits(make: Make, server: TesServer) -> None:
     assert (seen.phase, seen.began) == ("CANCELLED", None)
 
 
-async def test_when_a_task_would_begin_is_the_operators_word(make: Make) -> None:
-    stage = make()
-    job = stage.job(LASTING)
-    assert await stage.make().estimate(job, stage.soon()) is None
-    span = await make(queue="PT10M").make().estimate(job, stage.soon())
-    assert span is not None
-    assert span.high - span.low == 600
-
-
 async def test_backend_parameters_go_along(make: Make, server: TesServer) -> None:
     server.parameters = ("Queue",)
     _, job, seen = await ran(make, program(""), backend_parameters={"queue": "astro"})
