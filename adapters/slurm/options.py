@@ -76,6 +76,9 @@ class SlurmOptions(RunOptions):
     runner: NodePath | None = Field(
         None, description="the interpreter of the broker's own part on the nodes, 3.11 or newer; absent: `python`"
     )
+    apptainer: NodePath | None = Field(
+        None, description="Apptainer on the nodes, such as /usr/bin/apptainer; absent: containers are refused"
+    )
     overhead: Annotated[int, Field(ge=0, le=4096)] = Field(
         64, description="MiB that are asked of Slurm beside the program's memory, for the broker's own part"
     )

@@ -134,7 +134,7 @@ class SlurmQueue:
         seconds = longest * 60 - options.grace - translate.BEGINNING
         return Profile(
             platform="slurm",
-            executables=(kinds.PYTHON_PROGRAM,),
+            executables=translate.runs(options),
             data=kinds.DATA,
             duration=timedelta(seconds=max(0.0, seconds)) if found and math.isfinite(seconds) else None,
             python=(options.python_version,) if options.python_version else (),

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import msgspec
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from adapters.local import translate
 from adapters.local.layout import Spec
 from adapters.planning.platform import Job
+from adapters.slurm import containers
 from adapters.slurm.cluster import Rules, Want
 from adapters.slurm.options import AccountOptions, SlurmOptions
 from broker.domain import kinds
@@ -36,10 +38,26 @@ _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 def refuse(request: ExecutionRequest, options: SlurmOptions) -> tuple[Reason, ...]:
     """All that stands against it, whatever the cluster has."""
     executable = request.executable
-    if not isinstance(executable, PythonProgram):
-        text = f"{kinds.short(executable.kind)} does not run here"
-        return (Reason(text, "executable.kind", nearest=kinds.short(kinds.PYTHON_PROGRAM)),)
-    return (*_general(request, options), *_version(executable, options))
+    if executable.kind not in runs(options):
+        nearest = " or ".join(kinds.short(kind) for kind in runs(options))
+        return (Reason(f"{kinds.short(executable.kind)} does not run here", "executable.kind", nearest=nearest),)
+    if isinstance(executable, PythonProgram):
+        return (*_general(request, options), *_version(executable, options))
+    return tuple(containers.refuse(executable)) or tuple(_general(_as_program(request, options), options))
+
+
+def runs(options: SlurmOptions) -> tuple[str, ...]:
+    """The kinds of executables."""
+    return (kinds.PYTHON_PROGRAM, *(containers.KINDS if options.apptainer else ()))
+
+
+def _as_program(request: ExecutionRequest, options: SlurmOptions) -> ExecutionRequest:
+    """With what runs on the node in a container's place."""
+    if isinstance(request.executable, PythonProgram):
+        return request
+    accelerated = kinds.GPU in request.extras
+    program = containers.program(request.executable, options, accelerated=accelerated)
+    return request.model_copy(update={"executable": program})
 
 
 def _general(request: ExecutionRequest, options: SlurmOptions) -> Iterator[Reason]:
@@ -124,6 +142,7 @@ def minutes(request: ExecutionRequest, duration: float, options: SlurmOptions) -
 
 def spec(job: Job, options: SlurmOptions) -> Spec:
     """What the supervisor on the node is to run. Slurm binds its cores."""
+    job = msgspec.structs.replace(job, request=_as_program(job.request, options))
     return translate.spec(job, options.as_local())._replace(binds=False)
 
 

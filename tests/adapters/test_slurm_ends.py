@@ -17,6 +17,7 @@ from adapters.slurm.adapter import make_queue
 from adapters.slurm.options import SlurmOptions
 from adapters.slurm.queue import SlurmQueue
 from broker.domain import kinds
+from broker.domain.request import ExecutionRequest
 from broker.errors import SiteForbids, SiteRefused, SiteTimeout
 from broker.ports import Sighting
 from broker.testing.memory import MemoryCalendar
@@ -358,6 +359,41 @@ async def test_credentials_that_are_not_taken_are_the_operators_to_renew(
     file.write_text(slurm.token("root"))
     if seconds < 0:  # what was refused is not tried again at once, but this is another
         assert (await given.capacity(soon())).cores == 6
+
+
+# ── containers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+APPTAINER = """#!/bin/sh
+printf '%s\\n' "$@" > results/words
+env > results/environment
+"""
+
+
+async def test_a_container_is_handed_to_apptainer(slurm: SlurmServer, http: aiohttp.ClientSession) -> None:
+    """A stand-in, which says what it was told: a real one is not to be had here."""
+    program = slurm.folder / "apptainer"
+    program.write_text(APPTAINER)
+    program.chmod(0o755)
+    site = platform(options(slurm, apptainer=str(program)), http)
+    executable = {
+        "kind": kinds.DOCKER_CONTAINER,
+        "image": {"locations": ["registry.example/fit:1"], "digest": "sha256:" + "0" * 64},
+        "command": ["--all", "the 'stars'"],
+        "environment": {"COLOUR": "blue"},
+    }
+    request = ExecutionRequest.model_validate({"executable": executable})
+    job = msgspec.structs.replace(a_job("pass"), request=request)
+    await site.start(job, soon())
+    assert (await over(site, job)).phase == "COMPLETED"
+    words, environment = [
+        b"".join([piece async for piece in site.fetch(job, name, soon())]).decode() for name in ("words", "environment")
+    ]
+    place = next(one["current_working_directory"] for one in slurm.jobs() if str(job.session) in one["name"])
+    told = words.splitlines()
+    assert told[:5] == ["run", "--containall", "--home", f"{place}/home", "--pwd"]
+    assert [told[i + 1] for i, word in enumerate(told) if word == "--bind"][:2] == [f"{place}/store", f"{place}/work"]
+    assert told[-3:] == [f"docker://registry.example/fit:1@sha256:{'0' * 64}", "--all", "the 'stars'"]
+    assert {"APPTAINERENV_COLOUR=blue", f"APPTAINERENV_BROKER_SESSION={job.session}"} <= set(environment.splitlines())
 
 
 # ── what there is ────────────────────────────────────────────────────────────────────────────────────────────────

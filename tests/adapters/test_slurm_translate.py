@@ -185,6 +185,37 @@ def test_what_never_runs_is_refused_with_a_reason(more: dict[str, Any], reason: 
     assert [str(each) for each in translate.refuse(a_request(**more), options())] == [reason]
 
 
+@pytest.mark.parametrize(
+    ("executable", "reason"),
+    [
+        ({"kind": kinds.DOCKER_CONTAINER}, "executable.image.locations: a container needs the location of its image"),
+        ({"image": {"locations": ["fit:1"]}, "privileged": True}, "executable.privileged: nothing runs privileged "
+         "here. Nearest yes: false."),
+        ({"image": {"locations": ["fit:1"]}, "network": {"ports": [{"access": True, "internal": {"port": 80}}]}},
+         "executable.network.ports: no ports of jobs are reached from outside here. Nearest yes: none."),
+        ({"image": {"locations": ["fit:1"]}, "entrypoint": "it's"}, "executable.entrypoint: it cannot be split into "
+         "words"),
+        ({"kind": kinds.SINGULARITY_CONTAINER, "location": "/etc/passwd"}, "executable.location: no image can be had "
+         "from there. Nearest yes: docker://, oras://, library://, https://."),
+        ({"kind": kinds.SINGULARITY_CONTAINER, "location": "oras://registry.example/fit:1"}, None),
+        ({"image": {"locations": ["fit:1"]}, "entrypoint": "fit --all"}, None),
+    ],
+)  # fmt: skip
+def test_containers_run_where_the_operator_has_apptainer(executable: dict[str, Any], reason: str | None) -> None:
+    request = ExecutionRequest.model_validate({"executable": {"kind": kinds.DOCKER_CONTAINER, **executable}})
+    found = translate.refuse(request, options(apptainer="/usr/bin/apptainer"))
+    assert [str(each) for each in found] == ([reason] if reason else [])
+
+
+def test_an_entrypoint_goes_before_the_images_own() -> None:
+    executable = {"kind": kinds.DOCKER_CONTAINER, "image": {"locations": ["fit:1"]}, "entrypoint": "fit --all",
+                  "command": ["x"]}  # fmt: skip
+    request = ExecutionRequest.model_validate({"executable": executable, "compute": GPUS})
+    source = translate.spec(a_job(request), options(apptainer="/usr/bin/apptainer")).source
+    assert source is not None
+    assert "['/usr/bin/apptainer', 'exec', '--nv', 'docker://fit:1', 'fit', '--all', 'x']" in source
+
+
 def test_versions_of_python_are_those_that_the_operator_states() -> None:
     given = options(python_version="3.11.2")
     assert translate.refuse(a_request(executable={"python": ">=3.11"}), given) == ()
