@@ -7,15 +7,18 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import yaml
 
 from adapters.planning.contract import PlatformContract, Stage
 from adapters.planning.platform import Job
 from adapters.slurm.adapter import plugin
 from broker.ports import Order
+from broker.settings import load_settings
 from broker.testing.memory import MemoryCalendar
 from broker.testing.planner_contract import PlannerContract, Stand
 from broker.testing.resources import shared_http
 from broker.testing.slurm_server import SlurmServer
+from broker.trying import attempt
 from tests.adapters.slurm_site import CLOCK, a_cluster, options, platform, resources
 from tests.adapters.test_contracts import WARP, counted, lasting, program
 
@@ -76,3 +79,19 @@ class TestSlurmPlanner(PlannerContract):
             beyond={"executable": WARP},
             ran=lambda order: began(marks, order),
         )
+
+
+async def test_what_it_would_offer_is_shown_without_a_job(slurm: SlurmServer, tmp_path: Path) -> None:
+    given = options(slurm).model_dump(mode="json", include={"url", "folder", "user", "key_file"})
+    site = {
+        "name": "cluster", "listen": "127.0.0.1:0", "store": "cluster.db", "access": {"anonymous": "loopback"},
+        "tariff": "free", "platform": {"kind": "slurm", **given},
+    }  # fmt: skip
+    file = tmp_path / "cluster.yaml"
+    file.write_text(yaml.safe_dump(site))
+    before = len(slurm.jobs())
+    lines = await attempt(load_settings(file))
+    assert "ok    platform: slurm, up to 4 cores, 7 GiB a run; results are handed back" in lines
+    (offer,) = [line for line in lines if line.startswith("try")]
+    assert offer.endswith("(estimate), free")
+    assert len(slurm.jobs()) == before
