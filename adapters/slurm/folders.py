@@ -193,11 +193,9 @@ class Folders:
 
     def left(self, session: UUID) -> Left:
         place = self.place(session)
-        taken = _read(place / TAKEN)
-        number = (taken or b"").split(b" ")[0]
         return Left(
             state=_state(_read_json(place / layout.STATE)),
-            taken_by=(int(number) if number.isdigit() else 0) if taken is not None else None,
+            taken_by=_taken_by(place),
             pulse=_changed(place / layout.LOCK),
             ending=_changed(place / layout.CANCEL) is not None,
             words=_last_line(place / OUT),
@@ -230,10 +228,8 @@ class Folders:
 
     def forbid(self, session: UUID) -> bool:
         """No run begins any more, whatever Slurm does. False: one has begun."""
-        with suppress(FileNotFoundError):
-            return mark(self.place(session), BROKER) or (_read(self.place(session) / TAKEN) or b"").startswith(
-                BROKER.encode()
-            )
+        with suppress(FileNotFoundError):  # then it cannot begin either
+            return mark(self.place(session), BROKER) or _taken_by(self.place(session)) is None
         return True
 
     # ── clearing ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -251,7 +247,9 @@ class Folders:
             until = self.kept_until(note)
             if until is not None and now > until:
                 shutil.rmtree(self.place(session), ignore_errors=True)
-            if until is not None and now > until + REMEMBERED:
+            never = note.number is None and note.final is None and now > note.since + REMEMBERED
+            if never or (until is not None and now > until + REMEMBERED):
+                shutil.rmtree(self.place(session), ignore_errors=True)
                 (self.folder / NOTES / f"{session}.json").unlink(missing_ok=True)
         for path in self.folder.glob(f"{_NEW}*"):
             with suppress(OSError):
@@ -286,6 +284,15 @@ def _read_json(path: Path) -> Any:
     with suppress(ValueError, RecursionError):
         return json.loads(_read(path) or b"null")
     return None
+
+
+def _taken_by(place: Path) -> int | None:
+    """None: nobody has begun the run, though we may have seen to it that nobody does."""
+    text = _read(place / TAKEN)
+    if text is None or text.decode(errors="replace").strip() == BROKER:
+        return None
+    number = text.split(b" ")[0]
+    return int(number) if number.isdigit() else 0
 
 
 def _list(path: Path, shape: type[T]) -> tuple[T, ...]:

@@ -33,6 +33,7 @@ from adapters.slurm.states import Left, Shown
 from adapters.slurm.translate import Where
 from broker.domain import kinds
 from broker.domain.deadline import Deadline
+from broker.domain.executables import PythonProgram
 from broker.domain.identity import Owner
 from broker.domain.outcome import Reason
 from broker.domain.quantities import Span
@@ -124,8 +125,9 @@ class SlurmQueue:
         return cluster.refusals(found, wanted)
 
     def preparing(self, request: ExecutionRequest) -> float | None:
-        needs = getattr(request.executable, "requirements", None)
-        return None if request.data or needs else 0.0
+        executable = request.executable
+        ready = isinstance(executable, PythonProgram) and not executable.requirements
+        return 0.0 if ready and not request.data else None
 
     async def describe(self, deadline: Deadline) -> Profile:
         options = self._options

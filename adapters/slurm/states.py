@@ -87,7 +87,10 @@ REASONS = {
 
 RUNNER_ENDED = (0, 1, 2)  # exit codes of adapters/slurm/runner.py after it has written how the run ended
 SETTLED = 60.0  # seconds after which both have said what they have to say: caches of shared file systems, slow nodes
-ALIVE = 60.0  # seconds since its last pulse for which a run is believed to live, whatever Slurm says; it beats each 5 s
+NOT_OURS = 3  # and when it was not the first
+ALIVE = (
+    180.0  # seconds since its last pulse, of one each five, for which a run is believed to live, whatever Slurm says
+)
 
 
 class Left(NamedTuple):
@@ -209,6 +212,8 @@ def _ended(state: State, job: Job | None, left: Left, now: float) -> Shown:
 
 def _ended_by_slurm(job: Job, phase: str, left: Left, now: float) -> Shown:
     """Slurm tells an end, the folder none: the supervisor was killed, or never began."""
+    if job.exit == NOT_OURS and left.alive(now):
+        return Shown(left.state.phase if left.state else "PREPARING", (_twice(job),), _began(job, left))
     began, ended = _began(job, left), _ended_at(job) or now
     by_itself = word(job) in ("COMPLETED", "FAILED") and job.exit in RUNNER_ENDED and left.taken_by is not None
     if by_itself and now < ended + SETTLED:
@@ -218,6 +223,10 @@ def _ended_by_slurm(job: Job, phase: str, left: Left, now: float) -> Shown:
         phase, text = "FAILED", f"{text}, but left no word of how it ended"
     told = (text, *_said(left.words)) if phase == "FAILED" else (text,)
     return Shown(phase, told, began, ended, final=True, unbegun=left.taken_by is None)
+
+
+def _twice(job: Job) -> str:
+    return f"slurm job {job.job_id} was run a second time, and has ended; the first run goes on"
 
 
 def _forgotten(left: Left, name: str, now: float) -> Shown:

@@ -72,6 +72,8 @@ COURSE = [
     (job("PENDING"), left(RUNS), "RUNNING", False),
     (job("PENDING"), left(RUNS, DEAD), "FAILED", True),
     (job("REQUEUE_HOLD"), left(RUNS, DEAD), "FAILED", True),
+    (job("FAILED", exit_code=768), left(RUNS), "RUNNING", False),  # the second run; the first goes on
+    (job("FAILED", exit_code=768), left(RUNS, DEAD), "FAILED", True),
     (None, left(RUNS), "RUNNING", False),
     (None, left(RUNS, DEAD), "FAILED", True),
     (None, left(RUNS, DEAD, ending=True), "CANCELLED", True),
