@@ -1,5 +1,5 @@
 """From the standard's request to a run of the WES, and what in a request it cannot run. Pure; imports the domain, the
-platform port, common's laying, refusing and workflows, and this package.
+platform port, common's laying, refusing and readers of workflows, and this package.
 
 Source: RunRequest in GA4GH's workflow_execution_service.openapi.yaml 1.1.0.
 """
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from adapters.common import laying, refusing, workflows
+from adapters.common import cwl, laying, refusing, workflows
 from adapters.common.laying import lay_out
 from adapters.planning.platform import Job
 from adapters.wes import tool
@@ -129,8 +129,9 @@ def _language(workflow: Workflow, options: WesOptions, info: Info) -> Iterator[R
     if type_ is None:
         yield Reason(f"the server runs no {workflow.type}", "executable.type", nearest=", ".join(info.types))
         return
-    if info.version(type_, workflow.version) is None:
-        text = f"the server does not run {type_} {workflow.version}"
+    version = _version(workflow)
+    if info.version(type_, version) is None:
+        text = f"the server does not run {type_} {version}"
         yield Reason(text, "executable.version", nearest=", ".join(info.types[type_]))
     if info.engine(type_, workflow.engine) is None:
         text = f"the server has no engine {workflow.engine}"
@@ -148,6 +149,13 @@ def _scheme(url: str) -> str:
         return urlsplit(url).scheme if url.isprintable() else ""
     except ValueError:
         return ""
+
+
+def _version(workflow: Workflow) -> str | None:
+    """Of its language, as the request or else its own documents say; None: neither does."""
+    if workflow.version is not None or not cwl.is_cwl(workflow) or not workflow.location:
+        return workflow.version
+    return next(reversed(cwl.read(workflow).versions), None)
 
 
 def _extras(request: ExecutionRequest) -> Iterator[Reason]:
@@ -172,7 +180,7 @@ def submission(job: Job, options: WesOptions, info: Info, broker: str) -> Submis
     """Of a job that `refuse` has nothing against."""
     executable = job.request.executable
     if isinstance(executable, Workflow):
-        type_, version, engine = executable.type or "", executable.version, executable.engine
+        type_, version, engine = executable.type or "", _version(executable), executable.engine
         url = executable.location or ""
         files = {path: source.encode() for path, source in workflows.inline(executable).items()}
         parameters = _parameters(executable, job.request, options)
@@ -207,25 +215,27 @@ def _parameters(workflow: Workflow, request: ExecutionRequest, options: WesOptio
     """The workflow's inputs, with the request's data in the place of `data/<name>`: in CWL where a File or Directory
     is said to lie, in other languages wherever such a text stands alone."""
     places = {datum.place: tool.readable(datum.urls, options.reads) for datum in lay_out(request).data}
-    cwl = same_type(workflow.type or "", CWL)
-    return {name: _placed(value, places, cwl=cwl) for name, value in (workflow.parameters or {}).items()}
+    is_cwl = cwl.is_cwl(workflow)
+    return {name: _placed(value, places, is_cwl=is_cwl) for name, value in (workflow.parameters or {}).items()}
 
 
-def _placed(value: Any, places: Mapping[str, str], *, cwl: bool) -> Any:
+def _placed(value: Any, places: Mapping[str, str], *, is_cwl: bool) -> Any:
     if isinstance(value, list | tuple):
-        return [_placed(item, places, cwl=cwl) for item in value]
-    if isinstance(value, str) and not cwl:
+        return [_placed(item, places, is_cwl=is_cwl) for item in value]
+    if isinstance(value, str) and not is_cwl:
         return places.get(value.removeprefix("./"), value)
     if not isinstance(value, Mapping):
         return value
     location = value.get("location") or value.get("path")
-    if cwl and value.get("class") in ("File", "Directory") and isinstance(location, str):
+    if is_cwl and value.get("class") in ("File", "Directory") and isinstance(location, str):
         return _located(value, location.removeprefix("./").rstrip("/"), places)
-    return {name: _placed(item, places, cwl=cwl) for name, item in value.items()}
+    return {name: _placed(item, places, is_cwl=is_cwl) for name, item in value.items()}
 
 
 def _located(value: Mapping[str, Any], place: str, places: Mapping[str, str]) -> Any:
-    rest = {name: _placed(item, places, cwl=True) for name, item in value.items() if name not in ("location", "path")}
+    rest = {
+        name: _placed(item, places, is_cwl=True) for name, item in value.items() if name not in ("location", "path")
+    }
     if place == laying.DATA:
         files = [_named(place, url) for place, url in places.items()]
         return {**rest, "class": "Directory", "basename": laying.DATA, "listing": files}

@@ -169,6 +169,7 @@ MAIN = "cwlVersion: v1.2\nclass: CommandLineTool\n"
         (workflow(MAIN, location="file:///main.cwl", attachments=[]), "executable.location", "http, https"),
         (workflow(MAIN, type="Galaxy"), "executable.type", "CWL, NFL, WDL"),
         (workflow(MAIN, version="v3"), "executable.version", "v1.0, v1.1, v1.2"),
+        (workflow(MAIN.replace("1.2", "1.3")), "executable.version", "v1.0, v1.1, v1.2"),
         (workflow(MAIN, engine="arvados"), "executable.engine", "cwltool, nextflow, toil"),
         (
             workflow(MAIN, attachments=[{"path": "main.cwl", "location": "https://example.org/main.cwl"}]),
@@ -288,7 +289,9 @@ def test_a_workflow_gets_the_requests_data_where_its_inputs_name_it() -> None:
         "word": "data/d",
         "n": 3,
     }
-    assert sent.fields["workflow_engine"] == "toil"
+    assert (sent.fields["workflow_engine"], sent.fields["workflow_type_version"]) == ("toil", "v1.2")
+    older = translate.submission(job(workflow(MAIN.replace("1.2", "1.0"))), OPTIONS, info.read(TOIL), "us")
+    assert older.fields["workflow_type_version"] == "v1.0"
     assert sent.files == {"main.cwl": MAIN.encode()}
 
 
