@@ -167,10 +167,13 @@ class Engine:
 
 
 class Podman(Engine):
+    """`apart`: in a network of its own, which goes with it, bridges and rules too."""
+
     kind = "podman"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, apart: bool = False) -> None:
         super().__init__(folder)
+        self._apart = apart
         wrapper = folder / "conmon"
         wrapper.write_text(_CONMON.format(conmon=shutil.which("conmon") or "/usr/bin/conmon"))
         wrapper.chmod(0o755)
@@ -178,7 +181,14 @@ class Podman(Engine):
         (folder / "registries.conf").write_text(_REGISTRIES_CONF)
 
     def _command(self) -> list[str]:
-        return [*self._podman(), "system", "service", "--time=0", self.url]
+        network = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"] if self._apart else []
+        return [*network, *self._podman(), "system", "service", "--time=0", self.url]
+
+    def inside(self, *command: str) -> str:
+        """What a command prints that runs in its network."""
+        assert self._process is not None
+        words = ["nsenter", f"--net=/proc/{self._process.pid}/ns/net", *command]
+        return subprocess.run(words, check=True, capture_output=True, text=True, timeout=ANSWER_WITHIN).stdout  # noqa: S603
 
     def _podman(self) -> list[str]:
         return ["podman", "--root", str(self.folder / "root"), "--runroot", str(self.folder / "run")]
@@ -230,17 +240,15 @@ class Docker(Engine):
 
 
 @contextmanager
-def podman(folder: Path) -> Iterator[Podman]:
+def podman(folder: Path, *, apart: bool = False) -> Iterator[Podman]:
     """Up, with IMAGE."""
-    engine = Podman(folder)
-    yield from _running(engine)
+    yield from _running(Podman(folder, apart=apart))
 
 
 @contextmanager
 def docker(folder: Path) -> Iterator[Docker]:
     """Up, with IMAGE. It has no network but `none` and `host`."""
-    engine = Docker(folder)
-    yield from _running(engine)
+    yield from _running(Docker(folder))
 
 
 def _running(engine: Any) -> Iterator[Any]:
