@@ -24,8 +24,7 @@ import time
 import urllib.error
 import urllib.request
 from base64 import urlsafe_b64encode
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from broker.testing.children import wait_for
 
 API = "v0.0.38"
 ANSWER_WITHIN = 30.0
+TRIES = 3  # of finding ports that stay free until they are taken
 
 _SETTINGS = """
 ClusterName={prefix}
@@ -61,7 +61,7 @@ SchedulerType=sched/backfill
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmctldTimeout=30
-SlurmdTimeout={silence}
+SlurmdTimeout=30
 SlurmdParameters=config_overrides
 SwitchType=switch/none
 StateSaveLocation={folder}/state
@@ -92,17 +92,16 @@ ConstrainCores=no
 class SlurmServer:
     """A cluster. `folder` is traversable by all accounts; `shared` in it is what nodes and broker share."""
 
-    def __init__(self, *, remembers: int = 300, silence: int = 30, cgroups: bool = False, jwks: str = "") -> None:
-        """`remembers`: seconds for which slurmctld knows a job that has ended. `silence`: seconds after which a node
-        that says nothing is down. `cgroups`: Slurm bounds the memory of jobs. `jwks`: a file of public keys, by which
-        tokens are taken as well."""
+    def __init__(self, *, remembers: int = 300, cgroups: bool = False, jwks: str = "") -> None:
+        """`remembers`: seconds for which slurmctld knows a job that has ended. `cgroups`: Slurm bounds the memory of
+        jobs. `jwks`: a file of public keys, by which tokens are taken as well."""
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # sockets want short paths
         self.folder.chmod(0o755)
         self.prefix = f"n{secrets.token_hex(3)}-"  # cgroups are named by it, and others may run here too
         self.port = children.free_port()
         self.key_file = self.folder / "jwt.key"
         self.shared = self.folder / "shared"
-        self._remembers, self._silence, self._cgroups, self._jwks = remembers, silence, cgroups, jwks
+        self._remembers, self._cgroups, self._jwks = remembers, cgroups, jwks
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ports = [children.free_port() for _ in range(4)]
 
@@ -115,39 +114,53 @@ class SlurmServer:
         return f"{self.prefix}1", f"{self.prefix}2", f"{self.prefix}3"
 
     def start(self) -> SlurmServer:
-        """Returns when all nodes are idle and slurmrestd answers."""
+        """Returns when all nodes are idle and slurmrestd answers. Others may take a port that was free a moment ago:
+        then it begins again on other ports."""
+        for more in range(TRIES - 1, -1, -1):
+            try:
+                self._start()
+            except AssertionError as error:
+                if not more or "Address already in use" not in str(error):
+                    raise
+                self._end()
+                self.port, *self._ports = (children.free_port() for _ in range(5))
+            else:
+                break
+        return self
+
+    def _start(self) -> None:
         self._configure()
         munge = self.folder / "munge"
-        files = [
-            f"--{name}={munge}/{name.partition('-')[0]}" for name in ("socket", "pid-file", "log-file", "seed-file")
-        ]
+        names = ("socket", "pid-file", "log-file", "seed-file")
+        files = [f"--{name}={munge}/{name.partition('-')[0]}" for name in names]
         self._launch("munged", "munged", "--foreground", "--force", f"--key-file={munge}/key", *files)
         wait_for((munge / "socket").exists, "munged is up", self._tail)
         self.start_slurmctld()
         for node in self.nodes:
             self.start_slurmd(node)
-        self._launch(
-            "slurmrestd", "slurmrestd", "-a", "rest_auth/jwt", "-s", f"openapi/{API}", f"127.0.0.1:{self.port}"
-        )
+        at = f"127.0.0.1:{self.port}"
+        self._launch("slurmrestd", "slurmrestd", "-a", "rest_auth/jwt", "-s", f"openapi/{API}", at)
         self.wait_idle()
-        return self
 
     def stop(self) -> None:
         """Idempotent. Nothing of it lives afterwards."""
-        for name in reversed(list(self._processes)):
-            children.end(self._processes.pop(name))
+        self._end()
         self._kill_left()
         for place in (Path("/sys/fs/cgroup/freezer"), Path("/sys/fs/cgroup/memory")):
             for node in self.nodes:
                 _remove_cgroup(place / f"slurm_{node}")
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _end(self) -> None:
+        for name in reversed(list(self._processes)):
+            children.end(self._processes.pop(name))
+
     # ── its parts ────────────────────────────────────────────────────────────────────────────────────────────
 
     def start_slurmctld(self) -> None:
         """Returns when it takes connections: slurmrestd waits for nine seconds before it tries again."""
         self._launch("slurmctld", "slurmctld", "-D")
-        wait_for(lambda: children.listens(self._ports[0]), "slurmctld listens", self._tail)
+        wait_for(lambda: self._lives() and children.listens(self._ports[0]), "slurmctld listens", self._tail)
 
     def start_slurmd(self, node: str) -> None:
         self._launch(node, "slurmd", "-D", "-N", node)
@@ -162,15 +175,6 @@ class SlurmServer:
         """The node goes with all that runs on it, as when the power is cut."""
         self.kill(node)
         self._kill_left(node)
-
-    @contextmanager
-    def paused(self, part: str) -> Iterator[None]:
-        process = self._processes[part]
-        process.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            process.send_signal(signal.SIGCONT)
 
     def control(self, *words: str) -> str:
         """scontrol."""
@@ -246,7 +250,6 @@ class SlurmServer:
             port3=self._ports[3],
             keys=",".join([f"jwt_key={self.key_file}", *([f"jwks={self._jwks}"] if self._jwks else [])]),
             remembers=self._remembers,
-            silence=self._silence,
             proctrack=kinds[0],
             task=kinds[1],
         )
@@ -265,9 +268,13 @@ class SlurmServer:
             environment |= {"SLURM_JWT": "daemon", "SLURMRESTD_SECURITY": "disable_user_check"}
         self._processes[name] = children.launch(command, self.folder / f"{name}.out", environment, self.folder)
 
-    def _up(self) -> bool:
+    def _lives(self) -> bool:
         for name, process in self._processes.items():
             assert process.poll() is None, f"{name} ended\n{self._tail()}"
+        return True
+
+    def _up(self) -> bool:
+        self._lives()
         try:
             nodes = self.call("GET", "nodes")["nodes"]
         except (AssertionError, OSError):
