@@ -113,7 +113,7 @@ class Jobs:
             new = Path(tempfile.mkdtemp(prefix=_NEW, dir=self._folder))
             try:
                 fill(new)
-                _rename(new, self.place(session))
+                rename(new, self.place(session))
             finally:
                 shutil.rmtree(new, ignore_errors=True)
         except OSError as error:
@@ -269,7 +269,7 @@ def _session(name: str) -> UUID | None:
         return None
 
 
-def _rename(source: Path, target: Path) -> None:
+def rename(source: Path, target: Path) -> None:
     """Nothing is changed where `target` is: no job's folder is ever empty, and Linux replaces empty ones alone."""
     try:
         source.rename(target)

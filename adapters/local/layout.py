@@ -24,6 +24,7 @@ import json
 import os
 import re
 import struct
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -233,7 +234,7 @@ def _tuples(record: dict[str, Any]) -> dict[str, Any]:
 
 def write_json(path: Path, record: dict[str, Any] | list[Any]) -> None:
     """Replaces the file whole and durably; readers see the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump(record, file)

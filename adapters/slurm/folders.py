@@ -30,7 +30,7 @@ import msgspec
 
 from adapters.common.http import tidy
 from adapters.local import layout, transfers
-from adapters.local.jobs import REMEMBERED, STALE, transfer_note
+from adapters.local.jobs import REMEMBERED, STALE, rename, transfer_note
 from adapters.local.layout import Spec, State
 from adapters.local.outputs import open_plain, tail
 from adapters.local.transfers import Transfer
@@ -142,8 +142,7 @@ class Folders:
             if owner is not None:
                 for path in (new / layout.JOB, new):
                     os.chown(path, *owner)
-            with suppress(OSError):  # somebody else has made it meanwhile
-                new.rename(self.place(UUID(spec.session)))
+            rename(new, self.place(UUID(spec.session)))
         finally:
             shutil.rmtree(new, ignore_errors=True)
         layout.sync(self.folder)

@@ -233,10 +233,10 @@ class SlurmQueue:
 
     async def find(self, jobs: Sequence[Job], deadline: Deadline) -> Mapping[UUID, Sighting | SiteError]:
         self._sweep()
-        known = await self._known([job.session for job in jobs], deadline)
-        open_ = {session: item for session, item in known.items() if item.note.final is None}
-        seen = await self._seen(open_, deadline)
-        found: dict[UUID, Sighting | SiteError] = {}
+        read = await self._known([job.session for job in jobs], deadline)
+        found: dict[UUID, Sighting | SiteError] = {s: item for s, item in read.items() if isinstance(item, SiteError)}
+        known = {session: item for session, item in read.items() if isinstance(item, Known)}
+        seen = await self._seen({s: item for s, item in known.items() if item.note.final is None}, deadline)
         for session, item in known.items():
             if item.note.final is not None:
                 found[session] = _final(item)
@@ -244,17 +244,20 @@ class SlurmQueue:
                 found[session] = shown
         return found
 
-    async def _known(self, sessions: Iterable[UUID], deadline: Deadline) -> dict[UUID, Known]:
-        """Of those of which there is anything."""
+    async def _known(self, sessions: Iterable[UUID], deadline: Deadline) -> dict[UUID, Known | SiteError]:
+        """Of those of which there is anything. One session's trouble is its own."""
 
-        def look(session: UUID) -> Known | None:
-            note = self._folders.note(session)
+        def look(session: UUID) -> Known | SiteError | None:
+            try:
+                note = self._folders.note(session)
+            except (OSError, ValueError, TypeError) as error:
+                return SiteMisbehaved(f"the note of the session {session} cannot be read: {_tidy(str(error))}.")
             if note is None:
                 return None
             left = Left() if note.final else self._folders.left(session)
             return Known(note, left, self._folders.transfers(session))
 
-        def looked() -> dict[UUID, Known]:
+        def looked() -> dict[UUID, Known | SiteError]:
             return {session: item for session in sessions if (item := look(session)) is not None}
 
         return await self._in_thread(deadline, looked)
@@ -324,7 +327,7 @@ class SlurmQueue:
         return _sighting(shown, item)
 
     async def end(self, job: Job, deadline: Deadline) -> None:
-        item = (await self._known([job.session], deadline)).get(job.session)
+        item = await self._one(job.session, deadline)
         if item is not None and item.note.final is not None:
             return
         user = item.note.user if item else self._options.user
@@ -340,7 +343,8 @@ class SlurmQueue:
     async def held(self, deadline: Deadline) -> tuple[Held, ...]:
         """By the notes, and by the names of jobs of which there is none."""
         notes = dict(await self._in_thread(deadline, lambda: list(self._folders.notes())))
-        open_ = await self._known([s for s, note in notes.items() if note.final is None], deadline)
+        read = await self._known([s for s, note in notes.items() if note.final is None], deadline)
+        open_ = {session: item for session, item in read.items() if isinstance(item, Known)}
         held = {}
         for session, seen in (await self._seen(open_, deadline)).items():
             shown = await self._judged(session, open_[session], seen)
@@ -431,8 +435,14 @@ class SlurmQueue:
             await self._client.reservations(signer, deadline),
         )
 
-    async def _expect(self, session: UUID, deadline: Deadline) -> Known:
+    async def _one(self, session: UUID, deadline: Deadline) -> Known | None:
         item = (await self._known([session], deadline)).get(session)
+        if isinstance(item, SiteError):
+            raise item
+        return item
+
+    async def _expect(self, session: UUID, deadline: Deadline) -> Known:
+        item = await self._one(session, deadline)
         if item is None:
             raise SiteForgot(f"the cluster knows no session {session}.")
         return item

@@ -410,6 +410,15 @@ async def test_what_a_job_writes_into_its_own_folder_is_not_trusted(
     assert (found.phase, found.body) == ("WAITING", None)
 
 
+async def test_the_trouble_of_one_is_its_own(stub: Stub, http: aiohttp.ClientSession, tmp_path: Path) -> None:
+    site = queue(stub, http, tmp_path)
+    well, torn = await submitted(stub, site), a_job("pass")
+    (tmp_path / "jobs" / ".notes" / f"{torn.session}.json").write_text('{"user": ')
+    found = await site.find([torn, well], soon())
+    assert isinstance(found[torn.session], SiteMisbehaved)
+    assert isinstance(found[well.session], Sighting)
+
+
 async def test_ending_is_asked_for_even_where_slurm_cannot_be(
     stub: Stub, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
