@@ -105,7 +105,7 @@ class Client:
         surely no job was made."""
         answer = await self._call("POST", ("job", "submit"), who, deadline, msgspec.json.encode(body))
         said = self._read(answer, records.Answer) if answer.status == 200 else None
-        if said is None or said.job_id is None:
+        if said is None or not said.job_id:
             await self._fail(answer, who, deadline, acted=True)
         return said
 

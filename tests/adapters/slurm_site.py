@@ -55,10 +55,13 @@ def options(server: SlurmServer, folder: Path | None = None, **more: Any) -> Slu
 
 
 def resources(
-    http: aiohttp.ClientSession, calendar: Calendar | None = None, credentials: Credentials | None = None
+    http: aiohttp.ClientSession,
+    calendar: Calendar | None = None,
+    credentials: Credentials | None = None,
+    site: str = "here",
 ) -> Resources:
     return Resources(
-        registration=Registration(name="here"),
+        registration=Registration(name=site),
         calendar=calendar or MemoryCalendar(),
         limits=MemoryLimits(CLOCK),
         clock=CLOCK,
@@ -71,9 +74,11 @@ def resources(
     )
 
 
-def platform(given: SlurmOptions, http: aiohttp.ClientSession, calendar: Calendar | None = None) -> QueuedPlatform:
+def platform(
+    given: SlurmOptions, http: aiohttp.ClientSession, calendar: Calendar | None = None, site: str = "here"
+) -> QueuedPlatform:
     calendar = calendar or MemoryCalendar()
-    return QueuedPlatform(make_queue(given, resources(http, calendar), "here"), calendar, "here", CLOCK)
+    return QueuedPlatform(make_queue(given, resources(http, calendar), site), calendar, site, CLOCK)
 
 
 def soon() -> Deadline:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import aiohttp
 import pytest
@@ -47,16 +48,24 @@ def marks(slurm: SlurmServer, tmp_path: Path) -> Iterator[Path]:
             slurm.call("DELETE", f"job/{job['job_id']}")
 
 
+@pytest.fixture
+def name() -> str:
+    """Of a site that has the cluster to itself: it does not see what another test's is still ending."""
+    return f"site-{uuid4().hex[:8]}"
+
+
 def began(marks: Path, what: Job | Order) -> int:
     return len(list(marks.glob(f"{what.session}.*")))
 
 
 class TestSlurmPlatform(PlatformContract):
     @pytest.fixture
-    async def stage(self, slurm: SlurmServer, http: aiohttp.ClientSession, marks: Path, tmp_path: Path) -> Stage:
+    async def stage(
+        self, slurm: SlurmServer, http: aiohttp.ClientSession, marks: Path, tmp_path: Path, name: str
+    ) -> Stage:
         calendar, given = MemoryCalendar(), options(slurm, tmp_path / "jobs")
         return Stage(
-            make=lambda: platform(given, http, calendar),
+            make=lambda: platform(given, http, calendar, name),
             clock=CLOCK,
             short=counted(marks),
             long=lasting(marks),
@@ -69,10 +78,12 @@ class TestSlurmPlatform(PlatformContract):
 
 class TestSlurmPlanner(PlannerContract):
     @pytest.fixture
-    async def stand(self, slurm: SlurmServer, http: aiohttp.ClientSession, marks: Path, tmp_path: Path) -> Stand:
+    async def stand(
+        self, slurm: SlurmServer, http: aiohttp.ClientSession, marks: Path, tmp_path: Path, name: str
+    ) -> Stand:
         calendar, given = MemoryCalendar(), options(slurm, tmp_path / "jobs")
         return Stand(
-            make=lambda: plugin.make(given, resources(http, calendar)),
+            make=lambda: plugin.make(given, resources(http, calendar, site=name)),
             clock=CLOCK,
             short=counted(marks),
             long=lasting(marks),

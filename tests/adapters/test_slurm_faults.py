@@ -259,6 +259,7 @@ SUBMITS: list[tuple[str, Callable[[web.Request], Any], Callable[[web.Request], A
     ("a proxy's 502", lambda _: web.Response(status=502, text="<html>"), None, SiteMisbehaved, False),
     ("a proxy's 503", lambda _: web.Response(status=503, headers={"Retry-After": "5"}), None, SiteMisbehaved, False),
     ("no number", lambda _: said(), None, SiteMisbehaved, False),
+    ("none of a job", lambda _: said(job_id=0), None, SiteMisbehaved, False),
     ("nonsense", lambda _: web.Response(text="{]"), None, SiteMisbehaved, False),
     ("the connection cut", cuts, None, SiteMisbehaved, False),
     ("silence", hangs, None, SiteTimeout, False),
