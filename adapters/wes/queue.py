@@ -36,7 +36,9 @@ from broker.plugins import Resources
 from broker.ports import Held, Logs, Result, Sighting
 
 _FEW = 8  # jobs that are looked at one by one
-_PAUSES = (0.05, 0.2, 0.5)  # seconds between looks at a run whose state is not known
+_PAUSES = (0.05, 0.2, 0.5, 1.0)  # seconds between looks at a run whose state is not known
+_BEGINNING = ("UNKNOWN", "INITIALIZING", "QUEUED")
+_BEGINS = (0.05, 0.1, 0.2, 0.4, 0.8, 0.8)  # seconds between looks at a run that is to be ended and has not begun
 _STEPS = 20  # runs under way of which a look at many asks for the steps
 
 
@@ -132,7 +134,7 @@ class WesQueue:
         for account in self._accounts(job):
             run = await self._run(account, job, deadline)
             if run is not None:
-                return await _end(account, run, deadline)
+                return await self._end(account, run, deadline)
         return None
 
     async def held(self, deadline: Deadline) -> tuple[Held, ...]:
@@ -219,8 +221,29 @@ class WesQueue:
         sighting = await show(account.wes, document, run, state, job, self._options, now, deadline)
         account.saw(run, sighting)
         if overdue(sighting, job, self._options, now):
-            await _end(account, run, deadline)
+            await self._end(account, run, deadline)
         return sighting
+
+    async def _end(self, account: Account, run: str, deadline: Deadline) -> None:
+        """What is over may be refused: toil answers 403 then."""
+        try:
+            if (await self._info(deadline)).sapporo:
+                await self._begun(account, run, deadline)
+            await account.wes.cancel(run, deadline)
+        except SiteForgot:
+            return
+        except (SiteRefused, SiteForbids):
+            if read_state((await account.wes.run(run, deadline)).get("state")) not in OVER:
+                raise
+
+    async def _begun(self, account: Account, run: str, deadline: Deadline) -> None:
+        """Waits a little for a run that is only just beginning. sapporo may lose what a cancel says to one: the state
+        that follows is written over it, or the script that would end the run has not yet noted what to end."""
+        for pause in _BEGINS:
+            if read_state((await account.wes.run(run, deadline)).get("state")) not in _BEGINNING:
+                return
+            if deadline.left(self._clock.monotonic()) > 2 * pause:
+                await self._clock.sleep(pause)
 
     async def _stands(self, account: Account, run: str, deadline: Deadline) -> tuple[dict[str, Any], str]:
         """Its log and state. sapporo says UNKNOWN while it writes another state down: then it is asked again."""
@@ -271,17 +294,6 @@ def _remembered(account: Account, run: Run) -> Sighting:
     """Of a run that is not looked at now: what was seen of it, where it still stands so."""
     now, last = shown(run.state, run.id), account.last(run.id)
     return last if last is not None and (last.phase == now.phase or last.phase in TERMINAL) else now
-
-
-async def _end(account: Account, run: str, deadline: Deadline) -> None:
-    """What is over may be refused: toil answers 403 then."""
-    try:
-        await account.wes.cancel(run, deadline)
-    except SiteForgot:
-        return
-    except (SiteRefused, SiteForbids):
-        if read_state((await account.wes.run(run, deadline)).get("state")) not in OVER:
-            raise
 
 
 def _under_way(found: Mapping[UUID, Run]) -> Iterator[Held]:
