@@ -157,7 +157,7 @@ def _waiting(job: Job, left: Left, now: float) -> Shown:
     if left.taken_by is None:
         return Shown("WAITING", (pending(job),))
     phase = left.state.phase if left.state else "PREPARING"
-    if left.alive(now):  # slurmctld was restarted and remembers an older state
+    if left.alive(now) and not job.restart_cnt:  # slurmctld was restarted and remembers an older state
         return Shown(phase, (f"slurm job {job.job_id} is {word(job)} by Slurm's word, but runs",), _began(job, left))
     return Shown("FAILED", (_requeued(job),), _began(job, left), left.pulse or now, final=True)
 
@@ -196,8 +196,9 @@ def _ended(state: State, job: Job | None, left: Left, now: float) -> Shown:
     ended = Shown(state.phase, _said(state.message), state.began, state.ended, final=True)
     if state.phase == "COMPLETED" or job is None or (state.phase == "CANCELLED" and left.ending):
         return ended
-    if PHASES.get(word(job)) == "WAITING" and state.phase == "CANCELLED":
-        return ended._replace(phase="FAILED", messages=(_requeued(job),))
+    if PHASES.get(word(job)) == "WAITING":  # no more is to be heard of this run
+        hit = state.phase == "CANCELLED" or (state.exit or 0) < 0
+        return ended._replace(phase="FAILED", messages=(_requeued(job),)) if hit else ended
     if not is_over(job):
         waits = now < (state.ended or 0.0) + SETTLED
         return ended._replace(phase="RELEASING", ended=None, final=False) if waits else ended
@@ -212,7 +213,7 @@ def _ended(state: State, job: Job | None, left: Left, now: float) -> Shown:
 
 def _ended_by_slurm(job: Job, phase: str, left: Left, now: float) -> Shown:
     """Slurm tells an end, the folder none: the supervisor was killed, or never began."""
-    if job.exit == NOT_OURS and left.alive(now):
+    if job.exit == NOT_OURS and left.alive(now) and not job.restart_cnt:  # else Slurm has ended the first run itself
         return Shown(left.state.phase if left.state else "PREPARING", (_twice(job),), _began(job, left))
     began, ended = _began(job, left), _ended_at(job) or now
     by_itself = word(job) in ("COMPLETED", "FAILED") and job.exit in RUNNER_ENDED and left.taken_by is not None

@@ -59,6 +59,8 @@ COURSE = [
     (job("PREEMPTED"), left(ASKED), "FAILED", True),
     (job("OUT_OF_MEMORY"), left(BADLY), "FAILED", True),
     (job("PENDING"), left(ASKED), "FAILED", True),  # put back into the queue while it ran
+    (job("PENDING"), left(HIT), "FAILED", True),
+    (job("PENDING"), left(BADLY), "FAILED", True),
     # ends that Slurm alone tells
     (job("CANCELLED"), left(), "CANCELLED", True),
     (job("BOOT_FAIL"), left(), "FAILED", True),
@@ -71,6 +73,8 @@ COURSE = [
     # put back, or forgotten, while it runs
     (job("PENDING"), left(RUNS), "RUNNING", False),
     (job("PENDING"), left(RUNS, DEAD), "FAILED", True),
+    (job("PENDING", restart_cnt=1), left(RUNS), "FAILED", True),  # Slurm has ended the run, and counts it
+    (job("FAILED", exit_code=768, restart_cnt=1), left(RUNS), "FAILED", True),
     (job("REQUEUE_HOLD"), left(RUNS, DEAD), "FAILED", True),
     (job("FAILED", exit_code=768), left(RUNS), "RUNNING", False),  # the second run; the first goes on
     (job("FAILED", exit_code=768), left(RUNS, DEAD), "FAILED", True),
