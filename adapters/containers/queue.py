@@ -39,7 +39,6 @@ _log = structlog.get_logger(__name__)
 
 MOST_LOG = 1024**2  # bytes of each log that are handed out: the end
 SWEEP = 600.0  # seconds between two sweeps of what has ended, at least
-_LINES = 100_000  # of a log that are looked at
 _AT_ONCE = 8  # calls under way
 _BY_NAME = 16  # jobs up to which an engine is asked for them by name, and not for all that it has of ours
 _COPIES = 10_000
@@ -170,7 +169,7 @@ class ContainerQueue:
         run = await self._run(job, deadline)
         if run is None or run.unstarted:
             return Logs()
-        async with aclosing(self._engine.logs(run.id, _LINES, deadline)) as pieces:
+        async with aclosing(self._engine.logs(run.id, deadline)) as pieces:
             out, err = await streams.logs(pieces, MOST_LOG)
         return Logs(streams.text(out, MOST_LOG), streams.text(err, MOST_LOG))
 
