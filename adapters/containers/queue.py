@@ -26,6 +26,7 @@ from adapters.containers.results import Results
 from adapters.containers.states import Container, Seen
 from adapters.containers.translate import Known
 from adapters.planning.platform import Capacity, Job
+from broker.domain import kinds
 from broker.domain.deadline import Deadline
 from broker.domain.outcome import Reason
 from broker.domain.quantities import Span
@@ -54,7 +55,7 @@ class ContainerQueue:
         self._engine = Engine(options, clock)
         self._ending = Ending(self._engine, options, clock, site)
         self._preparer = Preparer(self._engine, self._ending, options, limits, clock, site)
-        self._known = Known(python=options.program.version if options.program else "")
+        self._known = Known(python=(options.program.version if options.program else None) or "")
         self._copies: OrderedDict[str, Container] = OrderedDict()
         self._results = Results(self._engine, clock, options.max_results_bytes)
         self._next_sweep = 0.0  # monotonic
@@ -75,7 +76,7 @@ class ContainerQueue:
         return Profile(
             platform="containers",
             executables=translate.executables(options),
-            data=translate.DATA,
+            data=kinds.DATA,
             python=(known.python,) if options.program and known.python else (),
             installs_requirements=bool(options.program and options.install_requirements),
             results=True,
