@@ -99,14 +99,13 @@ class Engine:
         body = {"Name": name, "Driver": "local", "Labels": dict(labels)}
         answer = await self._send("POST", ["volumes", "create"], {}, deadline, body)
         if answer.status not in (200, 201) and not (
-            answer.status >= 500 and await self.marked(name, deadline)  # Podman, to the slower of two
+            answer.status >= 500 and await self.volume(name, deadline)  # Podman, to the slower of two
         ):
             raise self._failure(answer)
 
-    async def marked(self, name: str, deadline: Deadline) -> bool:
-        """Whether there is a volume of that name."""
+    async def volume(self, name: str, deadline: Deadline) -> dict[str, Any] | None:
         answer = await self._send("GET", ["volumes", name], {}, deadline)
-        return answer.status != 404 and bool(self._right(answer))
+        return None if answer.status == 404 else _object(self._right(answer))
 
     async def remove_volume(self, name: str, deadline: Deadline) -> None:
         await self._gone("DELETE", ["volumes", name], {}, deadline)

@@ -103,9 +103,9 @@ class ContainerQueue:
         return None
 
     async def _asked(self, deadline: Deadline) -> Known:
-        if not self._known.architecture:
-            about = await self._engine.about(deadline)
-            self._known = Known(about.architecture, self._known.python or await self._python(deadline))
+        """An image that is not there yet is asked again."""
+        about = await self._engine.about(deadline)
+        self._known = Known(about.architecture, self._known.python or await self._python(deadline))
         return self._known
 
     async def _python(self, deadline: Deadline) -> str:
@@ -138,9 +138,8 @@ class ContainerQueue:
         """Takes it: from then on it is on the engine, and is made ready beside the calls."""
         name = marks.name(self._options.prefix, job.session)
         await self._engine.make_volume(name, marks.ticket(self._site, job), deadline)
-        seen = Seen(ticket=states.Mark(marks.ticket(self._site, job), None))
-        self._go_on(job, seen, self._clock.now())
-        return self._sighting(job.session, seen)
+        self._preparer.care(job, 0.0)
+        return self._sighting(job.session, Seen(ticket=states.Mark({}, None)))
 
     async def end(self, job: Job, deadline: Deadline) -> None:
         seen, _ = await self._seen([job.session], deadline)
@@ -254,7 +253,7 @@ class ContainerQueue:
         labels = seen.container.labels if seen.container else seen.ticket.labels if seen.ticket else {}
         # Whoever knows no more than the session (see `held`) would prepare something else.
         if seen.waiting and labels.get(marks.JOB) == marks.fingerprint(job):
-            self._preparer.care(job, seen, now)
+            self._preparer.care(job, now - self._clock.now())
 
     def _sighting(self, session: UUID, seen: Seen) -> Sighting:
         host = self._options.ports.host if self._options.ports else ""
