@@ -44,6 +44,7 @@ _log = structlog.get_logger(__name__)
 
 LEASE = 30.0  # seconds after which another goes on with what nobody renewed
 CALL = 60.0  # seconds for a call that is not known to take long
+_LOOK, _LOOKS = 0.05, 60  # seconds between two looks at a lease, and their number
 _AT_ONCE = 8  # jobs that one process prepares
 _MOST_BROUGHT = 1000  # sessions of which one process remembers what was brought in
 
@@ -73,6 +74,15 @@ class Preparer:
             self._tasks[job.session] = task
             task.add_done_callback(lambda _: self._tasks.pop(job.session, None))
 
+    async def settled(self, session: UUID) -> None:
+        """Returns when nobody prepares it, or after a moment: long enough for a container to be made, and to be seen to
+        be wanted no more."""
+        with suppress(BrokerError):  # of our own store: then it is ended at once
+            for _ in range(_LOOKS):
+                if not await self._limits.members(self._lease(session)):
+                    return
+                await self._clock.sleep(_LOOK)
+
     def doing(self, session: UUID) -> str:
         """How far it is, where this process knows."""
         return self._doing.get(session, "")
@@ -91,7 +101,7 @@ class Preparer:
     # ── one at a time ────────────────────────────────────────────────────────────────────────────────────────
 
     async def _leased(self, job: Job, offset: float) -> None:
-        key = f"containers:{self._site}:{job.session}"
+        key = self._lease(job.session)
         try:
             if not await self._enter(key):
                 return
@@ -106,6 +116,9 @@ class Preparer:
             why = error.detail if isinstance(error, BrokerError) else f"{error.strerror or error}."
             self._doing[job.session] = f"it waits: {why}"
             _log.info("a job is not ready yet", site=self._site, session=str(job.session), why=why)
+
+    def _lease(self, session: UUID) -> str:
+        return f"containers:{self._site}:{session}"
 
     async def _enter(self, key: str) -> bool:
         return await self._limits.enter(key, self._us, 1, self._clock.now() + LEASE)
@@ -151,6 +164,8 @@ class Preparer:
 
     async def _make(self, job: Job, deadline: Deadline) -> None:
         image, platform = await self._image(job, deadline), translate.platform(job.request)
+        if await self._engine.volume(marks.end_name(self._options.prefix, job.session), self._soon()) is not None:
+            raise SiteRefused("its end was asked for.")
         name = marks.name(self._options.prefix, job.session)
         body = translate.container(job, self._options, self._site, image)
         try:

@@ -147,7 +147,8 @@ class ContainerQueue:
         if isinstance(found, SiteError):
             raise found
         if found is not None and not (found.container and found.container.over):
-            await self._ending.end(job.session, marks.CANCELLED, "", deadline)
+            session = job.session
+            await self._ending.end(session, marks.CANCELLED, "", deadline, lambda: self._preparer.settled(session))
 
     async def held(self, deadline: Deadline) -> tuple[Held, ...]:
         seen, _ = await self._seen(None, deadline)
@@ -279,7 +280,8 @@ class ContainerQueue:
     async def _end_overdue(self, session: UUID, seen: Seen, deadline: Deadline) -> None:
         """It has no time left; or its end was asked for, and whoever did so is gone."""
         if seen.end is not None:
-            self._ending.stop(session)
+            if await self._ending.clear(session, deadline):
+                self._ending.stop(session)
             return
         limit = marks.seconds(seen.container.labels, marks.DURATION) if seen.container else None
         text = f"it was ended after its time limit, {limit:g} s" if limit is not None else ""
@@ -332,7 +334,9 @@ def _add_marks(seen: dict[UUID, Seen | SiteError], volumes: Iterable[Mapping[str
 
 def _overdue(seen: Seen, now: float) -> bool:
     run = seen.container
-    if run is None or run.over or run.unstarted:
+    if run is None or run.unstarted:
+        return seen.end is not None and (run is not None or seen.ticket is not None)
+    if run.over:
         return False
     limit = marks.seconds(run.labels, marks.DURATION)
     return seen.end is not None or (run.began is not None and limit is not None and run.began + limit < now)
