@@ -138,8 +138,12 @@ class Engine:
     def starts(self, name: str) -> int:
         """How often a container of that name was started."""
         filters = quote(json.dumps({"container": [name], "event": ["start"]}))
-        lines = self.call("GET", f"/events?since=1&until={int(time.time()) + 1}&filters={filters}")[1]
-        return len(lines.splitlines()) if isinstance(lines, str) else int(lines is not None)
+        for _ in range(5):  # Podman may read nothing from the end of its file
+            lines = self.call("GET", f"/events?since=1&until={int(time.time()) + 1}&filters={filters}")[1]
+            if lines is not None:
+                return len(lines.splitlines()) if isinstance(lines, str) else 1
+            time.sleep(0.1)
+        return 0
 
     def import_image(self, root: Path, name: str) -> None:
         """A file system in a tar, as `name:latest`."""
