@@ -99,14 +99,13 @@ class Engine:
         body = {"Name": name, "Driver": "local", "Labels": dict(labels)}
         answer = await self._send("POST", ["volumes", "create"], {}, deadline, body)
         if answer.status not in (200, 201) and not (
-            answer.status >= 500 and await self.marked(name, deadline)  # Podman, to the slower of two
+            answer.status >= 500 and await self.volume(name, deadline)  # Podman, to the slower of two
         ):
             raise self._failure(answer)
 
-    async def marked(self, name: str, deadline: Deadline) -> bool:
-        """Whether there is a volume of that name."""
+    async def volume(self, name: str, deadline: Deadline) -> dict[str, Any] | None:
         answer = await self._send("GET", ["volumes", name], {}, deadline)
-        return answer.status != 404 and bool(self._right(answer))
+        return None if answer.status == 404 else _object(self._right(answer))
 
     async def remove_volume(self, name: str, deadline: Deadline) -> None:
         await self._gone("DELETE", ["volumes", name], {}, deadline)
@@ -141,10 +140,10 @@ class Engine:
     async def containers(self, label: str, names: Collection[str], deadline: Deadline) -> list[dict[str, Any]]:
         """As `volumes`, those that do not run too."""
         query = {"all": "true", "filters": _filters(label, names)}
-        return _objects(_list(await self._get(["containers", "json"], query, deadline)))
+        return _objects(_list(self._right(await self._read(["containers", "json"], query, deadline))))
 
     async def container(self, name: str, deadline: Deadline) -> dict[str, Any] | None:
-        answer = await self._send("GET", ["containers", name, "json"], {}, deadline)
+        answer = await self._read(["containers", name, "json"], {}, deadline)
         return None if answer.status == 404 else _object(self._right(answer))
 
     async def create(self, name: str, platform: str, body: Mapping[str, Any], deadline: Deadline) -> None:
@@ -174,9 +173,10 @@ class Engine:
             async for piece in pieces:
                 yield piece
 
-    async def logs(self, name: str, lines: int, deadline: Deadline) -> AsyncGenerator[bytes, None]:
-        """The last lines of both streams, in frames."""
-        query = {"stdout": "true", "stderr": "true", "tail": str(lines)}
+    async def logs(self, name: str, deadline: Deadline) -> AsyncGenerator[bytes, None]:
+        """Both streams from their beginning, in frames. Of the last lines alone, Podman 4.3 loses what was written
+        without an end of line."""
+        query = {"stdout": "true", "stderr": "true"}
         url = await self._url(["containers", name, "logs"], query, deadline)
         async with aclosing(self._opened().stream(url, deadline=deadline)) as pieces:
             async for piece in pieces:
@@ -217,6 +217,11 @@ class Engine:
 
     async def _get(self, steps: Sequence[str], query: Mapping[str, str], deadline: Deadline) -> Answer:
         return self._right(await self._send("GET", steps, query, deadline))
+
+    async def _read(self, steps: Sequence[str], query: Mapping[str, str], deadline: Deadline) -> Answer:
+        """Once more after 500: so Podman answers where a container goes while it looks."""
+        answer = await self._send("GET", steps, query, deadline)
+        return answer if answer.status != 500 else await self._send("GET", steps, query, deadline)
 
     async def _gone(self, method: str, steps: Sequence[str], query: Mapping[str, str], deadline: Deadline) -> None:
         """What is not there needs no end."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 import structlog
@@ -26,11 +27,22 @@ class Ending:
         self._engine, self._options, self._clock, self._site = engine, options, clock, site
         self._stopping: dict[UUID, asyncio.Task[None]] = {}
 
-    async def end(self, session: UUID, reason: str, text: str, deadline: Deadline) -> None:
+    async def end(
+        self,
+        session: UUID,
+        reason: str,
+        text: str,
+        deadline: Deadline,
+        settled: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Written down first, so that nobody starts it from then on. Of two that want its end, the first says why. What
-        runs is sent its signal, and is killed after its time of grace; that is not waited for."""
+        runs is sent its signal, and is killed after its time of grace; that is not waited for. `settled`: awaited where
+        there is no container, which somebody may be making."""
         labels = marks.end(self._site, session, reason, text)
         await self._engine.make_volume(marks.end_name(self._options.prefix, session), labels, deadline)
+        name = marks.name(self._options.prefix, session)
+        if settled is not None and await self._engine.container(name, deadline) is None:
+            await settled()
         if await self.clear(session, deadline):
             self.stop(session)
 

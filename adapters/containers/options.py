@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from adapters.common.programs import PythonVersion
 from adapters.containers import images
 from broker.domain.quantities import Duration
 
@@ -43,7 +44,9 @@ class ImageOptions(_Options):
 
     image: str = Field(description="the image, such as docker.io/library/python:3.12-slim; best with @sha256:…")
     python: str = Field("python3", description="the interpreter in it")
-    version: str = Field("", description="its version, such as 3.12.4; empty: what the image says in PYTHON_VERSION")
+    version: PythonVersion | None = Field(
+        None, description="its version, such as 3.12.4; absent: what the image says in PYTHON_VERSION"
+    )
 
     @field_validator("image")
     @classmethod

@@ -29,7 +29,6 @@ from adapters.containers.client import Engine
 from adapters.containers.ending import Ending
 from adapters.containers.options import ContainersOptions
 from adapters.containers.staging import STORE, WANTED
-from adapters.containers.states import Seen
 from adapters.containers.streams import tar
 from adapters.local.layout import write_json
 from adapters.local.steps import passed
@@ -45,6 +44,7 @@ _log = structlog.get_logger(__name__)
 
 LEASE = 30.0  # seconds after which another goes on with what nobody renewed
 CALL = 60.0  # seconds for a call that is not known to take long
+_LOOK, _LOOKS = 0.05, 60  # seconds between two looks at a lease, and their number
 _AT_ONCE = 8  # jobs that one process prepares
 _MOST_BROUGHT = 1000  # sessions of which one process remembers what was brought in
 
@@ -67,12 +67,21 @@ class Preparer:
         self._doing: dict[UUID, str] = {}
         self._brought: dict[UUID, tuple[Transfer, ...]] = {}
 
-    def care(self, job: Job, seen: Seen, now: float) -> None:
-        """See to it that somebody goes on with it. `now` by the engine's clock."""
+    def care(self, job: Job, offset: float) -> None:
+        """See to it that somebody goes on with it. `offset`: seconds that the engine's clock is ahead."""
         if job.session not in self._tasks:
-            task = asyncio.create_task(self._leased(job, seen, now))
+            task = asyncio.create_task(self._leased(job, offset))
             self._tasks[job.session] = task
             task.add_done_callback(lambda _: self._tasks.pop(job.session, None))
+
+    async def settled(self, session: UUID) -> None:
+        """Returns when nobody prepares it, or after a moment: long enough for a container to be made, and to be seen to
+        be wanted no more."""
+        with suppress(BrokerError):  # of our own store: then it is ended at once
+            for _ in range(_LOOKS):
+                if not await self._limits.members(self._lease(session)):
+                    return
+                await self._clock.sleep(_LOOK)
 
     def doing(self, session: UUID) -> str:
         """How far it is, where this process knows."""
@@ -91,21 +100,25 @@ class Preparer:
 
     # ── one at a time ────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _leased(self, job: Job, seen: Seen, now: float) -> None:
-        key = f"containers:{self._site}:{job.session}"
+    async def _leased(self, job: Job, offset: float) -> None:
+        key = self._lease(job.session)
         try:
             if not await self._enter(key):
                 return
             renewing = asyncio.create_task(self._renewed(key, asyncio.current_task()))
             try:
                 async with self._room:
-                    await self._whole(job, seen, now)
+                    await self._whole(job, offset)
             finally:
                 renewing.cancel()
                 await self._limits.leave(key, self._us)
-        except BrokerError as error:  # the engine's, or our own store's; whoever looks next tries again
-            self._doing[job.session] = f"it waits: {error.detail}"
-            _log.info("a job is not ready yet", site=self._site, session=str(job.session), why=error.detail)
+        except (BrokerError, OSError) as error:  # of the engine, our store, our disk; whoever looks next tries again
+            why = error.detail if isinstance(error, BrokerError) else f"{error.strerror or error}."
+            self._doing[job.session] = f"it waits: {why}"
+            _log.info("a job is not ready yet", site=self._site, session=str(job.session), why=why)
+
+    def _lease(self, session: UUID) -> str:
+        return f"containers:{self._site}:{session}"
 
     async def _enter(self, key: str) -> bool:
         return await self._limits.enter(key, self._us, 1, self._clock.now() + LEASE)
@@ -118,29 +131,41 @@ class Preparer:
                 if not await self._enter(key) and task is not None:
                     task.cancel()
 
-    async def _whole(self, job: Job, seen: Seen, now: float) -> None:
+    async def _whole(self, job: Job, offset: float) -> None:
         try:
-            made = seen.ticket.made if seen.ticket else None
-            left = self._options.staging.total_seconds() - (now - made if made is not None else 0.0)
-            if left <= 0:
-                raise Hopeless(f"it was not ready within {self._options.staging.total_seconds():g} s")
-            await self._prepare(job, seen, Deadline.after(left, self._clock.monotonic()))
+            await self._prepare(job, offset)
         except Hopeless as error:
             await self._ending.end(job.session, marks.FAILED, str(error), self._soon())
         self._doing.pop(job.session, None)
 
     # ── the steps ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _prepare(self, job: Job, seen: Seen, deadline: Deadline) -> None:
-        if seen.ticket is not None:
-            if seen.container is None:
+    async def _prepare(self, job: Job, offset: float) -> None:
+        """What it shows now counts: another may have gone on with it until we had the lease."""
+        name = marks.name(self._options.prefix, job.session)
+        ticket, found = await self._engine.volume(name, self._soon()), await self._engine.container(name, self._soon())
+        if (ticket is None and found is None) or (found is not None and not states.container(found).unstarted):
+            return
+        if ticket is not None:
+            deadline = self._until(states.mark(ticket).made, offset)
+            if found is None:
                 await self._make(job, deadline)
             await self._fill(job, deadline)
-            await self._engine.remove_volume(marks.name(self._options.prefix, job.session), self._soon())
+            await self._engine.remove_volume(name, self._soon())
         await self._start(job.session)
+
+    def _until(self, made: float | None, offset: float) -> Deadline:
+        """Until when it is to be ready, its ticket being from `made` by the engine's clock."""
+        whole = self._options.staging.total_seconds()
+        left = whole if made is None else whole + made - (self._clock.now() + offset)
+        if left <= 0:
+            raise Hopeless(f"it was not ready within {whole:g} s")
+        return Deadline.after(left, self._clock.monotonic())
 
     async def _make(self, job: Job, deadline: Deadline) -> None:
         image, platform = await self._image(job, deadline), translate.platform(job.request)
+        if await self._engine.volume(marks.end_name(self._options.prefix, job.session), self._soon()) is not None:
+            raise SiteRefused("its end was asked for.")
         name = marks.name(self._options.prefix, job.session)
         body = translate.container(job, self._options, self._site, image)
         try:
@@ -168,7 +193,7 @@ class Preparer:
     async def _start(self, session: UUID) -> None:
         """Started once: a container that ran is never started again by us."""
         name, prefix = marks.name(self._options.prefix, session), self._options.prefix
-        if await self._engine.marked(marks.end_name(prefix, session), self._soon()):
+        if await self._engine.volume(marks.end_name(prefix, session), self._soon()) is not None:
             await self._ending.clear(session, self._soon())
             return
         try:

@@ -26,6 +26,7 @@ from adapters.containers.results import Results
 from adapters.containers.states import Container, Seen
 from adapters.containers.translate import Known
 from adapters.planning.platform import Capacity, Job
+from broker.domain import kinds
 from broker.domain.deadline import Deadline
 from broker.domain.outcome import Reason
 from broker.domain.quantities import Span
@@ -39,7 +40,6 @@ _log = structlog.get_logger(__name__)
 
 MOST_LOG = 1024**2  # bytes of each log that are handed out: the end
 SWEEP = 600.0  # seconds between two sweeps of what has ended, at least
-_LINES = 100_000  # of a log that are looked at
 _AT_ONCE = 8  # calls under way
 _BY_NAME = 16  # jobs up to which an engine is asked for them by name, and not for all that it has of ours
 _COPIES = 10_000
@@ -55,7 +55,7 @@ class ContainerQueue:
         self._engine = Engine(options, clock)
         self._ending = Ending(self._engine, options, clock, site)
         self._preparer = Preparer(self._engine, self._ending, options, limits, clock, site)
-        self._known = Known(python=options.program.version if options.program else "")
+        self._known = Known(python=(options.program.version if options.program else None) or "")
         self._copies: OrderedDict[str, Container] = OrderedDict()
         self._results = Results(self._engine, clock, options.max_results_bytes)
         self._next_sweep = 0.0  # monotonic
@@ -76,7 +76,7 @@ class ContainerQueue:
         return Profile(
             platform="containers",
             executables=translate.executables(options),
-            data=translate.DATA,
+            data=kinds.DATA,
             python=(known.python,) if options.program and known.python else (),
             installs_requirements=bool(options.program and options.install_requirements),
             results=True,
@@ -103,9 +103,9 @@ class ContainerQueue:
         return None
 
     async def _asked(self, deadline: Deadline) -> Known:
-        if not self._known.architecture:
-            about = await self._engine.about(deadline)
-            self._known = Known(about.architecture, self._known.python or await self._python(deadline))
+        """An image that is not there yet is asked again."""
+        about = await self._engine.about(deadline)
+        self._known = Known(about.architecture, self._known.python or await self._python(deadline))
         return self._known
 
     async def _python(self, deadline: Deadline) -> str:
@@ -138,9 +138,8 @@ class ContainerQueue:
         """Takes it: from then on it is on the engine, and is made ready beside the calls."""
         name = marks.name(self._options.prefix, job.session)
         await self._engine.make_volume(name, marks.ticket(self._site, job), deadline)
-        seen = Seen(ticket=states.Mark(marks.ticket(self._site, job), None))
-        self._go_on(job, seen, self._clock.now())
-        return self._sighting(job.session, seen)
+        self._preparer.care(job, 0.0)
+        return self._sighting(job.session, Seen(ticket=states.Mark({}, None)))
 
     async def end(self, job: Job, deadline: Deadline) -> None:
         seen, _ = await self._seen([job.session], deadline)
@@ -148,7 +147,8 @@ class ContainerQueue:
         if isinstance(found, SiteError):
             raise found
         if found is not None and not (found.container and found.container.over):
-            await self._ending.end(job.session, marks.CANCELLED, "", deadline)
+            session = job.session
+            await self._ending.end(session, marks.CANCELLED, "", deadline, lambda: self._preparer.settled(session))
 
     async def held(self, deadline: Deadline) -> tuple[Held, ...]:
         seen, _ = await self._seen(None, deadline)
@@ -170,7 +170,7 @@ class ContainerQueue:
         run = await self._run(job, deadline)
         if run is None or run.unstarted:
             return Logs()
-        async with aclosing(self._engine.logs(run.id, _LINES, deadline)) as pieces:
+        async with aclosing(self._engine.logs(run.id, deadline)) as pieces:
             out, err = await streams.logs(pieces, MOST_LOG)
         return Logs(streams.text(out, MOST_LOG), streams.text(err, MOST_LOG))
 
@@ -254,7 +254,7 @@ class ContainerQueue:
         labels = seen.container.labels if seen.container else seen.ticket.labels if seen.ticket else {}
         # Whoever knows no more than the session (see `held`) would prepare something else.
         if seen.waiting and labels.get(marks.JOB) == marks.fingerprint(job):
-            self._preparer.care(job, seen, now)
+            self._preparer.care(job, now - self._clock.now())
 
     def _sighting(self, session: UUID, seen: Seen) -> Sighting:
         host = self._options.ports.host if self._options.ports else ""
@@ -280,7 +280,8 @@ class ContainerQueue:
     async def _end_overdue(self, session: UUID, seen: Seen, deadline: Deadline) -> None:
         """It has no time left; or its end was asked for, and whoever did so is gone."""
         if seen.end is not None:
-            self._ending.stop(session)
+            if await self._ending.clear(session, deadline):
+                self._ending.stop(session)
             return
         limit = marks.seconds(seen.container.labels, marks.DURATION) if seen.container else None
         text = f"it was ended after its time limit, {limit:g} s" if limit is not None else ""
@@ -333,7 +334,9 @@ def _add_marks(seen: dict[UUID, Seen | SiteError], volumes: Iterable[Mapping[str
 
 def _overdue(seen: Seen, now: float) -> bool:
     run = seen.container
-    if run is None or run.over or run.unstarted:
+    if run is None or run.unstarted:
+        return seen.end is not None and (run is not None or seen.ticket is not None)
+    if run.over:
         return False
     limit = marks.seconds(run.labels, marks.DURATION)
     return seen.end is not None or (run.began is not None and limit is not None and run.began + limit < now)

@@ -160,6 +160,8 @@ def _outside(ports: Mapping[str, Any]) -> list[tuple[str, int]]:
 def sighting(seen: Seen, host: str, doing: str = "") -> Sighting:
     """What a session shows. `host`: where ports are reached; `doing`: what is known of its preparation."""
     run = seen.container
+    if run is not None and run.unstarted and seen.end is not None:
+        return Sighting("RELEASING", native=run.id[:12])  # it may be about to be started: whoever removes it will know
     if run is None or run.unstarted:
         native = run.id[:12] if run else None
         if seen.end is not None:

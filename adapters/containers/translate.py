@@ -14,8 +14,6 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
 from adapters.common import refusing
 from adapters.common.laying import (
     PROGRAM,
@@ -23,7 +21,6 @@ from adapters.common.laying import (
     Datum,
     Layout,
     Mount,
-    addresses,
     inside,
     is_data,
     lay_out,
@@ -36,15 +33,13 @@ from adapters.local.fetching import shown
 from adapters.planning.platform import Job
 from adapters.planning.results import kept
 from broker.domain import kinds
-from broker.domain.data import S3DataResource
 from broker.domain.executables import DockerContainer, DockerNetworkPort, PythonProgram
-from broker.domain.located import items
 from broker.domain.outcome import Reason
 from broker.domain.request import ExecutionRequest
-from broker.domain.resources import SimpleStorageResource, SimpleVolumeMount
+from broker.domain.resources import SimpleVolumeMount
 
 ROOT = "/broker"
-DATA = (kinds.SIMPLE_DATA, kinds.IVOA_DATA, kinds.SKAO_DATA, kinds.S3_DATA, kinds.RUCIO_DATA)
+FETCHED = ("http", "https")
 PROTOCOLS = ("TCP", "UDP", "HTTP", "HTTPS")
 
 _MOST = 10_000  # data, storages or volumes of one job
@@ -85,8 +80,17 @@ def refuse(request: ExecutionRequest, options: ContainersOptions, known: Known) 
     else:
         nearest = " or ".join(kinds.short(kind) for kind in executables(options))
         first = iter([Reason(f"{kinds.short(executable.kind)} does not run here", "executable.kind", nearest=nearest)])
-    rest = (check(request, options) for check in (_numbers, _resources, _data, _volumes))
-    return tuple(chain(first, *rest))
+    return tuple(
+        chain(
+            first,
+            refusing.numbers(request, _MOST),
+            refusing.resources(request),
+            _extras(request, options),
+            refusing.data(request, lambda url, element: _unreadable(url, element, options)),
+            _bound(request, options),
+            _volumes(request),
+        )
+    )
 
 
 def executables(options: ContainersOptions) -> tuple[str, ...]:
@@ -154,8 +158,7 @@ def _port(port: DockerNetworkPort, element: str, options: ContainersOptions) -> 
 
 
 def _program(program: PythonProgram, options: ContainersOptions, known: Known) -> Iterator[Reason]:
-    if (program.source is None) == (program.location is None):
-        yield Reason("a program has either a source or a location", "executable.source")
+    yield from refusing.words(program)
     if program.source is not None and len(program.source.encode(errors="replace")) > options.max_source_bytes:
         yield Reason("the source is too large", "executable.source", nearest=f"{options.max_source_bytes} bytes")
     if program.location is not None and _scheme(program.location) not in ("http", "https", "data"):
@@ -166,73 +169,35 @@ def _program(program: PythonProgram, options: ContainersOptions, known: Known) -
     for i, line in enumerate(program.requirements or ()):
         if not re.match(r"\s*[A-Za-z0-9]", line) or "\0" in line:
             yield Reason("a requirement begins with the name of a package", f"executable.requirements[{i}]")
-    yield from _environment(program.environment, program.arguments or (), "arguments")
-    if program.python:
-        yield from _python(program.python, known)
+    if known.architecture or known.python:
+        yield from refusing.version(program.python, known.python or None, "program.version")
 
 
-def _python(asked: str, known: Known) -> Iterator[Reason]:
-    try:
-        wanted = SpecifierSet(asked)
-        if known.python and not wanted.contains(known.python, prereleases=True):
-            yield Reason(f"Python {asked[:100]} is asked", "executable.python", nearest=known.python)
-        elif known.architecture and not known.python:
-            yield Reason("which Python runs here is not known", "executable.python", "program.version", "no range")
-    except InvalidSpecifier:
-        yield Reason(f"{asked[:100]!r} is no range of versions", "executable.python", nearest=">=3.11")
-
-
-def _numbers(request: ExecutionRequest, options: ContainersOptions) -> Iterator[Reason]:
-    volumes = (request.compute.volumes if request.compute else None) or ()
-    for element, parts in {"data": request.data, "storage": request.storage, "compute.volumes": volumes}.items():
-        if len(parts or ()) > _MOST:
-            yield Reason(f"{len(parts or ())} are asked", element, nearest=str(_MOST))
-
-
-def _resources(request: ExecutionRequest, options: ContainersOptions) -> Iterator[Reason]:
-    if request.compute is not None and request.compute.kind != kinds.SIMPLE_COMPUTE:
-        yield Reason("an unknown kind of compute resource", "compute.kind", nearest=kinds.short(kinds.SIMPLE_COMPUTE))
-    for i, storage in enumerate(request.storage or ()):
-        if not isinstance(storage, SimpleStorageResource):
-            yield Reason("an unknown kind of storage", f"storage[{i}].kind", nearest=kinds.short(kinds.SIMPLE_STORAGE))
+def _extras(request: ExecutionRequest, options: ContainersOptions) -> Iterator[Reason]:
     for what, count in request.extras.items():
         most = options.extras[what].count if what in options.extras else 0
         if count > most:
             yield Reason(f"{count} × {kinds.short(what)} are asked", "compute.extras", nearest=str(most))
 
 
-def _data(request: ExecutionRequest, options: ContainersOptions) -> Iterator[Reason]:
+def _unreadable(url: str, element: str, options: ContainersOptions) -> Iterator[Reason]:
+    if _scheme(url) not in FETCHED and _below(url, options) is None:
+        nearest = ", ".join((*FETCHED, *(f"file://{folder}" for folder in options.binds)))
+        yield Reason(f"{shown(url)!r} cannot be read from here", element, nearest=nearest)
+
+
+def _bound(request: ExecutionRequest, options: ContainersOptions) -> Iterator[Reason]:
+    """What cannot be mounted where it lies."""
     laid = lay_out(request)
-    for i, (item, known, datum) in enumerate(zip(request.data or (), items(request), laid.data, strict=True)):
-        element = f"data[{i}]"
-        if item.kind not in DATA:
-            nearest = ", ".join(kinds.short(kind) for kind in DATA)
-            yield Reason(f"{kinds.short(item.kind)} cannot be staged here", f"{element}.kind", nearest=nearest)
-            continue
-        if isinstance(item, S3DataResource) and (not item.object or item.object.endswith("/")):
-            yield Reason("a whole bucket or prefix cannot be staged here", f"{element}.object", nearest="one object")
-        if known.files > 1:
-            yield Reason(f"a data set of {known.files} files cannot be staged here", element, nearest="a single file")
-        yield from _source(datum, addresses(known), element, laid, options)
-        yield from refusing.stated(item, element)
+    for i, datum in enumerate(laid.data):
+        if bound(datum, options) is not None:
+            if datum.checksum:
+                yield Reason("what is mounted where it lies is not summed", f"data[{i}]", nearest="no checksum")
+            if laid.writable() & {datum.place, datum.place.rpartition("/")[0]}:
+                yield Reason("what is mounted where it lies cannot be written", f"data[{i}]", nearest="READONLY")
 
 
-def _source(
-    datum: Datum, urls: Sequence[str], element: str, laid: Layout, options: ContainersOptions
-) -> Iterator[Reason]:
-    if not urls:
-        yield Reason("the data names no place to read it from, nor does a catalogue", element)
-    elif bound(datum, options) is not None:
-        if datum.checksum:
-            yield Reason("what is mounted where it lies is not summed", element, nearest="no checksum")
-        if laid.writable() & {datum.place, datum.place.rpartition("/")[0]}:
-            yield Reason("what is mounted where it lies cannot be written", element, nearest="READONLY")
-    elif not fetched(datum):
-        nearest = ", ".join(("http", "https", *(f"file://{folder}" for folder in options.binds)))
-        yield Reason(f"{shown(urls[0])!r} cannot be read from here", element, nearest=nearest)
-
-
-def _volumes(request: ExecutionRequest, options: ContainersOptions) -> Iterator[Reason]:
+def _volumes(request: ExecutionRequest) -> Iterator[Reason]:
     program = isinstance(request.executable, PythonProgram)
     seen: list[PurePosixPath] = []
     for i, volume in enumerate((request.compute.volumes if request.compute else None) or ()):
@@ -268,17 +233,19 @@ def _scheme(url: str) -> str:
 
 def fetched(datum: Datum) -> tuple[str, ...]:
     """The URLs that it can be brought from."""
-    return tuple(url for url in datum.urls if _scheme(url) in ("http", "https"))
+    return tuple(url for url in datum.urls if _scheme(url) in FETCHED)
 
 
 def bound(datum: Datum, options: ContainersOptions) -> str | None:
     """Where it lies on the engine's machine, below a folder that the operator names; None: it does not."""
-    for url in datum.urls:
-        parts = urlsplit(url) if _scheme(url) == "file" else None
-        path = PurePosixPath(unquote(parts.path)) if parts and parts.netloc in ("", "localhost") else PurePosixPath()
-        if ".." not in path.parts and any(path.is_relative_to(folder) for folder in options.binds):
-            return str(path)
-    return None
+    return next((path for url in datum.urls if (path := _below(url, options)) is not None), None)
+
+
+def _below(url: str, options: ContainersOptions) -> str | None:
+    parts = urlsplit(url) if _scheme(url) == "file" else None
+    path = PurePosixPath(unquote(parts.path)) if parts and parts.netloc in ("", "localhost") else PurePosixPath()
+    inside = ".." not in path.parts and any(path.is_relative_to(folder) for folder in options.binds)
+    return str(path) if inside else None
 
 
 def pulled(request: ExecutionRequest, options: ContainersOptions) -> tuple[images.Reference, ...]:
@@ -388,11 +355,11 @@ def _host(job: Job, options: ContainersOptions, layout: Layout, ports: Sequence[
         ],
         "RestartPolicy": {"Name": "no"},
         "Ulimits": [{"Name": name, "Soft": most, "Hard": most} for name, most in limits],
-        **_extras(job, options),
+        **_devices(job, options),
     }
 
 
-def _extras(job: Job, options: ContainersOptions) -> dict[str, Any]:
+def _devices(job: Job, options: ContainersOptions) -> dict[str, Any]:
     requests, devices = [], []
     for what, count in job.extras.items():
         option = options.extras[what]

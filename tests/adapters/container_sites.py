@@ -3,6 +3,7 @@ gone with all that they left on the engine when a test is over."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -53,6 +54,11 @@ def want_engine(kind: str) -> None:
     want("busybox", "busybox-static")
 
 
+async def a_while() -> None:
+    """Each look is several calls, and an engine has to work meanwhile."""
+    await asyncio.sleep(0.05)
+
+
 class Sites:
     """One site, of many processes."""
 
@@ -98,7 +104,7 @@ class Sites:
         return planner
 
     def stage(self, short: Mapping[str, Any], long: Mapping[str, Any], **options: Any) -> Stage:
-        return Stage(make=lambda: self.platform(**options), clock=CLOCK, short=short, long=long, ran=self.ran)
+        return Stage(lambda: self.platform(**options), CLOCK, short, long, ran=self.ran, pass_time=a_while)
 
     def ran(self, what: Job | Order) -> int:
         return self.engine.starts(marks.name("broker", what.session))

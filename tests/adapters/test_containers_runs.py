@@ -36,6 +36,9 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield engine
 
 
+alike = pytest.mark.parametrize("engine", ["podman"], indirect=True)  # what no engine does in its own way
+
+
 @pytest.fixture
 async def here(engine: Engine) -> AsyncIterator[Sites]:
     async with sites(engine) as here:
@@ -166,6 +169,7 @@ async def test_a_program_finds_its_data_and_leaves_results_and_logs(here: Sites)
     assert here.left() == []  # no marks are left of a run that went its way
 
 
+@alike
 async def test_a_container_finds_its_volumes_where_it_asked_for_them(here: Sites) -> None:
     async with archive() as served:
         script = 'wc -c <"$BROKER_VOLUME_IN_CUBE"; cmp /in/cube "$BROKER_DATA_CUBE" && echo 1 >"$BROKER_RESULTS/same"'
@@ -189,6 +193,7 @@ async def test_a_container_has_no_more_rights_than_it_is_given(here: Sites) -> N
     assert host["PidsLimit"] == 1000
 
 
+@alike
 async def test_docker_compose_would_list_it_as_its_own(here: Sites) -> None:
     _, job, _ = await run(here, container("true"))
     labels = inspected(here, job)[1]["Config"]["Labels"]
@@ -217,6 +222,7 @@ async def test_a_run_that_goes_wrong_says_how(here: Sites, request_: dict[str, A
     assert words in " ".join(seen.messages)
 
 
+@alike
 async def test_its_time_limit_ends_it(here: Sites) -> None:
     stage = here.stage(LASTING, LASTING)
     job = msgspec.structs.replace(stage.job(LASTING), duration=1.0)
@@ -257,6 +263,7 @@ async def test_what_is_cancelled_while_its_data_comes_never_runs(here: Sites) ->
     assert here.left() == [marks.end_name("broker", job.session)]
 
 
+@alike
 @pytest.mark.parametrize("stated", [{"checksum": {"type": "md5", "value": "0" * 32}}, {"datasize": 7}])
 async def test_data_that_is_not_what_was_stated_ends_it(here: Sites, stated: dict[str, Any]) -> None:
     async with archive() as served:
@@ -266,6 +273,7 @@ async def test_data_that_is_not_what_was_stated_ends_it(here: Sites, stated: dic
     assert here.ran(job) == 0
 
 
+@alike
 async def test_an_image_that_is_not_there_ends_it_where_none_is_pulled(here: Sites) -> None:
     request = container("true")
     request["executable"]["image"] = {"locations": ["localhost/broker/none:1", "localhost/broker/no:2"]}
@@ -274,6 +282,7 @@ async def test_an_image_that_is_not_there_ends_it_where_none_is_pulled(here: Sit
     assert "localhost/broker/no:2 is not on the engine, and this site pulls none" in seen.messages[0]
 
 
+@alike
 async def test_an_image_for_another_processor_is_not_run(here: Sites) -> None:
     request = container("true")
     request["executable"]["image"]["platform"] = {"architecture": "arm64"}
@@ -304,6 +313,7 @@ async def test_an_engine_that_is_killed_and_started_again_has_its_runs(here: Sit
     assert here.ran(job) <= 1
 
 
+@alike
 async def test_another_process_goes_on_with_what_one_was_preparing(here: Sites) -> None:
     async with archive() as served:
         served.held.clear()
@@ -321,6 +331,7 @@ async def test_another_process_goes_on_with_what_one_was_preparing(here: Sites) 
     assert here.ran(job) == 1
 
 
+@alike
 async def test_what_somebody_removes_is_not_run_again(here: Sites) -> None:
     stage, job, _ = await run(here, program(ANSWER))
     here.engine.call("DELETE", f"/containers/{marks.name('broker', job.session)}?force=true")
@@ -329,6 +340,7 @@ async def test_what_somebody_removes_is_not_run_again(here: Sites) -> None:
     assert here.ran(job) == 1
 
 
+@alike
 async def test_two_sites_of_an_engine_do_not_see_each_other(here: Sites) -> None:
     stage = here.stage(LASTING, LASTING)
     job = await stage.started(LASTING)
@@ -337,6 +349,7 @@ async def test_two_sites_of_an_engine_do_not_see_each_other(here: Sites) -> None
         assert [one.session for one in await here.platform().held(stage.soon())] == [job.session]
 
 
+@alike
 async def test_what_has_ended_long_ago_is_removed(here: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     request = container("true")
     stage, job, _ = await run(here, request)

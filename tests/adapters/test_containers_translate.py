@@ -331,7 +331,7 @@ def a(status: str, exit_: int | None = None, **known: Any) -> Container:
         (Seen(end=CANCELLED), "CANCELLED", ""),
         (Seen(end=FAILED), "FAILED", "no image"),
         (Seen(end=FAILED, ticket=CANCELLED), "FAILED", "no image"),
-        (Seen(end=CANCELLED, container=a("created")), "CANCELLED", ""),
+        (Seen(end=CANCELLED, container=a("created")), "RELEASING", ""),
         (Seen(end=CANCELLED, container=a("running")), "RUNNING", ""),
         (Seen(end=CANCELLED, container=a("exited", 143)), "CANCELLED", "SIGTERM"),
         (Seen(end=CANCELLED, container=a("exited", 0, ended=40.0)), "COMPLETED", ""),
