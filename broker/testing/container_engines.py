@@ -24,6 +24,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -185,6 +186,7 @@ class Podman(Engine):
     def __init__(self, folder: Path, *, apart: bool = False) -> None:
         super().__init__(folder)
         self._apart = apart
+        self._run = tempfile.mkdtemp(prefix="podman-")  # it takes no path of more than 50 characters here
         wrapper = folder / "conmon"
         wrapper.write_text(_CONMON.format(conmon=shutil.which("conmon") or "/usr/bin/conmon"))
         wrapper.chmod(0o755)
@@ -202,7 +204,7 @@ class Podman(Engine):
         return subprocess.run(words, check=True, capture_output=True, text=True, timeout=ANSWER_WITHIN).stdout  # noqa: S603
 
     def _podman(self) -> list[str]:
-        return ["podman", "--root", str(self.folder / "root"), "--runroot", str(self.folder / "run")]
+        return ["podman", "--root", str(self.folder / "root"), "--runroot", self._run]
 
     def _environment(self) -> dict[str, str]:
         settings = {"CONTAINERS_CONF": "containers.conf", "CONTAINERS_REGISTRIES_CONF": "registries.conf"}
@@ -211,6 +213,7 @@ class Podman(Engine):
     def _clean(self) -> None:
         left = [*self._podman(), "rm", "--all", "--force", "--time=0"]  # of a service that was not there to be asked
         subprocess.run(left, check=False, capture_output=True, env=self._environment(), timeout=ANSWER_WITHIN)  # noqa: S603
+        shutil.rmtree(self._run, ignore_errors=True)
         _remove_cgroup(_PODMAN_PARENT)
 
 

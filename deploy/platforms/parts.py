@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from broker.testing import tes_server
@@ -54,8 +53,7 @@ def _slurm(folder: Path) -> Iterator[Settings]:
 
 @contextmanager
 def _engine(start: Callable[[Path], AbstractContextManager[Engine]], folder: Path) -> Iterator[Settings]:
-    # Not below `folder`: Podman takes no long paths for what it runs in.
-    with TemporaryDirectory(prefix="engine-") as short, start(Path(short)) as engine:
+    with start(folder) as engine:
         options = {"program": {"image": IMAGE}, "images": ["localhost"], "network": "none"}
         yield {"platform": {"kind": "containers", "url": engine.url, **options}}
 
