@@ -19,7 +19,7 @@ import structlog
 from adapters.planning import ledger, offers, results
 from adapters.planning.ledger import Entry, Ledger, Step
 from adapters.planning.offers import Terms
-from adapters.planning.platform import Job, Platform
+from adapters.planning.platform import Job, Lost, Platform, Unseen
 from adapters.planning.quoting import Quoting, tell
 from adapters.planning.settings import SiteSettings
 from adapters.planning.slots import Need, earliest, segments
@@ -279,6 +279,10 @@ class PlanningPlanner:
             return self._shown(order, terms, seen)
         if entry.hold:
             return Sighting("OFFERED")
+        if entry.taken and isinstance(seen, Unseen | Lost):
+            # The platform knows for a while alone that there was a start; the calendar, as long as the acceptance.
+            await self._ledger.apply(lambda book: ledger.confirm(order.handle, ledger.find(book, order.handle)))
+            return seen
         if entry.taken and isinstance(seen, SiteForgot):
             return await self._due(order, terms, entry, deadline)
         if entry.accepted or not isinstance(seen, SiteForgot):

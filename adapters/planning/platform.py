@@ -18,7 +18,7 @@ from broker.domain.outcome import Reason
 from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
 from broker.domain.site import Profile
-from broker.errors import SiteError
+from broker.errors import SiteBusy, SiteError, SiteForgot
 from broker.ports import Held, Logs, Result, Sighting
 
 
@@ -52,6 +52,14 @@ class Job(msgspec.Struct, frozen=True):
     extras: Mapping[str, int]
     duration: float  # the longest it may run; staging and tidying up do not count
     start: float  # not before; the planner calls `start` no earlier
+
+
+class Unseen(SiteBusy):
+    """The platform had taken the job, and does not show it now. It is never started again."""
+
+
+class Lost(SiteForgot):
+    """The platform may have run the job, and knows it no more. It is never started again."""
 
 
 class Platform(Protocol):
@@ -88,8 +96,8 @@ class Platform(Protocol):
 
     async def status(self, jobs: Sequence[Job], deadline: Deadline) -> Mapping[UUID, Sighting | SiteError]:
         """The present state of each, by session. SiteForgot as an entry: the platform has no trace of that job; the
-        planner may then start it, if its time has come and no start was ever confirmed. `began` and `ended` are
-        wanted: the actual cost and the freeing of the room rest on them."""
+        planner may then start it, if its time has come and no start was ever confirmed; Unseen or Lost confirm that
+        there was one. `began` and `ended` are wanted: the actual cost and the freeing of the room rest on them."""
 
     async def cancel(self, job: Job, deadline: Deadline) -> Sighting:
         """End it with all its processes. Idempotent. A job never started is remembered as CANCELLED, so that a start

@@ -11,13 +11,14 @@ An adapter implements Queue, and its plugin says `plan(QueuedPlatform(queue, …
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 from uuid import UUID
 
 import structlog
 
-from adapters.planning.platform import Capacity, Doorkeeper, Job
+from adapters.planning.platform import Capacity, Doorkeeper, Job, Lost, Unseen
 from adapters.planning.starts import BEGUN, ENDED, SUBMITTED, Start, Starts
 from broker.domain import session
 from broker.domain.deadline import Deadline
@@ -26,7 +27,7 @@ from broker.domain.outcome import Reason
 from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
 from broker.domain.site import Profile
-from broker.errors import SiteBusy, SiteError, SiteForgot, SiteMisbehaved, SiteTimeout
+from broker.errors import SiteError, SiteForgot, SiteMisbehaved, SiteRefused, SiteTimeout, SiteUnreachable
 from broker.ports import Calendar, Clock, Held, Logs, Result, Sighting
 
 _log = structlog.get_logger(__name__)
@@ -110,52 +111,67 @@ class QueuedPlatform:
 
     async def start(self, job: Job, deadline: Deadline) -> Sighting:
         """Where another process is submitting the job, it is waited for."""
+        turn, others = random.random(), False  # noqa: S311  nobody is kept out by it
         while True:
-            if (seen := await self._look(job, deadline)) is not None:
-                return seen
-            known = await self._starts.begin(job.session, deadline.left(self._clock.monotonic()))
+            try:
+                if (seen := await self._look(job, deadline)) is not None:
+                    return seen
+                known = await self._starts.begin(job.session, deadline.left(self._clock.monotonic()), turn)
+            except SiteError as error:
+                raise _unsaid(error, others=others or await self._is_known(job)) from error
             if known is None:
-                return await self._submit(job, deadline)
+                return await self._submit(job, turn, deadline)
             if known.word == ENDED:
-                return _ended()
+                return _ended(known)
             if known == Start(BEGUN, False):
-                return await self._take_over(job, deadline)
-            if known.word == SUBMITTED:
+                return await self._take_over(job, turn, deadline)
+            if not known.live:
                 return await self._must_be_there(job, deadline)
+            others = True
             if deadline.left(self._clock.monotonic()) <= _AGAIN:
                 raise SiteTimeout("the job is being submitted by another process, which has not said how that ended.")
             await self._clock.sleep(_AGAIN)
 
-    async def _take_over(self, job: Job, deadline: Deadline) -> Sighting:
+    async def _is_known(self, job: Job) -> bool:
+        try:
+            return job.session in await self._starts.read()
+        except SiteError:  # whoever makes something of a proof needs the same calendar
+            return False
+
+    async def _take_over(self, job: Job, turn: float, deadline: Deadline) -> Sighting:
         """Another process began and never said how it ended, long enough ago: what it made is to be seen by now."""
         try:
             seen = await self._look(job, deadline)
         except SiteError as error:  # nor do we know whether it made any
-            raise SiteMisbehaved(f"whether it was submitted before cannot be seen: {error.detail}") from error
+            raise _unsaid(error, others=True) from error
         if seen is None:
-            return await self._submit(job, deadline)
+            return await self._submit(job, turn, deadline)
         await self._noted(job, deadline)
         return seen
 
     async def _must_be_there(self, job: Job, deadline: Deadline) -> Sighting:
-        if (seen := await self._look(job, deadline)) is not None:
-            return seen
-        raise SiteForgot("the platform had taken the job, and knows it no more.")
+        try:
+            seen = await self._look(job, deadline)
+        except SiteError as error:
+            raise _unsaid(error, others=True) from error
+        if seen is None:
+            raise Lost("the platform had taken the job, and knows it no more.")
+        return seen
 
-    async def _submit(self, job: Job, deadline: Deadline) -> Sighting:
+    async def _submit(self, job: Job, turn: float, deadline: Deadline) -> Sighting:
         try:
             seen = await self._queue.submit(job, deadline)
         except SiteError as error:
             if error.proof:
-                await self._withdraw(job)
+                await self._withdraw(job, turn)
             raise
         await self._noted(job, deadline)
         return seen
 
-    async def _withdraw(self, job: Job) -> None:
+    async def _withdraw(self, job: Job, turn: float) -> None:
         """Where that fails the right lapses by itself."""
         try:
-            await self._starts.withdraw(job.session)
+            await self._starts.withdraw(job.session, turn)
         except SiteError as error:
             _log.warning("a start that failed stays noted for a while", session=str(job.session), why=error.detail)
 
@@ -194,17 +210,15 @@ class QueuedPlatform:
         seen = await self._look(job, deadline)
         if seen is not None and seen.phase in session.TERMINAL:
             return seen
-        known = await self._starts.end(job.session)
+        known = await self._starts.end(job.session, unseen=seen is None)
         if seen is None:
             seen = await self._look(job, deadline)  # it may have been submitted before that
         if seen is not None:
             await self._queue.end(job, deadline)
             return await self._look(job, deadline) or seen
-        if known is not None and known == Start(BEGUN, True):
-            return Sighting("WAITING", messages=("it is being submitted, and is ended at once after that",))
         if known is not None and known.word == SUBMITTED:
-            raise SiteForgot("the platform had taken the job, and knows it no more.")
-        return _ended()
+            raise Lost("the platform had taken the job, and knows it no more.")
+        return _ended(known)
 
     async def _look(self, job: Job, deadline: Deadline) -> Sighting | None:
         """Raises what the platform has to say of it where that is an error."""
@@ -233,19 +247,32 @@ class QueuedPlatform:
         await self._queue.close()
 
 
-def _ended() -> Sighting:
+def _unsaid(error: SiteError, *, others: bool) -> SiteError:
+    """A look, or the right to submit, that failed. That is no refusal of the job; and where `others` are known to have
+    begun, it proves nothing."""
+    if others:
+        return SiteMisbehaved(f"whether it was submitted before cannot be seen: {error.detail}")
+    return SiteUnreachable(error.detail) if isinstance(error, SiteRefused) else error
+
+
+def _ended(known: Start | None) -> Sighting:
+    """`known`: before its end was asked for. What may still turn up is not over: it is ended when it does."""
+    if known is not None and known.live:
+        return Sighting("WAITING", messages=("it is being submitted, and is ended at once after that",))
     return Sighting("CANCELLED", messages=("it was ended before it began",))
 
 
 def _unseen(known: Start | None) -> Sighting | SiteError:
     """Of what the platform does not show. A submit whose answer was lost stays in doubt until its lease ends; from then
-    on what it made would be seen."""
+    on what it made would be seen, for as long as the platform surely knows it."""
     if known is None or known == Start(BEGUN, False):
         return SiteForgot("the platform has no such job.")
     if known.word == ENDED:
-        return _ended()
+        return _ended(known)
+    if known.old:
+        return Lost("the platform was given the job, and knows it no more.")
     if known.word == SUBMITTED:
-        return SiteBusy("the platform had taken the job, and does not show it now.", retry_after=5.0)
+        return Unseen("the platform had taken the job, and does not show it now.", retry_after=5.0)
     return Sighting("WAITING", messages=("it is being submitted",))
 
 

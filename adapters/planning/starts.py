@@ -21,15 +21,17 @@ from broker.ports import Book, Booking, Calendar, Clock
 BEGUN, SUBMITTED, ENDED = "begun", "submitted", "ended"
 
 SETTLED = 60.0  # seconds after the deadline of a submit within which a job that it made is to be seen, clocks included
-_KNOWN = 3600.0  # seconds for which a submit is known; the platform is believed to know its jobs for longer
-_ENDED_KNOWN = 86400.0  # seconds for which an end is known; no start comes later than that
+SEEN = 3600.0  # seconds after its submit for which a platform surely shows a job, though it be over
+_KNOWN = 86400.0  # seconds for which any of this is known, however long no broker runs; no start comes later than that
 
 
 class Start(NamedTuple):
-    """`live`: of one begun, whether its lease holds."""
+    """`live`: of one begun, whether its lease holds; of one ended, whether what was begun before may still turn up.
+    `old`: so long ago that the platform may have run it, and know it no more."""
 
     word: str
     live: bool
+    old: bool = False
 
 
 class Starts:
@@ -42,18 +44,20 @@ class Starts:
     async def read(self) -> dict[UUID, Start]:
         """All that is known."""
         book, now = await self._ledger.read(), self._clock.now()
-        return {UUID(booking.id): _start(booking, now) for booking in book.bookings}
+        known = ((booking.id, _start(booking, now)) for booking in book.bookings)
+        return {UUID(id_): start for id_, start in known if start is not None}
 
-    async def begin(self, session: UUID, seconds: float) -> Start | None:
+    async def begin(self, session: UUID, seconds: float, turn: float = 0.0) -> Start | None:
         """Take the right to submit it, for `seconds` and what it takes to settle. None: it is ours now, and nobody
-        ever began; a Start: what was known before. Where that is begun and not live it is ours as well, but another
-        may have submitted it. In all other cases nothing was changed."""
+        ever began; a Start: what was known before. Where that is begun, and neither live nor old, it is ours as well,
+        but another may have submitted it. In all other cases nothing was changed. `turn`: tells whose right it is."""
 
         def step(book: Book) -> tuple[Step, Start | None]:
-            known = _find(book, session, now := self._clock.now())
-            if known is not None and (known.word != BEGUN or known.live):
+            now = self._clock.now()
+            known = _start(_find(book, session), now)
+            if known is not None and (known.word != BEGUN or known.live or known.old):
                 return Step(), known
-            return _put(session, BEGUN, now, seconds + SETTLED), known
+            return _put(session, BEGUN, now, lease=seconds + SETTLED, turn=turn), known
 
         return await self._ledger.change(step)
 
@@ -61,43 +65,57 @@ class Starts:
         """It is at the platform. False: its end was asked for meanwhile, and that stays."""
 
         def step(book: Book) -> tuple[Step, bool]:
-            known = _find(book, session, now := self._clock.now())
-            if known is not None and known.word == ENDED:
+            booking = _find(book, session)
+            if booking is not None and booking.set == ENDED:
                 return Step(), False
-            return _put(session, SUBMITTED, now, _KNOWN), True
+            return _put(session, SUBMITTED, self._clock.now()), True
 
         return await self._ledger.change(step)
 
-    async def withdraw(self, session: UUID) -> None:
-        """It surely was not submitted: whoever comes next may begin."""
+    async def withdraw(self, session: UUID, turn: float = 0.0) -> None:
+        """With the right of that turn it surely was not submitted: whoever comes next may begin. Nothing, where another
+        has the right by now."""
 
         def step(book: Book) -> Step:
-            known = _find(book, session, self._clock.now())
-            return Step(remove=[str(session)]) if known is not None and known.word == BEGUN else Step()
+            booking = _find(book, session)
+            if booking is None or booking.set == SUBMITTED or booking.amounts.get("turn") != turn:
+                return Step()
+            if booking.set == ENDED:
+                return _put(session, ENDED, booking.start)
+            return Step(remove=[str(session)])
 
         await self._ledger.apply(step)
 
-    async def end(self, session: UUID) -> Start | None:
-        """Its end is asked for, and it is never submitted from now on. Returns what was known before. Idempotent."""
+    async def end(self, session: UUID, *, unseen: bool = False) -> Start | None:
+        """Its end is asked for, and it is never submitted from now on. Returns what was known before. Idempotent.
+        `unseen`: the platform does not show it, though it may have been submitted."""
 
         def step(book: Book) -> tuple[Step, Start | None]:
-            known = _find(book, session, now := self._clock.now())
-            if known is not None and known.word == ENDED:
+            booking, now = _find(book, session), self._clock.now()
+            known = _start(booking, now)
+            if booking is None or known is None:
+                return _put(session, ENDED, now), None
+            if known.word == ENDED:
                 return Step(), known
-            return _put(session, ENDED, now, _ENDED_KNOWN), known
+            # What was begun and not answered may turn up as long as it could have before.
+            left = booking.start + booking.amounts.get("lease", 0.0) - now
+            left = SETTLED if unseen and known == Start(SUBMITTED, False) else left
+            return _put(session, ENDED, now, lease=max(0.0, left), turn=booking.amounts.get("turn", 0.0)), known
 
         return await self._ledger.change(step)
 
 
-def _find(book: Book, session: UUID, now: float) -> Start | None:
-    return next((_start(booking, now) for booking in book.bookings if booking.id == str(session)), None)
+def _find(book: Book, session: UUID) -> Booking | None:
+    return next((booking for booking in book.bookings if booking.id == str(session)), None)
 
 
-def _start(booking: Booking, now: float) -> Start:
-    return Start(booking.set, booking.start + booking.amounts.get("lease", 0.0) > now)
+def _start(booking: Booking | None, now: float) -> Start | None:
+    if booking is None:
+        return None
+    live = booking.start + booking.amounts.get("lease", 0.0) > now
+    return Start(booking.set, live, not live and booking.set != ENDED and now >= booking.start + SEEN)
 
 
-def _put(session: UUID, word: str, now: float, seconds: float) -> Step:
-    known = max(seconds, _KNOWN) if word == BEGUN else seconds
-    amounts = {"lease": seconds} if word == BEGUN else {}
-    return Step(put=[Booking(str(session), word, now, now + known, amounts)])
+def _put(session: UUID, word: str, now: float, *, lease: float = 0.0, turn: float = 0.0) -> Step:
+    amounts = {"lease": lease, "turn": turn} if lease else {}
+    return Step(put=[Booking(str(session), word, now, now + max(lease, _KNOWN), amounts)])

@@ -12,7 +12,7 @@ import pytest
 
 from adapters.planning.ledger import REMEMBERED
 from adapters.planning.planner import PlanningPlanner
-from adapters.planning.platform import Job
+from adapters.planning.platform import Job, Unseen
 from adapters.planning.settings import site_settings
 from adapters.simulated.options import SimulatedOptions
 from adapters.simulated.platform import SimulatedPlatform
@@ -822,3 +822,28 @@ async def test_a_queue_longer_than_the_window_is_a_no() -> None:
     site = Site({"queue": "PT2H"})
     (reason,) = (await site.declined(schedule=window(site.clock, 0, 600))).reasons
     assert reason.rule == "queue"
+
+
+async def test_what_the_platform_says_it_was_given_is_never_started_again() -> None:
+    """Though the broker died before it could note that, and the platform knows nothing of it later."""
+    site = Site()
+    item = await site.offer()
+    site.platform.trouble, site.platform.acts = SiteTimeout("no answer"), True
+    with pytest.raises(SiteTimeout):
+        await site.accept(item)
+    site.platform.trouble = None
+    shown: dict[UUID, Sighting | SiteError] = {item.session: Unseen("it does not show it now.")}
+    started: list[Job] = []
+
+    async def status(jobs: Sequence[Job], deadline: Deadline) -> Mapping[UUID, Sighting | SiteError]:
+        return shown
+
+    async def start(job: Job, deadline: Deadline) -> Sighting:
+        started.append(job)
+        return Sighting("RUNNING")
+
+    site.platform.status, site.platform.start = status, start  # type: ignore[method-assign]
+    assert await site.phase(item) == "Unseen"
+    shown[item.session] = SiteForgot("never heard of it.")
+    assert await site.phase(item) == "SiteForgot"
+    assert not started

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from adapters.planning.contract import PlatformContract, Stage
-from adapters.planning.platform import Capacity, Job
+from adapters.planning.platform import Capacity, Job, Lost
 from adapters.planning.queued import QueuedPlatform
 from adapters.planning.starts import BEGUN, ENDED, SETTLED, SUBMITTED, Start, Starts
 from broker.domain import kinds
@@ -297,6 +297,97 @@ async def test_an_end_whose_starter_died_is_made_up_for_by_the_next_look(site: S
     assert seen.phase == "CANCELLED"
 
 
+async def test_what_was_ended_while_it_may_still_arrive_is_not_over(site: Site) -> None:
+    """Nobody looks again at what is over: it would run."""
+    job, (platform, queue) = site.job(), site.process()
+    queue.fault, queue.arrives = SiteTimeout("no answer"), 40.0
+    with pytest.raises(SiteTimeout):
+        await platform.start(job, site.soon())
+    for seen in (
+        await site.process()[0].cancel(job, site.soon()),
+        await site.process()[0].cancel(job, site.soon()),
+        await site.process()[0].start(job, site.soon()),
+        await site.look(job),
+    ):
+        assert isinstance(seen, Sighting)
+        assert seen.phase == "WAITING"
+    site.clock.advance(41.0)
+    await site.look(job)
+    seen = await site.look(job)
+    assert isinstance(seen, Sighting)
+    assert seen.phase == "CANCELLED"
+    assert [native.cancelled for native in site.server.of(job.session)] == [True]
+
+
+async def test_what_was_ended_and_never_arrived_is_over_once_that_is_sure(site: Site) -> None:
+    job, (platform, queue) = site.job(), site.process()
+    queue.fault, queue.arrives = SiteTimeout("no answer"), 1e9
+    with pytest.raises(SiteTimeout):
+        await platform.start(job, site.soon())
+    await platform.cancel(job, site.soon())
+    site.clock.advance(30.0 + SETTLED + 1.0)
+    assert await site.look(job) == await platform.start(job, site.soon())
+    assert (await platform.start(job, site.soon())).phase == "CANCELLED"
+
+
+async def test_a_submit_that_was_refused_after_its_end_was_asked_for_is_over_at_once(site: Site) -> None:
+    job, (platform, queue) = site.job(), site.process()
+    begun = asyncio.Event()
+
+    async def submit(job: Job, deadline: Deadline) -> Sighting:
+        begun.set()
+        await site.clock.sleep(5.0)
+        raise SiteRefused("no such partition")
+
+    queue.submit = submit  # type: ignore[method-assign]
+    starting = asyncio.create_task(platform.start(job, site.soon()))
+    await begun.wait()
+    assert (await site.process()[0].cancel(job, site.soon())).phase == "WAITING"
+    await site.clock.asleep()
+    site.clock.advance(5.0)
+    with pytest.raises(SiteRefused):
+        await starting
+    seen = await site.look(job)
+    assert isinstance(seen, Sighting)
+    assert seen.phase == "CANCELLED"
+
+
+async def test_a_look_that_is_refused_is_no_refusal_of_the_job(site: Site) -> None:
+    """Of a job that was refused the planner says that it failed, for good."""
+    job, (platform, queue) = site.job(), site.process()
+    queue.blind = SiteRefused("the proxy answered 404", status=404)
+    with pytest.raises(SiteUnreachable):
+        await platform.start(job, site.soon())
+
+
+@pytest.mark.parametrize("over", [False, True])
+async def test_a_look_that_fails_while_another_submits_is_no_proof(site: Site, over: bool) -> None:
+    job, (platform, queue) = site.job(), site.process()
+    if over:
+        await platform.start(job, site.soon())
+    else:
+        queue.fault, queue.arrives = SiteTimeout("no answer"), 1e9
+        with pytest.raises(SiteTimeout):
+            await platform.start(job, site.soon())
+    other, blind = site.process()
+    blind.blind = SiteUnreachable("no connection")
+    with pytest.raises(SiteMisbehaved):
+        await other.start(job, site.soon())
+
+
+async def test_what_may_have_run_and_been_forgotten_is_not_started_anew(site: Site) -> None:
+    job, (platform, queue) = site.job(), site.process()
+    queue.fault = SiteTimeout("no answer")
+    with pytest.raises(SiteTimeout):
+        await platform.start(job, site.soon())
+    site.clock.advance(2 * 3600.0)  # a night without a broker
+    site.server.forgets = True
+    assert isinstance(await site.look(job), Lost)
+    with pytest.raises(Lost):
+        await site.process()[0].start(job, site.soon())
+    assert len(site.server.of(job.session)) == 1
+
+
 async def test_an_end_that_the_platform_does_not_hear_is_asked_for_again(site: Site) -> None:
     job, (platform, queue) = site.job(), site.process()
     await platform.start(job, site.soon())
@@ -355,7 +446,21 @@ async def test_starts_are_known_as_long_as_they_matter() -> None:
     assert not await starts.submitted(two)
     assert {session: start.word for session, start in (await starts.read()).items()} == {one: SUBMITTED, two: ENDED}
     clock.advance(3601.0)
-    assert list(await starts.read()) == [two]
+    assert (await starts.read())[one] == Start(SUBMITTED, False, True)
+    clock.advance(86400.0)
+    assert not await starts.read()
+
+
+async def test_only_whose_right_it_is_gives_it_back() -> None:
+    clock = FakeClock()
+    starts, one = Starts(MemoryCalendar(), "here", clock), uuid4()
+    assert await starts.begin(one, 30.0, 1.0) is None
+    clock.advance(30.0 + SETTLED + 1.0)
+    assert await starts.begin(one, 30.0, 2.0) == Start(BEGUN, False)
+    await starts.withdraw(one, 1.0)  # of somebody who slept meanwhile
+    assert await starts.begin(one, 30.0, 3.0) == Start(BEGUN, True)
+    await starts.withdraw(one, 2.0)
+    assert await starts.begin(one, 30.0, 3.0) is None
 
 
 # ── by chance ────────────────────────────────────────────────────────────────────────────────────────────────────
