@@ -11,9 +11,10 @@ import asyncio
 import binascii
 import os
 import re
+import select
 import signal
 import subprocess
-import threading
+import time
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,12 +26,20 @@ from urllib.parse import quote_plus, urlencode
 import aiohttp
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from yarl import URL
 
 from adapters.common.http import Answer, Origin, failure
 from broker.domain.deadline import Deadline
 from broker.domain.identity import Owner
 from broker.domain.quantities import Duration, format_instant
-from broker.errors import SettingsError, SiteForbids, SiteMisbehaved, SiteTimeout, SiteUnreachable
+from broker.errors import (
+    SettingsError,
+    SiteBusy,
+    SiteError,
+    SiteForbids,
+    SiteTimeout,
+    SiteUnreachable,
+)
 from broker.plugins import Credentials
 from broker.ports import Clock
 
@@ -40,6 +49,7 @@ EARLY = 60.0  # seconds before its end from which a token is not used; a tenth o
 REFUSED = 60.0  # seconds for which a token that was not taken is not tried again, should its source give no other
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 _CAP = 65_536  # bytes of an answer, of a file, of what a command prints
+_TICK = 0.1  # seconds between two looks at whether a command has ended
 
 
 class OidcOptions(BaseModel):
@@ -102,17 +112,25 @@ class Tokens:
     async def token(self, deadline: Deadline) -> str:
         """One that has not ended and was not refused. Raises SiteForbids saying what ended and who acts, other
         SiteErrors where the source could not be asked; all with proof, for nothing was sent to the server."""
-        if self._token is not None and not self._used_up(self._token):
-            return self._token.text
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._renew(deadline))
-            self._task.add_done_callback(_seen)
-        try:
-            async with asyncio.timeout(deadline.left(self._clock.monotonic())):
-                return (await asyncio.shield(self._task)).text
-        except (TimeoutError, SiteTimeout, SiteMisbehaved) as error:
-            why = getattr(error, "detail", "it did not come by the deadline.")
-            raise SiteUnreachable(f"{self._place} was not asked, for want of a token: {why}") from None
+        while True:
+            if self._token is not None and not self._used_up(self._token):
+                return self._token.text
+            theirs = self._task if self._task is not None and not self._task.done() else None
+            task = theirs or self._begin(deadline)
+            try:
+                async with asyncio.timeout(deadline.left(self._clock.monotonic())):
+                    return (await asyncio.shield(task)).text
+            except (TimeoutError, SiteError) as error:
+                if self._token is not None and not self._is_over(self._token):
+                    return self._token.text  # it serves until its end
+                if isinstance(error, SiteForbids | SiteBusy):
+                    raise
+                if theirs and task.done() and deadline.left(self._clock.monotonic()):
+                    continue  # that was by another's deadline
+                if isinstance(error, SiteUnreachable):
+                    raise
+                why = getattr(error, "detail", "it did not come by the deadline.")
+                raise SiteUnreachable(f"{self._place} was not asked, for want of a token: {why}") from None
 
     def rejected(self, token: str) -> None:
         """The server did not take it: a new one is got for the next call. Idempotent."""
@@ -125,6 +143,11 @@ class Tokens:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def _begin(self, deadline: Deadline) -> asyncio.Task[Token]:
+        self._task = asyncio.create_task(self._renew(deadline))
+        self._task.add_done_callback(_seen)
+        return self._task
+
     async def _renew(self, deadline: Deadline) -> Token:
         token, now = await self._source.get(deadline), self._clock.now()
         if token.ends is not None and token.ends <= now:
@@ -134,6 +157,9 @@ class Tokens:
             raise SiteForbids(f"{self._place} does not take the token, and its source gives no other.")
         self._token, self._from = token, now
         return token
+
+    def _is_over(self, token: Token) -> bool:
+        return token.ends is not None and token.ends <= self._clock.now()
 
     def _used_up(self, token: Token) -> bool:
         if token.ends is None:
@@ -156,8 +182,9 @@ def tokens(options: TokenOptions, http: aiohttp.ClientSession, clock: Clock, pla
 
 def per_user(users: Mapping[str, T], owner: Owner) -> T | None:
     """Whose name is there by issuer and subject, `https://idp.example.org ada`, or by the subject alone; None: theirs
-    is everybody's."""
-    return users.get(f"{owner.issuer} {owner.subject}", users.get(owner.subject))
+    is everybody's. A subject with a space counts with its issuer alone: it could be made up to read as another's."""
+    alone = None if " " in owner.subject else users.get(owner.subject)
+    return users.get(f"{owner.issuer} {owner.subject}", alone)
 
 
 def ends(token: str) -> float | None:
@@ -217,6 +244,7 @@ class _Command:
 
     def _run(self, seconds: float) -> tuple[bytes, int]:
         """What it printed, and its exit code. It is killed with its children when the time is over."""
+        until = time.monotonic() + seconds
         with subprocess.Popen(  # noqa: S603  the operator's command
             self._command,
             stdin=subprocess.DEVNULL,
@@ -224,15 +252,31 @@ class _Command:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         ) as process:
-            timer = threading.Timer(seconds, _kill, [process])
-            timer.start()
+            text = _printed(process, until)
+            if process.stdout:
+                process.stdout.close()  # whoever prints without end gets SIGPIPE
             try:
-                text = process.stdout.read(_CAP) if process.stdout else b""
-                if process.stdout:
-                    process.stdout.close()  # whoever prints without end gets SIGPIPE
+                return text, process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _kill(process)
                 return text, process.wait()
-            finally:
-                timer.cancel()
+
+
+def _printed(process: subprocess.Popen[bytes], until: float) -> bytes:
+    """Until it closes its output or ends: an agent that it leaves behind may keep the output open for good."""
+    text, pipe, ready = b"", process.stdout, select.poll()
+    if pipe:
+        ready.register(pipe, select.POLLIN)
+    while pipe and len(text) < _CAP and (left := until - time.monotonic()) > 0:
+        ended = process.poll() is not None  # before the look, so that nothing is missed
+        if ready.poll(0 if ended else 1000 * min(left, _TICK)):
+            piece = os.read(pipe.fileno(), _CAP)
+            if not piece:
+                break
+            text += piece
+        elif ended:
+            break
+    return text
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -263,7 +307,8 @@ class _Provider:
         form |= {"audience": options.audience, "resource": options.audience}
         body = urlencode({key: value for key, value in form.items() if value}).encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        answer = await origin.send("POST", origin.base, deadline=deadline, body=body, headers=headers)
+        # As it is written: an origin's base has lost its last slash, and some providers want it.
+        answer = await origin.send("POST", URL(options.token_url), deadline=deadline, body=body, headers=headers)
         return self._told(answer)
 
     def _told(self, answer: Answer) -> Token:

@@ -15,6 +15,7 @@ from uuid import UUID
 import msgspec
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+from adapters.common.tokens import per_user
 from adapters.local import translate
 from adapters.local.layout import Spec
 from adapters.planning.platform import Job
@@ -89,7 +90,7 @@ def _version(executable: PythonProgram, options: SlurmOptions) -> Iterator[Reaso
 
 def account(owner: Owner, options: SlurmOptions) -> AccountOptions | None:
     """As whom somebody's jobs run, whole; None: nothing of theirs runs."""
-    found = options.users.get(f"{owner.issuer} {owner.subject}", options.users.get(owner.subject))
+    found = per_user(options.users, owner)
     if found is None and not options.others:
         return None
     found = found or AccountOptions()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator, Callable
@@ -16,10 +17,18 @@ import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
-from adapters.common.tokens import TokenOptions, Tokens, ends, per_user, tokens
+from adapters.common.tokens import Token, TokenOptions, Tokens, ends, per_user, tokens
 from broker.domain.deadline import Deadline
 from broker.domain.identity import Owner
-from broker.errors import SettingsError, SiteForbids, SiteMisbehaved, SiteUnreachable
+from broker.errors import (
+    SettingsError,
+    SiteError,
+    SiteForbids,
+    SiteMisbehaved,
+    SiteRefused,
+    SiteTimeout,
+    SiteUnreachable,
+)
 from broker.testing.clock import FakeClock
 from broker.testing.resources import shared_http
 
@@ -156,6 +165,63 @@ async def test_a_command_that_fails_says_nothing_of_what_it_printed(
     await source.close()
 
 
+async def test_a_command_may_leave_an_agent_behind_that_keeps_its_output_open(
+    tmp_path: Path, http: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    left = tmp_path / "left"
+    command = ("sh", "-c", f"setsid sleep 30 & echo $! > {left}; echo my-token")
+    source = tokens(TokenOptions(token_command=command), http, clock, PLACE)
+    try:
+        async with asyncio.timeout(10.0):
+            assert await source.token(soon(clock)) == "my-token"
+    finally:
+        os.kill(int(left.read_text()), signal.SIGKILL)
+
+
+async def test_a_token_serves_until_its_end_where_no_other_is_to_be_had(
+    tmp_path: Path, http: aiohttp.ClientSession, clock: FakeClock
+) -> None:
+    file = tmp_path / "token"
+    file.write_text(first := jwt(clock.now() + 3600))
+    source = of_file(file, http, clock)
+    assert await source.token(soon(clock)) == first
+    file.unlink()
+    clock.advance(3550.0)
+    assert await source.token(soon(clock)) == first
+    clock.advance(50.0)
+    with pytest.raises(SiteForbids):
+        await source.token(soon(clock))
+
+
+class Slow:
+    """A source that takes five seconds, and raises where its deadline is nearer."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self._clock, self.asked = clock, 0
+
+    async def get(self, deadline: Deadline) -> Token:
+        self.asked += 1
+        left = deadline.left(self._clock.monotonic())
+        await self._clock.sleep(min(5.0, left))
+        if left < 5.0:
+            raise SiteTimeout("no answer")
+        return Token("late", None)
+
+
+async def test_nobody_goes_without_for_another_who_had_less_time(clock: FakeClock) -> None:
+    source = Tokens(slow := Slow(clock), clock, PLACE)
+    hasty = asyncio.create_task(source.token(Deadline.after(1.0, clock.monotonic())))
+    patient = asyncio.create_task(source.token(soon(clock)))
+    for _ in range(10):
+        for _ in range(10):
+            await asyncio.sleep(0)
+        clock.advance(1.0)
+    assert await patient == "late"
+    with pytest.raises(SiteUnreachable):
+        await hasty
+    assert slow.asked == 2
+
+
 # ── from an OpenID Connect provider ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -170,19 +236,19 @@ async def provider(
     runners = []
     (tmp_path / "secret").write_text("s3cret/&\n")
 
-    async def started(answer: Callable[[], web.Response], seen: list[Any]) -> Tokens:
+    async def started(answer: Callable[[], web.Response], seen: list[Any], path: str = "/token") -> Tokens:
         async def token(request: web.Request) -> web.Response:
             seen.append((request.headers.get("Authorization"), dict(await request.post())))
             return answer()
 
         app = web.Application()
-        app.router.add_post("/token", token)
+        app.router.add_post(path, token)
         runner = web.AppRunner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         runners.append(runner)
         oidc = {
-            "token_url": f"http://127.0.0.1:{runner.addresses[0][1]}/token",
+            "token_url": f"http://127.0.0.1:{runner.addresses[0][1]}{path}",
             "client_id": "broker",
             "client_secret_file": tmp_path / "secret",
             "audience": "urn:site",
@@ -264,6 +330,25 @@ def test_some_users_have_tokens_of_their_own(tmp_path: Path, http: aiohttp.Clien
     assert per_user(users, Owner("https://idp.example", "ada")) is ada
     assert per_user(users, Owner("https://other.example", "ada")) is None
     assert per_user(users, Owner("anywhere", "bob")) is bob
+    assert per_user(users, Owner("https://other.example", "https://idp.example ada")) is None
+
+
+@pytest.mark.parametrize("error", [SiteRefused("not found", status=404), SiteRefused("conflict", status=409)])
+async def test_a_source_that_refuses_is_no_refusal_of_what_was_to_be_sent(clock: FakeClock, error: SiteError) -> None:
+    """A server's 404 means that there is no such task, and a 400 that a job is refused for good."""
+
+    class Gone:
+        async def get(self, deadline: Deadline) -> Any:
+            raise error
+
+    with pytest.raises(SiteUnreachable):
+        await Tokens(Gone(), clock, PLACE).token(soon(clock))
+
+
+async def test_an_endpoint_may_end_in_a_slash(provider: Provider, clock: FakeClock) -> None:
+    seen: list[Any] = []
+    source = await provider(lambda: web.json_response({"access_token": "t"}), seen, "/token/")
+    assert await source.token(soon(clock)) == "t"
 
 
 async def test_a_token_that_nobody_can_be_asked_for_is_proof_that_nothing_was_sent(clock: FakeClock) -> None:
