@@ -236,7 +236,9 @@ class Account:
             answer = await origin.head(url, deadline=deadline, headers=signed)
         else:
             answer = await origin.send(method, url, deadline=deadline, body=body, headers={**signed, **(headers or {})})
-        if answer.status in (401, 403) and self._tokens is not None:
+        # 403 may be meant of one file alone, such as a result that its program has made unreadable.
+        barred = answer.status == 401 or (answer.status == 403 and "session" not in url.parts)
+        if barred and self._tokens is not None:
             self._tokens.rejected(signed["Authorization"].removeprefix("Bearer "))
         return answer
 
@@ -257,6 +259,8 @@ class Account:
 
     async def _negotiated(self, deadline: Deadline) -> URL:
         answer = await self._signed("GET", self._origin.at("rest"), deadline, None, None)
+        if answer.status == 404:  # of the service, and not of any job
+            raise SiteMisbehaved(f"{self.place} has no such call: is its address that of a service, without /rest?")
         document = self._decoded(self._sound(answer))
         spoken = document.get("version") if isinstance(document, dict) else document
         spoken = spoken if isinstance(spoken, list) else [spoken]

@@ -7,6 +7,7 @@ named by a uuid is taken for one of ours.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import PurePosixPath
@@ -37,6 +38,7 @@ from broker.ports import Clock, Held, Logs, Result, Sighting
 
 MOST_LOG = 1024**2  # bytes of each log that are handed out: the end
 _MOST_RESULTS = 100_000
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _AT_ONCE = 8
 _ISOLATION = "what the batch system of the ARC site gives; programs run under the account that it maps the broker to"
 
@@ -114,8 +116,8 @@ class ArcQueue:
 
         await each(self._names, look, _AT_ONCE)
         for job in jobs:
-            # Where its account cannot be asked, nobody knows whether it is there.
-            error = failed.get(self._account(job.owner))
+            # Where its account cannot be asked, or the one from before that, nobody knows whether it is there.
+            error = failed.get(self._account(job.owner)) or failed.get(self._own)
             if error is not None:
                 shown.setdefault(job.session, error)
         return shown
@@ -245,7 +247,9 @@ class ArcQueue:
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise SiteMisbehaved("the list of the results is none: did the program write it?") from None
         return [
-            Result(name, size, f"sha256:{sum}") for name, size, sum in entries[:_MOST_RESULTS] if _sound(name, size)
+            Result(name, size, f"sha256:{sum}" if _SHA256.fullmatch(sum) else None)
+            for name, size, sum in entries[:_MOST_RESULTS]
+            if _sound(name, size)
         ]
 
     async def fetch(self, job: Job, name: str, deadline: Deadline) -> AsyncGenerator[bytes, None]:
@@ -281,4 +285,4 @@ def _sound(name: str, size: int) -> bool:
     """The program could have written the list: it is its word alone."""
     parts = PurePosixPath(name).parts
     plain = bool(parts) and name == "/".join(parts) and parts[0] != "/" and ".." not in parts
-    return plain and len(name) <= 4096 and "\0" not in name and size >= 0
+    return plain and len(name) <= 4096 and "\0" not in name and 0 <= size < 2**63

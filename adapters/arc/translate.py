@@ -48,6 +48,7 @@ _ADL = "http://www.eu-emi.eu/es/2010/12/adl"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _LONGEST = 120_000  # bytes of one variable; Linux takes 131 072 (MAX_ARG_STRLEN)
 _LARGEST = 2**20  # characters of a source
+_TIDYING = 300  # seconds beside the program's own: checking its data, ending it, listing what it has left
 _MOST = 1000  # data, storages or volumes of one job
 # No dollar sign, quote, backtick or backslash: ARC's scripts hand it to a shell.
 _BEGIN = "import base64,os,sys,zlib;exec(zlib.decompress(base64.b64decode(os.environ.pop(sys.argv[1]))))"
@@ -86,8 +87,8 @@ def beyond(request: ExecutionRequest, known: Cluster) -> Iterator[Reason]:
         yield over("compute.cores.min", cores, known.most_slots, "cores")
     if known.most_memory is not None and memory * GIB > known.most_memory * 10**6:
         yield over("compute.memory.min", memory, known.most_memory * 10**6 // GIB, "GiB")
-    if known.most_time is not None and seconds > known.most_time:
-        yield too_long(seconds, known.most_time)
+    if known.most_time is not None and _wall(seconds) > known.most_time:
+        yield too_long(seconds, max(0, known.most_time - _TIDYING))
 
 
 def _executable(request: ExecutionRequest, options: ArcOptions) -> Iterator[Reason]:
@@ -184,7 +185,13 @@ def _needs(resources: Element, job: Job, options: ArcOptions) -> None:
     _text(resources, "IndividualPhysicalMemory", str(math.ceil(max(1, job.memory) * GIB / cores)))
     if job.storage > 0:
         _text(resources, "DiskSpaceRequirement", str(job.storage * GIB))
-    _text(resources, "WallTime", str(60 * math.ceil(max(1.0, job.duration) / 60)))  # batch systems count minutes
+    _text(resources, "WallTime", str(_wall(job.duration)))
+
+
+def _wall(seconds: float) -> int:
+    """For the batch system, which counts minutes and ends all of a job: the launcher is to end the program before, and
+    to say so."""
+    return 60 * math.ceil((max(1.0, seconds) + _TIDYING) / 60)
 
 
 def _text(parent: Element, name: str, text: str) -> None:

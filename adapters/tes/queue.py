@@ -35,7 +35,7 @@ from broker.domain.outcome import Reason
 from broker.domain.quantities import Span
 from broker.domain.request import ExecutionRequest
 from broker.domain.site import Profile
-from broker.errors import SiteError, SiteForgot, SiteMisbehaved, SiteUnreachable
+from broker.errors import SiteError, SiteForgot, SiteMisbehaved, SiteRefused, SiteUnreachable
 from broker.plugins import Resources
 from broker.ports import Held, Logs, Result, Sighting
 
@@ -136,6 +136,8 @@ class TesQueue:
     async def submit(self, job: Job, deadline: Deadline) -> Sighting:
         if self._server.reads is None:
             await self._learn(deadline)
+        if reasons := translate.out_of_reach(job.request, self._options, self._server):
+            raise SiteRefused(" ".join(map(str, reasons)))
         document = translate.task(job, self._options, self._server, dict(self._mine), self._clock.now())
         account = self._accounts(job)[0]
         id = await account.client.create(msgspec.json.encode(document), deadline)

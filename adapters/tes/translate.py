@@ -73,6 +73,15 @@ def refuse(request: ExecutionRequest, options: TesOptions, server: Server) -> tu
     return tuple(chain.from_iterable(check(request, options, server) for check in checks))
 
 
+def out_of_reach(request: ExecutionRequest, options: TesOptions, server: Server) -> tuple[Reason, ...]:
+    """Places in it that the server may not be made to read or write, which may have changed since it was offered."""
+    executable = request.executable
+    location = executable.location if isinstance(executable, PythonProgram) else None
+    elsewhere = location if location and location[:5].lower() != "data:" else None
+    program = _readable(elsewhere, "executable.location", options, server) if elsewhere else ()
+    return (*program, *_data(request, options, server), *_outputs(request, options, server))
+
+
 def _executable(request: ExecutionRequest, options: TesOptions, server: Server) -> Iterator[Reason]:
     executable = request.executable
     runs = executables(options)
@@ -156,7 +165,7 @@ def _readable(url: str, element: str, options: TesOptions, server: Server) -> It
     if not _plain(url) or url.endswith("/") or (server.reads is not None and not reaches(server.reads, url)):
         nearest = ", ".join(server.reads or ())
         yield Reason(f"{shown!r} cannot be read from here", element, "reads", nearest)
-    elif options.outputs is not None and covers(options.outputs.place, url):
+    elif options.outputs is not None and _meets(options.outputs.place, url):
         yield Reason(f"{shown!r} is where this site keeps results", element, "outputs.place")
 
 
@@ -187,9 +196,18 @@ def _volumes(request: ExecutionRequest, options: TesOptions, server: Server) -> 
         taken.add(path or "")
 
 
+def _meets(place: str, url: str) -> bool:
+    """Whether one lies in the other, also by another spelling: below a folder that holds the place, a program can name
+    its files as it wants."""
+    plain = unquote(unquote(url))
+    if urlsplit(plain).scheme == "file":
+        plain = f"file://{urlsplit(plain).path}"
+    return any(covers(place, one) or covers(one, place) for one in (url, plain))
+
+
 def _outputs(request: ExecutionRequest, options: TesOptions, server: Server) -> Iterator[Reason]:
     to = request.outputs.to if request.outputs else None
-    if to is not None and options.outputs is not None and covers(options.outputs.place, to):
+    if to is not None and options.outputs is not None and _meets(options.outputs.place, to):
         yield Reason("this site keeps the results of others there", "outputs.to", "outputs.place")
 
 

@@ -241,6 +241,15 @@ async def test_names_that_lead_out_of_the_results_are_no_results(
         await anext(aiter(arc.fetch(job, "../secret", soon())))
 
 
+async def test_a_checksum_that_is_none_and_an_endless_size_are_left_out(arc: QueuedPlatform, site: FakeArc) -> None:
+    """The list is the program's word alone, and others read it."""
+    job = a_job()
+    await run(arc, job)
+    listed = json.dumps([["a", 1, "x" * 64], ["b", 2**70, "0" * 64]])
+    (site.named(str(job.session))[0].folder / ".broker.json").write_text(listed)
+    assert [(result.name, result.checksum) for result in await arc.results(job, soon())] == [("a", None)]
+
+
 async def test_a_list_of_results_that_is_none_is_said_to_be_none(arc: QueuedPlatform, site: FakeArc) -> None:
     job = a_job()
     await run(arc, job)
@@ -499,6 +508,15 @@ async def test_the_newest_version_that_both_speak_is_spoken(
     assert path in site.paths[-1]
 
 
+async def test_a_service_that_is_not_there_says_nothing_of_any_job(site: FakeArc, resources: Resources) -> None:
+    """A 404 of the whole, such as a proxy's in front of it, does not mean that a job is gone."""
+    site.holds = True
+    await at(site, resources).start(job := a_job(), soon())
+    site.behave("versions", "status:404")
+    seen = (await at(site, resources).status([job], soon()))[job.session]
+    assert isinstance(seen, SiteMisbehaved)
+
+
 async def test_a_service_of_another_version_is_not_spoken_to(arc: QueuedPlatform, site: FakeArc) -> None:
     site.versions = ("2.0",)
     with pytest.raises(SiteMisbehaved, match=r"1\.1 nor 1\.0"):
@@ -574,6 +592,19 @@ async def test_a_token_that_is_refused_is_renewed(
         await arc.describe(soon())
     (tmp_path / "all").write_text("secret-new")
     await arc.describe(soon())
+
+
+async def test_one_file_that_may_not_be_read_is_not_the_tokens_fault(
+    site: FakeArc, resources: Resources, token_files: dict[str, Any]
+) -> None:
+    """A program can make its own results unreadable."""
+    site.tokens = ("secret-all",)
+    arc = at(site, resources, tokens=token_files["tokens"])
+    await run(arc, job := a_job(owner=BOB))
+    site.behave("file", "status:403")
+    with pytest.raises(SiteForbids):
+        await arc.results(job, soon())
+    assert [result.name for result in await arc.results(job, soon())] == []
 
 
 async def test_a_static_token_serves(site: FakeArc, resources: Resources) -> None:

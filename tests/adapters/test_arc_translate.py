@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import zlib
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 from xml.etree import ElementTree
@@ -81,13 +82,48 @@ def test_a_description_says_what_was_granted() -> None:
     assert text(found, "Name") == str(SESSION)
     assert (text(found, "NumberOfSlots"), text(found, "SlotsPerHost")) == ("4", "4")
     assert text(found, "IndividualPhysicalMemory") == str(6 * 1024**3 // 4)  # ARC counts by slot
-    assert text(found, "WallTime") == str(61 * 60)
+    assert text(found, "WallTime") == str(66 * 60)  # the launcher ends the program before, and lists what it has left
     assert text(found, "DiskSpaceRequirement") == str(3 * 1024**3)
     assert text(found, "QueueName") == "long"
     assert [e.findtext(f"{ADL}Name") for e in found.iter(f"{ADL}RuntimeEnvironment")] == ["ENV/PROXY", "APPS/PY-3"]
     assert text(found, "URI") == CUBE["location"]
     outputs = [e.findtext(f"{ADL}Name") for e in found.iter(f"{ADL}OutputFile")]
     assert outputs == [".broker.out", ".broker.err", ".broker.json", "results/"]
+
+
+@pytest.mark.parametrize(("seconds", "fits"), [(3300.0, True), (3301.0, False)])
+def test_the_queues_time_holds_what_comes_beside_the_program(seconds: float, fits: bool) -> None:
+    asked = a_request(schedule={"requested": {"duration": f"PT{seconds:.0f}S"}})
+    reasons = list(translate.beyond(asked, Cluster(most_time=3600)))
+    assert (not reasons) is fits
+
+
+@pytest.mark.parametrize("readonly", [True, False])
+def test_data_in_a_cache_that_others_share_stays_as_it_is(tmp_path: Path, readonly: bool) -> None:
+    """ARC links a job's inputs to its cache, whose files are not the job's own."""
+    cached, folder = tmp_path / "cached", tmp_path / "job"
+    cached.write_text("sky")
+    cached.chmod(0o644)
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "x").symlink_to(cached)
+    item = {"name": "x", "place": "data/x", "bytes": 3, "checksum": None, "readonly": readonly}
+    launcher.lay_out(str(folder), {"storages": [], "data": [item], "mounts": [], "source": None})
+    assert cached.stat().st_mode & 0o777 == 0o644
+    assert (folder / "data" / "x").is_symlink() is readonly
+    if not readonly:
+        (folder / "data" / "x").write_text("my own")
+    assert cached.read_text() == "sky"
+
+
+def test_data_that_is_somebody_elses_is_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def barred(path: str, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "x").write_text("sky")
+    monkeypatch.setattr(launcher.os, "chmod", barred)
+    item = {"name": "x", "place": "data/x", "bytes": 3, "checksum": None, "readonly": True}
+    launcher.lay_out(str(tmp_path), {"storages": [], "data": [item], "mounts": [], "source": None})
 
 
 def test_what_is_not_asked_is_not_said() -> None:

@@ -503,6 +503,16 @@ async def test_where_data_may_be_is_learned_from_the_server(make: Make, server: 
         assert (platform.refuse(stage.job(program("", data=[item])).request) == ()) is good
 
 
+async def test_what_was_offered_before_the_operator_barred_it_is_not_read(make: Make, server: TesServer) -> None:
+    """The server would read it by its own credentials."""
+    item = {"kind": kinds.SIMPLE_DATA, "meta": {"name": "x"}, "location": "file:///secrets/x"}
+    stage = make(reads=["https"])
+    job = stage.job(program("", data=[item]))
+    with pytest.raises(SiteRefused, match="cannot be read from here"):
+        await stage.make().start(job, stage.soon())
+    assert not server.of("broker_session", str(job.session))
+
+
 # ── many ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

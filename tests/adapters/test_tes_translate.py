@@ -302,6 +302,30 @@ def test_results_of_others_are_no_data() -> None:
     assert refusals(request(data=[data("s3://results/other/x")]), server=Server(("s3",))) == []
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///srv/out/s/results/x",
+        "file://localhost/srv/out/s/results/x",
+        "file:/srv/out/s/results/x",
+        "FILE:///srv//out/s/results/x",
+        "file:///srv/%6fut/s/results/x",
+        "file:///srv/out",
+        "file:///srv",
+    ],
+)
+def test_results_of_others_are_no_data_by_any_spelling(url: str) -> None:
+    given = options(outputs={"place": "file:///srv/out"})
+    assert refusals(request(data=[data(url)]), given, Server(("file",))) == ["data[0]"]
+    assert refusals(request(data=[data("file:///srv/outer/x")]), given, Server(("file",))) == []
+
+
+@pytest.mark.parametrize("to", ["s3://results", "s3://results/", "s3://results/brok%65r", "s3://results/broker/"])
+def test_nobody_writes_around_the_results_of_others(to: str) -> None:
+    """A program that writes results/broker/<session>/… there would write over them."""
+    assert refusals(request(outputs={"to": to}), options(writes=["s3://results/"])) == ["outputs.to"]
+
+
 def test_nothing_is_held_against_places_before_the_server_was_asked() -> None:
     assert refusals(request(data=[data("gs://bucket/x")]), server=Server()) == []
 
