@@ -47,7 +47,7 @@ GIB = 1024**3
 _ADL = "http://www.eu-emi.eu/es/2010/12/adl"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _LONGEST = 120_000  # bytes of one variable; Linux takes 131 072 (MAX_ARG_STRLEN)
-_LARGEST = 2**20  # characters of a source
+_LARGEST = 2**20  # characters of a plan: what is compressed keeps everybody waiting
 _TIDYING = 300  # seconds beside the program's own: checking its data, ending it, listing what it has left
 _MOST = 1000  # data, storages or volumes of one job
 # No dollar sign, quote, backtick or backslash: ARC's scripts hand it to a shell.
@@ -75,9 +75,12 @@ def refuse(request: ExecutionRequest, options: ArcOptions) -> tuple[Reason, ...]
 
 
 def _too_large(request: ExecutionRequest) -> bool:
-    """What is beyond all hope is not compressed first: that takes its time."""
+    """What is beyond all hope is not written out, nor compressed, first: that takes its time."""
     source = getattr(request.executable, "source", None) or ""
-    return len(source) > _LARGEST or len(_bundle(_specimen(request))) > _LONGEST
+    if len(source) > _LARGEST:
+        return True
+    plan = json.dumps(_plan(_specimen(request)))
+    return len(plan) > _LARGEST or len(_bundle(plan)) > _LONGEST
 
 
 def beyond(request: ExecutionRequest, known: Cluster) -> Iterator[Reason]:
@@ -160,7 +163,7 @@ def description(job: Job, options: ArcOptions) -> bytes:
     _text(application, "Error", ERR)
     variable = SubElement(application, "Environment")
     _text(variable, "Name", _VARIABLE)
-    _text(variable, "Value", _bundle(job))
+    _text(variable, "Value", _bundle(json.dumps(_plan(job))))
     _needs(SubElement(root, "Resources"), job, options)
     staging = SubElement(root, "DataStaging")
     for name, url in _inputs(job.request):
@@ -207,9 +210,9 @@ def _inputs(request: ExecutionRequest) -> Iterator[tuple[str, str]]:
         yield datum.place, next(filter(readable, datum.urls))
 
 
-def _bundle(job: Job) -> str:
-    plan = repr(json.dumps(_plan(job)))
-    return b64encode(zlib.compress(f"{_LAUNCHER}\nsys.exit(main(json.loads({plan})))\n".encode(), 9)).decode()
+def _bundle(plan: str) -> str:
+    """Compressed as is usual: to make it a little smaller takes seconds where a source is odd (measured)."""
+    return b64encode(zlib.compress(f"{_LAUNCHER}\nsys.exit(main(json.loads({plan!r})))\n".encode())).decode()
 
 
 def _plan(job: Job) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import ast
 import base64
 import inspect
 import json
+import random
 import re
+import time
 import zlib
 from pathlib import Path
 from typing import Any
@@ -219,6 +221,20 @@ def test_a_program_that_no_command_line_holds_is_refused() -> None:
     assert [reason.element for reason in reasons] == ["executable.source"]
     assert not translate.refuse(a_request(executable=python(source="x = 1\n" * 100_000)), OPTIONS)
     assert translate.refuse(a_request(executable=python(source="x = 1\n" * 200_000)), OPTIONS)
+
+
+@pytest.mark.parametrize("part", [{"arguments": ["x" * 1000] * 2000}, {"environment": {"X": "x" * 2_000_000}}])
+def test_what_is_beyond_all_hope_is_not_compressed_first(part: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(translate.zlib, "compress")
+    assert translate.refuse(a_request(executable=python(source="pass", **part)), OPTIONS)
+
+
+def test_no_source_takes_its_time_to_be_compressed() -> None:
+    """While it is, the broker does nothing else."""
+    odd = "".join(random.Random(1).choices("ab", k=1_000_000))
+    began = time.process_time()
+    translate.refuse(a_request(executable=python(source=odd)), OPTIONS)
+    assert time.process_time() - began < 1.0
 
 
 @pytest.mark.parametrize(
