@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from adapters.arc.launcher import DROPPED, LATE, WRONG
 from adapters.common.http import tidy
-from broker.domain.session import TERMINAL
+from broker.domain.session import SYNONYMS, TERMINAL, known
 from broker.ports import Sighting
 
 # "REST interface job states", in its order.
@@ -86,8 +86,9 @@ def activity(document: Mapping[str, Any]) -> Activity:
 
 
 def sighting(seen: Activity, native: str) -> Sighting:
-    """A state that nobody knows is passed on as it is."""
-    phase = PHASES.get(seen.state, seen.state or "WAITING")
+    """A state that nobody knows is passed on as it is, and never as a phase: REJECTED, for one, would be a refusal."""
+    unknown = f"{seen.state} (ARC)" if known(SYNONYMS.get(seen.state, seen.state)) else seen.state
+    phase = PHASES.get(seen.state, unknown or "WAITING")
     messages = tuple(_messages(seen, phase))
     return Sighting(phase, messages=messages, native=native, began=_order(seen), ended=seen.ended)
 

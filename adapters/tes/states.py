@@ -12,6 +12,7 @@ from typing import NamedTuple
 from adapters.common.http import tidy
 from adapters.tes.wire import Task, TaskLog
 from broker.domain.quantities import parse_instant
+from broker.domain.session import SYNONYMS, known
 from broker.ports import Sighting
 
 SUBMITTED, LIMIT = "broker_submitted", "broker_limit"  # tags: when it was submitted by our clock, its limit in seconds
@@ -49,9 +50,12 @@ ON_ITS_WAY = ("QUEUED", "INITIALIZING", "RUNNING", "PAUSED", "CANCELING")
 
 
 def sighting(task: Task) -> Sighting:
-    """A state that the standard does not have, and UNKNOWN, are passed on as they are."""
+    """A state that the standard does not have, and UNKNOWN, are passed on as they are, and never as a phase: REJECTED,
+    for one, would be a refusal."""
     state = task.state or "UNKNOWN"
-    shown = STATES.get(state) or Shown(tidy(state, 40), "the platform does not say how far it is")
+    words = tidy(state, 40)
+    words = f"{words} (TES)" if known(SYNONYMS.get(words, words)) else words
+    shown = STATES.get(state) or Shown(words, "the platform does not say how far it is")
     began, ended = times(task)
     if state == "CANCELED" and began is not None and ended is not None:
         limit = _number(task, LIMIT)

@@ -364,3 +364,9 @@ def test_what_is_not_told_is_not_known(document: dict[str, Any]) -> None:
 )
 def test_a_wait_is_stated_where_there_is_a_ground_for_it(known: Cluster, cores: int, wait: Span | None) -> None:
     assert glue.wait(known, cores) == wait
+
+
+@pytest.mark.parametrize("state", ["REJECTED", "EXPIRED", "COMPLETED", "OFFERED", "EXECUTING"])
+def test_no_state_of_a_services_own_reads_as_a_phase(state: str) -> None:
+    """A refusal, for one, would be taken for proof that it does not run."""
+    assert states.sighting(Activity("", state), "x").phase == f"{state} (ARC)"

@@ -496,3 +496,9 @@ def test_only_fit_names_with_sizes_are_results() -> None:
     assert found == {"answer": 2, "a/b c.txt": 3}
     urls = [result.url for result in stored.results(found, "s3://mine/x/")]
     assert urls == ["s3://mine/x/a/b%20c.txt", "s3://mine/x/answer"]
+
+
+@pytest.mark.parametrize("state", ["REJECTED", "EXPIRED", "COMPLETED", "OFFERED", "EXECUTING"])
+def test_no_state_of_a_servers_own_reads_as_a_phase(state: str) -> None:
+    """A refusal, for one, would be taken for proof that it does not run."""
+    assert shown(state).phase == f"{state} (TES)"
