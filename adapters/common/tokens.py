@@ -49,7 +49,7 @@ EARLY = 60.0  # seconds before its end from which a token is not used; a tenth o
 REFUSED = 60.0  # seconds for which a token that was not taken is not tried again, should its source give no other
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 _CAP = 65_536  # bytes of an answer, of a file, of what a command prints
-_TICK = 0.1  # seconds between two looks at whether a command has ended
+_TICK = 0.1  # seconds between two looks at whether a command has ended, and too few to ask anybody anything
 
 
 class OidcOptions(BaseModel):
@@ -108,6 +108,7 @@ class Tokens:
         self._from = 0.0  # epoch seconds since which the token is ours
         self._refused: tuple[str, float] | None = None
         self._task: asyncio.Task[Token] | None = None
+        self._until = Deadline(0.0)  # of the task
 
     async def token(self, deadline: Deadline) -> str:
         """One that has not ended and was not refused. Raises SiteForbids saying what ended and who acts, other
@@ -116,16 +117,20 @@ class Tokens:
             if self._token is not None and not self._used_up(self._token):
                 return self._token.text
             theirs = self._task if self._task is not None and not self._task.done() else None
-            task = theirs or self._begin(deadline)
+            task, until = theirs or self._begin(deadline), self._until
+            left = deadline.left(self._clock.monotonic())
+            # Where the present one still serves, time is left to send it.
+            serves = self._token is not None and not self._is_over(self._token)
             try:
-                async with asyncio.timeout(deadline.left(self._clock.monotonic())):
+                async with asyncio.timeout(left / 2 if serves else left):
                     return (await asyncio.shield(task)).text
             except (TimeoutError, SiteError) as error:
                 if self._token is not None and not self._is_over(self._token):
                     return self._token.text  # it serves until its end
                 if isinstance(error, SiteForbids | SiteBusy):
                     raise
-                if theirs and task.done() and deadline.left(self._clock.monotonic()):
+                now = self._clock.monotonic()
+                if theirs and task.done() and until.left(now) < _TICK < deadline.left(now):
                     continue  # that was by another's deadline
                 if isinstance(error, SiteUnreachable):
                     raise
@@ -144,7 +149,7 @@ class Tokens:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def _begin(self, deadline: Deadline) -> asyncio.Task[Token]:
-        self._task = asyncio.create_task(self._renew(deadline))
+        self._task, self._until = asyncio.create_task(self._renew(deadline)), deadline
         self._task.add_done_callback(_seen)
         return self._task
 

@@ -193,6 +193,24 @@ async def test_a_token_serves_until_its_end_where_no_other_is_to_be_had(
         await source.token(soon(clock))
 
 
+async def test_a_token_that_serves_is_sent_in_time_where_its_source_is_silent(clock: FakeClock) -> None:
+    class Silent:
+        asked = False
+
+        async def get(self, deadline: Deadline) -> Token:
+            if self.asked:
+                await asyncio.sleep(30.0)
+            self.asked = True
+            return Token("present", clock.now() + 3600.0)
+
+    source = Tokens(Silent(), clock, PLACE)
+    assert await source.token(soon(clock)) == "present"
+    clock.advance(3550.0)
+    async with asyncio.timeout(0.9):
+        assert await source.token(Deadline.after(1.0, clock.monotonic())) == "present"
+    await source.close()
+
+
 class Slow:
     """A source that takes five seconds, and raises where its deadline is nearer."""
 
