@@ -134,7 +134,7 @@ class QueuedPlatform:
 
     async def _is_known(self, job: Job) -> bool:
         try:
-            return job.session in await self._starts.read()
+            return bool(await self._starts.read([job.session]))
         except SiteError:  # whoever makes something of a proof needs the same calendar
             return False
 
@@ -196,7 +196,7 @@ class QueuedPlatform:
 
     async def status(self, jobs: Sequence[Job], deadline: Deadline) -> Mapping[UUID, Sighting | SiteError]:
         """The starts are read first: what is submitted in between is found."""
-        starts = await self._starts.read()
+        starts = await self._starts.read([job.session for job in jobs])
         found = await self._queue.find(jobs, deadline)
         shown: dict[UUID, Sighting | SiteError] = {}
         for job in jobs:

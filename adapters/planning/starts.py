@@ -12,6 +12,7 @@ Each is one booking: its id is the session, its set the word, from when it was w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 from uuid import UUID
 
@@ -41,11 +42,12 @@ class Starts:
     def __init__(self, calendar: Calendar, site: str, clock: Clock) -> None:
         self._ledger, self._clock = Ledger(calendar, f"starts:{site}", clock), clock
 
-    async def read(self) -> dict[UUID, Start]:
-        """All that is known."""
+    async def read(self, sessions: Iterable[UUID]) -> dict[UUID, Start]:
+        """What is known of these."""
         book, now = await self._ledger.read(), self._clock.now()
-        known = ((booking.id, _start(booking, now)) for booking in book.bookings)
-        return {UUID(id_): start for id_, start in known if start is not None}
+        by_id = {booking.id: booking for booking in book.bookings}
+        known = ((session, _start(by_id.get(str(session)), now)) for session in sessions)
+        return {session: start for session, start in known if start is not None}
 
     async def begin(self, session: UUID, seconds: float, turn: float = 0.0) -> Start | None:
         """Take the right to submit it, for `seconds` and what it takes to settle. None: it is ours now, and nobody
@@ -106,7 +108,8 @@ class Starts:
 
 
 def _find(book: Book, session: UUID) -> Booking | None:
-    return next((booking for booking in book.bookings if booking.id == str(session)), None)
+    id_ = str(session)
+    return next((booking for booking in book.bookings if booking.id == id_), None)
 
 
 def _start(booking: Booking | None, now: float) -> Start | None:

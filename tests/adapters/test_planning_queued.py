@@ -444,11 +444,14 @@ async def test_starts_are_known_as_long_as_they_matter() -> None:
     assert await starts.end(two) is None
     assert await starts.begin(two, 30.0) == Start(ENDED, False)
     assert not await starts.submitted(two)
-    assert {session: start.word for session, start in (await starts.read()).items()} == {one: SUBMITTED, two: ENDED}
+    assert {session: start.word for session, start in (await starts.read([one, two])).items()} == {
+        one: SUBMITTED,
+        two: ENDED,
+    }
     clock.advance(3601.0)
-    assert (await starts.read())[one] == Start(SUBMITTED, False, True)
+    assert (await starts.read([one]))[one] == Start(SUBMITTED, False, True)
     clock.advance(86400.0)
-    assert not await starts.read()
+    assert not await starts.read([one, two])
 
 
 async def test_only_whose_right_it_is_gives_it_back() -> None:
