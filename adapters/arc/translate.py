@@ -12,9 +12,11 @@ there is no program to be uploaded that could be missing when the answer is lost
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
+import socket
 import zlib
 from base64 import b64encode
 from collections.abc import Iterator
@@ -33,7 +35,7 @@ from adapters.common.laying import inside, lay_out, variables
 from adapters.planning.platform import Job
 from adapters.planning.policies import over, too_long
 from broker.domain import kinds
-from broker.domain.addresses import bare
+from broker.domain.addresses import bare, serves
 from broker.domain.executables import PythonProgram
 from broker.domain.identity import Owner
 from broker.domain.outcome import Reason
@@ -144,7 +146,19 @@ def readable(url: str) -> bool:
         plain
         and parts.scheme in SCHEMES
         and bool(re.fullmatch(r"[\w.-]+(:\d+)?|\[[\da-fA-F:]+\](:\d+)?", parts.netloc))
+        and _serves(parts.hostname or "")
     )
+
+
+def _serves(host: str) -> bool:
+    """The service fetches data itself, from where it stands: an address of its cloud's own is no place for any, by
+    whatever spelling. What a name means there cannot be told from here."""
+    with contextlib.suppress(OSError):
+        host = socket.inet_ntoa(socket.inet_aton(host))
+    try:
+        return serves(host)
+    except ValueError:
+        return True
 
 
 # ── what runs ────────────────────────────────────────────────────────────────────────────────────────────────────
