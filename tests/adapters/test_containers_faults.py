@@ -255,6 +255,36 @@ async def test_whatever_answer_is_lost_it_runs_once_at_most(
     assert marks.name("broker", job.session) not in engine.volumes
 
 
+@pytest.mark.parametrize("ticket", [True, False])
+async def test_what_was_seen_before_it_ran_does_not_start_it_again(
+    engine: FakeEngine, stage: Stage, ticket: bool
+) -> None:
+    job = await stage.started(BOX)
+    assert (await stage.ended(job)).phase == "COMPLETED"
+    name = marks.name("broker", job.session)
+    labels = engine.boxes[name]["Config"]["Labels"]
+    before = {"Id": name, "State": {"Status": "created"}, "Config": {"Labels": labels}}
+
+    async def old(request: web.Request) -> web.StreamResponse:
+        return web.json_response(before)
+
+    async def volumes(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"Volumes": [{"Name": name, "CreatedAt": rfc3339(), "Labels": labels}]})
+
+    engine.faults["inspect"] = old
+    if ticket:
+        engine.faults["volumes"] = volumes
+    async with asyncio.timeout(60):
+        platform = stage.make()
+        shown = (await platform.status([job], stage.soon()))[job.session]
+        assert isinstance(shown, Sighting)
+        assert shown.phase == "PREPARING"
+        await asyncio.sleep(0.3)
+    assert engine.done.count("start") == 1
+    assert engine.done.count("put") == 1
+    assert (await stage.look(job)).phase == "COMPLETED"
+
+
 async def test_the_trouble_of_one_container_is_its_own(engine: FakeEngine, stage: Stage) -> None:
     first, second = await stage.started(BOX), await stage.started(BOX)
     await stage.ended(first)
