@@ -63,7 +63,12 @@ class Known(NamedTuple):
     @property
     def number(self) -> int | None:
         """Of the job in Slurm that counts, where there are several: the one that began the run."""
-        return self.left.taken_by or self.note.number
+        return next(iter(self.numbers), None)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The one that began the run by the folder's word, which the job can write; and the one that we submitted."""
+        return tuple(dict.fromkeys(filter(None, (self.left.taken_by, self.note.number))))
 
 
 class Signers(Protocol):
@@ -282,13 +287,17 @@ class SlurmQueue:
         self, user: str, known: Mapping[UUID, Known], deadline: Deadline
     ) -> dict[UUID, records.Job | SiteError | None]:
         signer = self._signer(user)
-        numbers = {session: item.number for session, item in known.items()}
+        numbers = {session: item.numbers for session, item in known.items()}
         if len(numbers) <= FEW and all(numbers.values()):
-            asked = await each(numbers.values(), lambda number: self._client.job(number or 0, signer, deadline), FEW)
-            return {
-                session: job if isinstance(job, SiteError) or self._is_ours(job, session, user) else None
-                for session, job in zip(numbers, asked, strict=True)
-            }
+
+            async def ask(asked: tuple[UUID, tuple[int, ...]]) -> records.Job | None:
+                for number in asked[1]:
+                    job = await self._client.job(number, signer, deadline)
+                    if self._is_ours(job, asked[0], user):
+                        return job
+                return None
+
+            return dict(zip(numbers, await each(numbers.items(), ask, FEW), strict=True))
         listed = self._by_session(await self._client.jobs(signer, deadline), user)
         return {session: _counting(listed.get(session, []), numbers[session]) for session in numbers}
 
@@ -333,12 +342,12 @@ class SlurmQueue:
         user = item.note.user if item else self._options.user
         await self._in_thread(deadline, lambda: self._folders.ask_to_end(job.session))
         signer = self._signer(user)
-        numbers = [item.number] if item and item.number else []
+        numbers = list(item.numbers[::-1]) if item else []  # ours first
         if not numbers:
             listed = self._by_session(await self._client.jobs(signer, deadline), user)
             numbers = [found.job_id for found in listed.get(job.session, [])]
         for number in numbers:
-            await self._client.end(number or 0, signer, deadline)
+            await self._client.end(number, signer, deadline)
 
     async def held(self, deadline: Deadline) -> tuple[Held, ...]:
         """By the notes, and by the names of jobs of which there is none."""
@@ -465,10 +474,11 @@ class SlurmQueue:
             raise SiteMisbehaved(f"the shared folder gives trouble: {_tidy(str(error))}.") from error
 
 
-def _counting(jobs: Sequence[records.Job], number: int | None) -> records.Job | None:
-    """Of those of one session the one that counts: of that number, else the latest."""
-    same = [job for job in jobs if job.job_id == number]
-    return next(iter(same), None) if number else max(jobs, key=lambda job: job.job_id, default=None)
+def _counting(jobs: Sequence[records.Job], numbers: Sequence[int]) -> records.Job | None:
+    """Of those of one session the one that counts: the first of these numbers, else the latest."""
+    if not numbers:
+        return max(jobs, key=lambda job: job.job_id, default=None)
+    return next((job for number in numbers for job in jobs if job.job_id == number), None)
 
 
 def _native(item: Known) -> str | None:
