@@ -378,7 +378,8 @@ async def test_outputs_are_read_from_the_servers_own_origin_alone(
 
 
 @pytest.mark.parametrize(
-    "place", ["/runs", "/runs/r2", "/runs/r1/../r2", "/runs/r1/%2e%2e/r2", "/runs/r1/%2E%2e%2Fr2", "/runs/r2?r1", "/r1x"]
+    "place",
+    ["/runs", "/runs/r2", "/runs/r1/../r2", "/runs/r1/%2e%2e/r2", "/runs/r1/%2E%2e%2Fr2", "/runs/r2?r1", "/r1x"],
 )
 async def test_what_belongs_to_other_runs_is_not_read_by_our_credentials(
     server: RawServer, http: aiohttp.ClientSession, place: str
