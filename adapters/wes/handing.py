@@ -3,8 +3,8 @@ of the local platform what opens files below a folder.
 
 Outputs are read over HTTP from the server's own origin, or as files below the folders that the operator has named, and
 of both only where the run's id is a step of the path: servers keep runs apart so, and an output's location is the
-workflow's own word. What lies elsewhere is not handed out. Of a program, launch.py has written sizes and SHA-256 into a manifest; of a workflow
-the engine's SHA-1 holds where it says one. Either is looked at again while the bytes go out.
+workflow's own word. What lies elsewhere is not handed out. Of a program, launch.py has written sizes and SHA-256 into a
+manifest; of a workflow the engine's SHA-1 holds where it says one. Either is looked at again while the bytes go out.
 """
 
 from __future__ import annotations
@@ -212,6 +212,13 @@ async def _open(at: Beneath) -> int:
 
 
 async def _end_of(wes: Wes, one: Found, deadline: Deadline) -> str:
+    if isinstance(one.at, Beneath):
+        descriptor = await _open(one.at)
+        try:
+            start = max(0, os.fstat(descriptor).st_size - MOST_LOG)
+            return (await asyncio.to_thread(os.pread, descriptor, MOST_LOG, start)).decode(errors="replace")
+        finally:
+            os.close(descriptor)
     kept = b""
     async with aclosing(_pieces(wes, one, deadline)) as pieces:
         async for piece in pieces:
