@@ -129,9 +129,10 @@ class Preparer:
         while True:
             await self._clock.sleep(LEASE / 3)
             asked, ours = self._clock.monotonic(), True
-            with suppress(BrokerError):
-                ours = asked < until and await self._enter(key)
-                until = asked + LEASE if ours else until
+            with suppress(BrokerError, TimeoutError):
+                async with asyncio.timeout(LEASE / 3):
+                    ours = await self._enter(key)
+                until = asked + LEASE
             if task is not None and (not ours or self._clock.monotonic() + LEASE / 3 >= until):
                 task.cancel()
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from adapters.containers import marks
+from adapters.containers import marks, preparing
 from adapters.planning.contract import Stage
 from broker.domain.deadline import Deadline
-from broker.errors import SiteError, SiteMisbehaved, SiteTimeout, SiteUnreachable
+from broker.errors import SiteError, SiteMisbehaved, SiteTimeout, SiteUnreachable, Unavailable
 from broker.ports import Sighting
 from broker.testing.container_engines import Engine
 from tests.adapters.container_sites import CLOCK, Sites, container
@@ -283,6 +283,29 @@ async def test_what_was_seen_before_it_ran_does_not_start_it_again(
     assert engine.done.count("start") == 1
     assert engine.done.count("put") == 1
     assert (await stage.look(job)).phase == "COMPLETED"
+
+
+async def test_who_cannot_renew_its_lease_goes_on_with_nothing(
+    engine: FakeEngine, here: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another goes on with it once the lease is over."""
+    monkeypatch.setattr(preparing, "LEASE", 0.9)
+    enter, stage, queue = here.limits.enter, here.stage(BOX, BOX), here.queue()
+    entered: list[str] = []
+
+    async def cut_off(*words: Any) -> bool:
+        entered.append(words[0])
+        if len(entered) > 1:
+            raise Unavailable("the store is gone.")
+        return await enter(*words)
+
+    monkeypatch.setattr(here.limits, "enter", cut_off)
+    engine.faults["image"] = silent
+    await queue.submit(stage.job(BOX), stage.soon())
+    await asyncio.sleep(0.2)
+    assert len(queue._preparer._tasks) == 1
+    await asyncio.sleep(0.7)
+    assert not queue._preparer._tasks
 
 
 async def test_the_trouble_of_one_container_is_its_own(engine: FakeEngine, stage: Stage) -> None:
