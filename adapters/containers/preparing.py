@@ -250,7 +250,11 @@ class Preparer:
         return None
 
     async def _check(self, image: dict[str, Any], reference: images.Reference, job: Job) -> None:
-        """That it is for a processor that is asked for, or is here."""
+        """That it is for a processor that is asked for, or is here, and that its labels, which its containers have too,
+        are of a size to be read with those of all jobs."""
+        size = images.labels(image)
+        if size > translate.LONGEST:
+            raise Hopeless(f"the labels of {reference.name} have {size} bytes; {translate.LONGEST} are the most.")
         about = await self._engine.about(self._soon())
         its, wanted = images.architecture(str(image.get("Architecture", ""))), translate.platform(job.request)
         runs = {wanted.partition("/")[2]} if wanted else {about.architecture, *self._options.architectures}

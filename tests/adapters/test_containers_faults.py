@@ -317,6 +317,19 @@ async def test_the_trouble_of_one_container_is_its_own(engine: FakeEngine, stage
     assert sorted(type(one).__name__ for one in found.values()) == ["Sighting", "SiteMisbehaved"]
 
 
+async def test_an_image_whose_labels_fill_every_list_is_not_run(engine: FakeEngine, stage: Stage) -> None:
+    """A list of containers shows them for each, and is read for all jobs."""
+
+    async def labelled(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"Architecture": "amd64", "Config": {"Labels": {"a": "b" * 100_000}}})
+
+    engine.faults["image"] = labelled
+    seen = await stage.ended(await stage.started(BOX))
+    assert seen.phase == "FAILED"
+    assert "the labels of localhost/broker/tools:latest have 100001 bytes" in seen.messages[0]
+    assert "create" not in engine.done
+
+
 async def test_a_job_that_is_not_ready_in_time_is_given_up(engine: FakeEngine, here: Sites) -> None:
     stage = here.stage(BOX, BOX)
     engine.age = 4000.0
