@@ -11,6 +11,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -48,6 +49,7 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 FEW = 4  # jobs that are asked for one by one rather than by a list of all that the cluster has
+THREADS = 16  # that wait for the shared folder
 MOST_LOG = 1024**2  # bytes of each log that are handed out: the end
 SWEEP = 600.0  # seconds between two sweeps of ended jobs, at least
 NEVER = Span(math.inf, math.inf)  # of a size that fits nowhere
@@ -107,6 +109,8 @@ class SlurmQueue:
         age = options.snapshot.total_seconds()
         self._snapshot: Cached[Snapshot] = Cached(age, clock)
         self._queue: Cached[list[records.Job]] = Cached(age, clock)
+        # Its own: a shared folder that hangs keeps threads, and those of the process resolve the names of all sites.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="slurm")
         self._next_sweep = 0.0  # monotonic
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -203,7 +207,7 @@ class SlurmQueue:
             said = await self._client.submit(body, signer, deadline)
         except SiteError as error:
             if error.proof:
-                await asyncio.to_thread(self._folders.remove, job.session)
+                await self._run(lambda: self._folders.remove(job.session))
             raise
         number = said.job_id or 0
         await self._noted(job.session, note._replace(number=number))
@@ -224,13 +228,13 @@ class SlurmQueue:
             return  # it runs after all
         with suppress(SiteError):
             await self._client.end(number, signer, deadline)
-        await asyncio.to_thread(self._folders.remove, session)
+        await self._run(lambda: self._folders.remove(session))
         raise SiteRefused(f"Slurm would let it wait for ever: {why}.")
 
     async def _noted(self, session: UUID, note: Note) -> None:
         """Where that fails the job is found by its name."""
         try:
-            await asyncio.to_thread(self._folders.write_note, session, note)
+            await self._run(lambda: self._folders.write_note(session, note))
         except OSError as error:
             _log.warning("a job's number is not noted", session=str(session), number=note.number, why=str(error))
 
@@ -328,7 +332,7 @@ class SlurmQueue:
             item = item._replace(note=item.note._replace(number=job.job_id))
             await self._noted(session, item.note)
         shown = states.shown(job, item.left, item.number, now)
-        if shown.unbegun and not await asyncio.to_thread(self._folders.forbid, session):
+        if shown.unbegun and not await self._run(lambda: self._folders.forbid(session)):
             return Sighting("PREPARING", messages=(f"slurm job {item.number} begins",), native=_native(item))
         if shown.final:
             final = shown._replace(ended=shown.ended or now)._asdict()
@@ -397,11 +401,11 @@ class SlurmQueue:
             raise SiteForgot(f"the session {job.session} has no result {name!r}.")
         place, root = self._folders.place(job.session), translate.spec(job, self._options).results
         try:
-            descriptor = await asyncio.to_thread(open_beneath, place, root, name)
+            descriptor = await self._run(lambda: open_beneath(place, root, name))
         except OSError as error:
             raise SiteForgot(f"the result {name!r} of the session {job.session} is gone.") from error
         try:
-            while piece := await asyncio.to_thread(os.read, descriptor, PIECE):
+            while piece := await self._run(lambda: os.read(descriptor, PIECE)):
                 yield piece
         finally:
             os.close(descriptor)
@@ -410,6 +414,7 @@ class SlurmQueue:
         """Returns when a sweep under way has ended."""
         if self._sweeping is not None:
             await self._sweeping
+        self._threads.shutdown(wait=False, cancel_futures=True)
         await self._signers.close()
 
     # ── within ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -461,13 +466,16 @@ class SlurmQueue:
         now = self._clock.monotonic()
         if now >= self._next_sweep and (self._sweeping is None or self._sweeping.done()):
             self._next_sweep = now + SWEEP
-            self._sweeping = asyncio.create_task(asyncio.to_thread(self._folders.sweep, self._clock.now()))
+            self._sweeping = asyncio.create_task(self._run(lambda: self._folders.sweep(self._clock.now())))
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _in_thread(self, deadline: Deadline, work: Callable[[], T]) -> T:
         """The thread goes on to its end whatever happens to us: what it does is whole or found again."""
         try:
             async with asyncio.timeout(deadline.left(self._clock.monotonic())):
-                return await asyncio.to_thread(work)
+                return await self._run(work)
         except TimeoutError:
             raise SiteTimeout("the shared folder did not answer in time.") from None
         except (OSError, ValueError, TypeError) as error:  # the latter two: a record that is none

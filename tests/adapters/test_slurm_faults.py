@@ -5,6 +5,7 @@ the descriptions of 0.0.44 (Slurm 25.11) have them.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -440,6 +441,21 @@ async def test_what_a_job_writes_of_its_number_hurts_nobody_and_keeps_nothing_fr
     stub.answers["DELETE job/7"] = stub.answers["DELETE job/99"] = lambda _: said()
     await site.end(job, soon())
     assert "DELETE job/7" in stub.calls
+
+
+async def test_a_shared_folder_that_hangs_is_the_sites_own_trouble(
+    stub: Stub, http: aiohttp.ClientSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of hosts are resolved in the threads of the process."""
+    site, back = queue(stub, http, tmp_path), threading.Event()
+    monkeypatch.setattr(site._folders, "note", lambda session: back.wait(30))
+    try:
+        looks = [site.find([a_job("pass")], in_time()) for _ in range(50)]
+        assert {type(each) for each in await asyncio.gather(*looks, return_exceptions=True)} == {SiteTimeout}
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(lambda: 1) == 1
+    finally:
+        back.set()
 
 
 async def test_ending_is_asked_for_even_where_slurm_cannot_be(
