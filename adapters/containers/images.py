@@ -115,6 +115,14 @@ def trouble(line: Mapping[str, Any]) -> str | None:
     return next((word for word in words if isinstance(word, str) and word), None)
 
 
+def labels(image: Mapping[str, Any]) -> int:
+    """How many bytes an image's labels have."""
+    config = image.get("Config")
+    found = config.get("Labels") if isinstance(config, Mapping) else None
+    pairs = found.items() if isinstance(found, Mapping) else ()
+    return sum(len(f"{name}{value}".encode(errors="replace")) for name, value in pairs)
+
+
 def variable(image: Mapping[str, Any], name: str) -> str:
     """What an image sets a variable to; empty: it does not."""
     config = image.get("Config")

@@ -124,12 +124,17 @@ class Preparer:
         return await self._limits.enter(key, self._us, 1, self._clock.now() + LEASE)
 
     async def _renewed(self, key: str, task: asyncio.Task[None] | None) -> None:
-        """Ends `task` where the lease is lost."""
+        """Ends `task` where the lease is lost, or cannot be known to be ours: then another goes on with it."""
+        until = self._clock.monotonic() + LEASE
         while True:
             await self._clock.sleep(LEASE / 3)
-            with suppress(BrokerError):
-                if not await self._enter(key) and task is not None:
-                    task.cancel()
+            asked, ours = self._clock.monotonic(), True
+            with suppress(BrokerError, TimeoutError):
+                async with asyncio.timeout(LEASE / 3):
+                    ours = await self._enter(key)
+                until = asked + LEASE
+            if task is not None and (not ours or self._clock.monotonic() + LEASE / 3 >= until):
+                task.cancel()
 
     async def _whole(self, job: Job, offset: float) -> None:
         try:
@@ -161,6 +166,10 @@ class Preparer:
         if left <= 0:
             raise Hopeless(f"it was not ready within {whole:g} s")
         return Deadline.after(left, self._clock.monotonic())
+
+    async def _run(self, name: str) -> states.Container | None:
+        found = await self._engine.container(name, self._soon())
+        return states.container(found) if found is not None else None
 
     async def _make(self, job: Job, deadline: Deadline) -> None:
         image, platform = await self._image(job, deadline), translate.platform(job.request)
@@ -196,11 +205,13 @@ class Preparer:
         if await self._engine.volume(marks.end_name(prefix, session), self._soon()) is not None:
             await self._ending.clear(session, self._soon())
             return
+        if (run := await self._run(name)) is None or not run.unstarted:
+            return  # an engine starts what is over once more
         try:
             await self._engine.start(name, self._soon())
         except SiteError as error:
-            found = await self._engine.container(name, self._soon())
-            if found is not None and states.container(found).unstarted and _answered(error):
+            run = await self._run(name)
+            if run is not None and run.unstarted and _answered(error):
                 raise Hopeless(f"the engine cannot start it: {error.detail}") from error
 
     # ── the image ────────────────────────────────────────────────────────────────────────────────────────────
@@ -239,7 +250,11 @@ class Preparer:
         return None
 
     async def _check(self, image: dict[str, Any], reference: images.Reference, job: Job) -> None:
-        """That it is for a processor that is asked for, or is here."""
+        """That it is for a processor that is asked for, or is here, and that its labels, which its containers have too,
+        are of a size to be read with those of all jobs."""
+        size = images.labels(image)
+        if size > translate.LONGEST:
+            raise Hopeless(f"the labels of {reference.name} have {size} bytes; {translate.LONGEST} are the most.")
         about = await self._engine.about(self._soon())
         its, wanted = images.architecture(str(image.get("Architecture", ""))), translate.platform(job.request)
         runs = {wanted.partition("/")[2]} if wanted else {about.architecture, *self._options.architectures}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -42,6 +42,8 @@ ROOT = "/broker"
 FETCHED = ("http", "https")
 PROTOCOLS = ("TCP", "UDP", "HTTP", "HTTPS")
 
+# Bytes of a command, or of an image's labels: an engine's list of containers shows both, and is read for all jobs.
+LONGEST = 65536
 _MOST = 10_000  # data, storages or volumes of one job
 _OURS = frozenset({"data", "storage", "home", "tmp", PROGRAM})  # what a program's volume is not laid over
 _SYSTEM = frozenset({"proc", "sys", "dev", ROOT.strip("/")})  # nor a container's
@@ -142,8 +144,15 @@ def _environment(environment: dict[str, str] | None, words: Sequence[str], what:
     for name, value in (environment or {}).items():
         if not name or "=" in name or "\0" in name + value:
             yield Reason(f"{name[:100]!r} cannot be set as a variable", "executable.environment")
+    yield from _size(words, what)
     if any("\0" in word for word in words):
         yield Reason("a word of it holds a null character", f"executable.{what}")
+
+
+def _size(words: Iterable[str], what: str) -> Iterator[Reason]:
+    size = sum(len(word.encode(errors="replace")) for word in words)
+    if size > LONGEST:
+        yield Reason(f"its words have {size} bytes", f"executable.{what}", nearest=f"{LONGEST} bytes together")
 
 
 def _port(port: DockerNetworkPort, element: str, options: ContainersOptions) -> Iterator[Reason]:
@@ -159,6 +168,7 @@ def _port(port: DockerNetworkPort, element: str, options: ContainersOptions) -> 
 
 def _program(program: PythonProgram, options: ContainersOptions, known: Known) -> Iterator[Reason]:
     yield from refusing.words(program)
+    yield from _size((*(program.arguments or ()), *(program.requirements or ())), "arguments")
     if program.source is not None and len(program.source.encode(errors="replace")) > options.max_source_bytes:
         yield Reason("the source is too large", "executable.source", nearest=f"{options.max_source_bytes} bytes")
     if program.location is not None and _scheme(program.location) not in ("http", "https", "data"):

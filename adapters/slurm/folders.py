@@ -47,6 +47,7 @@ T = TypeVar("T")
 _NEW = ".new-"
 _WRITTEN = ("PREPARING", "RUNNING", "RELEASING", *layout.TERMINAL)  # phases that a supervisor writes
 _CAP = 16 * 1024**2  # bytes of a file in a job's folder that are read
+_LONGEST_NUMBER = 10  # digits; slurmctld counts to 67 043 328
 _ROOT = Path(__file__).parents[2]
 # All that the runner imports of ours: the standard library is all that a node need have besides.
 _PARTS = (
@@ -291,7 +292,7 @@ def _taken_by(place: Path) -> int | None:
     if text is None or text.decode(errors="replace").strip() == BROKER:
         return None
     number = text.split(b" ")[0]
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isdigit() and len(number) <= _LONGEST_NUMBER else 0
 
 
 def _list(path: Path, shape: type[T]) -> tuple[T, ...]:

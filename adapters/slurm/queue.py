@@ -11,6 +11,7 @@ import math
 import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -48,6 +49,7 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 FEW = 4  # jobs that are asked for one by one rather than by a list of all that the cluster has
+THREADS = 16  # that wait for the shared folder
 MOST_LOG = 1024**2  # bytes of each log that are handed out: the end
 SWEEP = 600.0  # seconds between two sweeps of ended jobs, at least
 NEVER = Span(math.inf, math.inf)  # of a size that fits nowhere
@@ -63,7 +65,12 @@ class Known(NamedTuple):
     @property
     def number(self) -> int | None:
         """Of the job in Slurm that counts, where there are several: the one that began the run."""
-        return self.left.taken_by or self.note.number
+        return next(iter(self.numbers), None)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The one that began the run by the folder's word, which the job can write; and the one that we submitted."""
+        return tuple(dict.fromkeys(filter(None, (self.left.taken_by, self.note.number))))
 
 
 class Signers(Protocol):
@@ -102,6 +109,8 @@ class SlurmQueue:
         age = options.snapshot.total_seconds()
         self._snapshot: Cached[Snapshot] = Cached(age, clock)
         self._queue: Cached[list[records.Job]] = Cached(age, clock)
+        # Its own: a shared folder that hangs keeps threads, and those of the process resolve the names of all sites.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="slurm")
         self._next_sweep = 0.0  # monotonic
         self._sweeping: asyncio.Task[None] | None = None
 
@@ -198,7 +207,7 @@ class SlurmQueue:
             said = await self._client.submit(body, signer, deadline)
         except SiteError as error:
             if error.proof:
-                await asyncio.to_thread(self._folders.remove, job.session)
+                await self._run(lambda: self._folders.remove(job.session))
             raise
         number = said.job_id or 0
         await self._noted(job.session, note._replace(number=number))
@@ -219,13 +228,13 @@ class SlurmQueue:
             return  # it runs after all
         with suppress(SiteError):
             await self._client.end(number, signer, deadline)
-        await asyncio.to_thread(self._folders.remove, session)
+        await self._run(lambda: self._folders.remove(session))
         raise SiteRefused(f"Slurm would let it wait for ever: {why}.")
 
     async def _noted(self, session: UUID, note: Note) -> None:
         """Where that fails the job is found by its name."""
         try:
-            await asyncio.to_thread(self._folders.write_note, session, note)
+            await self._run(lambda: self._folders.write_note(session, note))
         except OSError as error:
             _log.warning("a job's number is not noted", session=str(session), number=note.number, why=str(error))
 
@@ -282,13 +291,17 @@ class SlurmQueue:
         self, user: str, known: Mapping[UUID, Known], deadline: Deadline
     ) -> dict[UUID, records.Job | SiteError | None]:
         signer = self._signer(user)
-        numbers = {session: item.number for session, item in known.items()}
+        numbers = {session: item.numbers for session, item in known.items()}
         if len(numbers) <= FEW and all(numbers.values()):
-            asked = await each(numbers.values(), lambda number: self._client.job(number or 0, signer, deadline), FEW)
-            return {
-                session: job if isinstance(job, SiteError) or self._is_ours(job, session, user) else None
-                for session, job in zip(numbers, asked, strict=True)
-            }
+
+            async def ask(asked: tuple[UUID, tuple[int, ...]]) -> records.Job | None:
+                for number in asked[1]:
+                    job = await self._client.job(number, signer, deadline)
+                    if self._is_ours(job, asked[0], user):
+                        return job
+                return None
+
+            return dict(zip(numbers, await each(numbers.items(), ask, FEW), strict=True))
         listed = self._by_session(await self._client.jobs(signer, deadline), user)
         return {session: _counting(listed.get(session, []), numbers[session]) for session in numbers}
 
@@ -319,7 +332,7 @@ class SlurmQueue:
             item = item._replace(note=item.note._replace(number=job.job_id))
             await self._noted(session, item.note)
         shown = states.shown(job, item.left, item.number, now)
-        if shown.unbegun and not await asyncio.to_thread(self._folders.forbid, session):
+        if shown.unbegun and not await self._run(lambda: self._folders.forbid(session)):
             return Sighting("PREPARING", messages=(f"slurm job {item.number} begins",), native=_native(item))
         if shown.final:
             final = shown._replace(ended=shown.ended or now)._asdict()
@@ -333,12 +346,12 @@ class SlurmQueue:
         user = item.note.user if item else self._options.user
         await self._in_thread(deadline, lambda: self._folders.ask_to_end(job.session))
         signer = self._signer(user)
-        numbers = [item.number] if item and item.number else []
+        numbers = list(item.numbers[::-1]) if item else []  # ours first
         if not numbers:
             listed = self._by_session(await self._client.jobs(signer, deadline), user)
             numbers = [found.job_id for found in listed.get(job.session, [])]
         for number in numbers:
-            await self._client.end(number or 0, signer, deadline)
+            await self._client.end(number, signer, deadline)
 
     async def held(self, deadline: Deadline) -> tuple[Held, ...]:
         """By the notes, and by the names of jobs of which there is none."""
@@ -388,11 +401,11 @@ class SlurmQueue:
             raise SiteForgot(f"the session {job.session} has no result {name!r}.")
         place, root = self._folders.place(job.session), translate.spec(job, self._options).results
         try:
-            descriptor = await asyncio.to_thread(open_beneath, place, root, name)
+            descriptor = await self._run(lambda: open_beneath(place, root, name))
         except OSError as error:
             raise SiteForgot(f"the result {name!r} of the session {job.session} is gone.") from error
         try:
-            while piece := await asyncio.to_thread(os.read, descriptor, PIECE):
+            while piece := await self._run(lambda: os.read(descriptor, PIECE)):
                 yield piece
         finally:
             os.close(descriptor)
@@ -401,6 +414,7 @@ class SlurmQueue:
         """Returns when a sweep under way has ended."""
         if self._sweeping is not None:
             await self._sweeping
+        self._threads.shutdown(wait=False, cancel_futures=True)
         await self._signers.close()
 
     # ── within ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -452,23 +466,27 @@ class SlurmQueue:
         now = self._clock.monotonic()
         if now >= self._next_sweep and (self._sweeping is None or self._sweeping.done()):
             self._next_sweep = now + SWEEP
-            self._sweeping = asyncio.create_task(asyncio.to_thread(self._folders.sweep, self._clock.now()))
+            self._sweeping = asyncio.create_task(self._run(lambda: self._folders.sweep(self._clock.now())))
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     async def _in_thread(self, deadline: Deadline, work: Callable[[], T]) -> T:
         """The thread goes on to its end whatever happens to us: what it does is whole or found again."""
         try:
             async with asyncio.timeout(deadline.left(self._clock.monotonic())):
-                return await asyncio.to_thread(work)
+                return await self._run(work)
         except TimeoutError:
             raise SiteTimeout("the shared folder did not answer in time.") from None
         except (OSError, ValueError, TypeError) as error:  # the latter two: a record that is none
             raise SiteMisbehaved(f"the shared folder gives trouble: {_tidy(str(error))}.") from error
 
 
-def _counting(jobs: Sequence[records.Job], number: int | None) -> records.Job | None:
-    """Of those of one session the one that counts: of that number, else the latest."""
-    same = [job for job in jobs if job.job_id == number]
-    return next(iter(same), None) if number else max(jobs, key=lambda job: job.job_id, default=None)
+def _counting(jobs: Sequence[records.Job], numbers: Sequence[int]) -> records.Job | None:
+    """Of those of one session the one that counts: the first of these numbers, else the latest."""
+    if not numbers:
+        return max(jobs, key=lambda job: job.job_id, default=None)
+    return next((job for number in numbers for job in jobs if job.job_id == number), None)
 
 
 def _native(item: Known) -> str | None:

@@ -9,7 +9,8 @@ https://slurm.schedmd.com/rest_release_notes.html.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
@@ -234,7 +235,8 @@ class Answer(msgspec.Struct):
     job_submit_user_msg: str | None = ""
 
 
-def gres(text: str | None) -> dict[str, int]:
+@lru_cache(1024)  # nodes are alike, and each is looked at for every request
+def gres(text: str | None) -> Mapping[str, int]:
     """`gpu:a100:4(S:0-1),gpu:t4:2` → {gpu: 6, gpu:a100: 4, gpu:t4: 2}."""
     found: dict[str, int] = {}
     for part in listed(re.sub(r"\([^)]*\)", "", text or "")):

@@ -126,7 +126,7 @@ class Wes:
             return None
         if not _ADDRESS.fullmatch(said):
             return said.encode(errors="replace")[-MOST_LOG:].decode(errors="ignore")
-        url = self._origin.same(said, self._origin.at("runs", run))
+        url = self._own(said, run)
         if url is None:
             return None
         kept = b""
@@ -140,9 +140,14 @@ class Wes:
 
     def address(self, location: str, run: str) -> URL | None:
         """An output's location as an address of this server's own; None: it is none."""
-        if not location.startswith(("http://", "https://")):
-            return None
-        return self._origin.same(location, self._origin.at("runs", run))
+        return self._own(location, run) if location.startswith(("http://", "https://")) else None
+
+    def _own(self, location: str, run: str) -> URL | None:
+        """Asked with our credentials, which open the runs of others too, while a workflow can write what it likes into
+        its outputs, and on some servers into its log: so the run's id has to be a step of the path."""
+        url = self._origin.same(location, self._origin.at("runs", run))
+        steps = url.path.split("/") if url is not None else []
+        return url if run in steps and ".." not in steps else None
 
     def output(self, run: str, name: str) -> URL:
         """Where sapporo hands out an output. Raises SiteMisbehaved for a name that would lead elsewhere."""

@@ -1,9 +1,10 @@
 """What a run leaves, handed back: logs, results, their bytes. Imports the ports, the platform port, and this package;
 of the local platform what opens files below a folder.
 
-Outputs are read over HTTP from the server's own origin, or as files below the folders that the operator has named; what
-lies elsewhere is not handed out. Of a program, launch.py has written sizes and SHA-256 into a manifest; of a workflow
-the engine's SHA-1 holds where it says one. Either is looked at again while the bytes go out.
+Outputs are read over HTTP from the server's own origin, or as files below the folders that the operator has named, and
+of both only where the run's id is a step of the path: servers keep runs apart so, and an output's location is the
+workflow's own word. What lies elsewhere is not handed out. Of a program, launch.py has written sizes and SHA-256 into a
+manifest; of a workflow the engine's SHA-1 holds where it says one. Either is looked at again while the bytes go out.
 """
 
 from __future__ import annotations
@@ -160,8 +161,10 @@ def _at(wes: Wes, run: str, output: Output, options: WesOptions) -> URL | Beneat
     if (url := wes.address(output.location, run)) is not None:
         return url
     path = _path(output.location)
+    if path is None or run not in path.parts:  # of another run, or nobody's: a workflow writes what it likes here
+        return None
     for folder in options.outputs:
-        if path is not None and path != folder and path.is_relative_to(folder):
+        if path != folder and path.is_relative_to(folder):
             return Beneath(folder, path.relative_to(folder).as_posix())
     return None
 
@@ -209,6 +212,13 @@ async def _open(at: Beneath) -> int:
 
 
 async def _end_of(wes: Wes, one: Found, deadline: Deadline) -> str:
+    if isinstance(one.at, Beneath):
+        descriptor = await _open(one.at)
+        try:
+            start = max(0, os.fstat(descriptor).st_size - MOST_LOG)
+            return (await asyncio.to_thread(os.pread, descriptor, MOST_LOG, start)).decode(errors="replace")
+        finally:
+            os.close(descriptor)
     kept = b""
     async with aclosing(_pieces(wes, one, deadline)) as pieces:
         async for piece in pieces:

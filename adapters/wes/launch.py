@@ -24,7 +24,7 @@ import subprocess
 import sys
 import zlib
 from contextlib import suppress
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from typing import Any
 from urllib.error import URLError
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -33,6 +33,7 @@ MARK = "broker-launch: "
 SAID = 4096  # characters of each stream that are told of a program that failed
 PIECE = 1 << 20
 SILENCE = 60.0  # seconds without a byte after which a server counts as dead
+FETCHING = 3600  # seconds for all data together: a server that sends a byte now and then is not waited for
 PR_SET_PDEATHSIG = 1
 
 
@@ -72,13 +73,20 @@ def main() -> int:
 
 def prepare(told: dict[str, Any]) -> None:
     """Folders and volumes, and whether the data is what it was said to be."""
+
+    def late(_number: int, _frame: Any) -> None:
+        raise Over(124, f"the data was not there within {FETCHING:g} s")
+
     os.makedirs("results", exist_ok=True)
     for place in told["folders"]:
         os.makedirs(place, exist_ok=True)
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(FETCHING)
     for datum in told["data"]:
         if datum["urls"]:
-            fetch(datum["place"], datum["urls"], datum["writable"])
+            fetch(datum["place"], datum["urls"], datum["writable"], datum["size"])
         check(datum["place"], datum["size"], datum["kind"], datum["value"])
+    signal.alarm(0)
     for path, source in told["mounts"]:
         if path == "results":  # the engine collects that folder itself, so it is the other one that becomes a link
             path, source = source, path
@@ -97,28 +105,34 @@ class Onward(HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def fetch(place: str, urls: list[str], writable: bool) -> None:
-    """From the first address that gives it. What is said of an address leaves out its query, which may be a key."""
+def fetch(place: str, urls: list[str], writable: bool, size: int | None = None) -> None:
+    """From the first address that gives it. What is said of an address leaves out its user and query, which may be
+    keys."""
     os.makedirs(os.path.dirname(place) or ".", exist_ok=True)
     said = []
     for url in urls:
         try:
-            download(url, place)
+            download(url, place, size)
         except (OSError, HTTPException, ValueError) as error:
             code = getattr(error, "code", None)
             why = f"HTTP {code}" if code else str(getattr(error, "reason", error))
-            said.append(url.partition("?")[0] + ": " + why)
+            why = "it is no address" if isinstance(error, (InvalidURL, ValueError)) else why  # whose text holds it
+            scheme, _, rest = url.partition("?")[0].partition("://")
+            host, slash, path = rest.partition("/")
+            said.append(scheme + "://" + host.rpartition("@")[2] + slash + path + ": " + why)
         else:
             os.chmod(place, 0o644 if writable else 0o444)
             return
     raise Over(1, f"{place} cannot be read: {'; '.join(said)}")
 
 
-def download(url: str, place: str) -> None:
+def download(url: str, place: str, size: int | None) -> None:
     count = 0
     with build_opener(Onward).open(url, timeout=SILENCE) as answer, open(place, "wb") as file:
         for piece in iter(lambda: answer.read(PIECE), b""):
             count += len(piece)
+            if size is not None and count > size:
+                raise OSError(f"it is larger than the {size} bytes that were stated")
             file.write(piece)
         stated = answer.headers.get("Content-Length")
     if stated is not None and int(stated) != count:

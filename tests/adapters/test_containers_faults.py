@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from adapters.containers import marks
+from adapters.containers import marks, preparing
 from adapters.planning.contract import Stage
 from broker.domain.deadline import Deadline
-from broker.errors import SiteError, SiteMisbehaved, SiteTimeout, SiteUnreachable
+from broker.errors import SiteError, SiteMisbehaved, SiteTimeout, SiteUnreachable, Unavailable
 from broker.ports import Sighting
 from broker.testing.container_engines import Engine
 from tests.adapters.container_sites import CLOCK, Sites, container
@@ -255,6 +255,59 @@ async def test_whatever_answer_is_lost_it_runs_once_at_most(
     assert marks.name("broker", job.session) not in engine.volumes
 
 
+@pytest.mark.parametrize("ticket", [True, False])
+async def test_what_was_seen_before_it_ran_does_not_start_it_again(
+    engine: FakeEngine, stage: Stage, ticket: bool
+) -> None:
+    job = await stage.started(BOX)
+    assert (await stage.ended(job)).phase == "COMPLETED"
+    name = marks.name("broker", job.session)
+    labels = engine.boxes[name]["Config"]["Labels"]
+    before = {"Id": name, "State": {"Status": "created"}, "Config": {"Labels": labels}}
+
+    async def old(request: web.Request) -> web.StreamResponse:
+        return web.json_response(before)
+
+    async def volumes(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"Volumes": [{"Name": name, "CreatedAt": rfc3339(), "Labels": labels}]})
+
+    engine.faults["inspect"] = old
+    if ticket:
+        engine.faults["volumes"] = volumes
+    async with asyncio.timeout(60):
+        platform = stage.make()
+        shown = (await platform.status([job], stage.soon()))[job.session]
+        assert isinstance(shown, Sighting)
+        assert shown.phase == "PREPARING"
+        await asyncio.sleep(0.3)
+    assert engine.done.count("start") == 1
+    assert engine.done.count("put") == 1
+    assert (await stage.look(job)).phase == "COMPLETED"
+
+
+async def test_who_cannot_renew_its_lease_goes_on_with_nothing(
+    engine: FakeEngine, here: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another goes on with it once the lease is over."""
+    monkeypatch.setattr(preparing, "LEASE", 0.9)
+    enter, stage, queue = here.limits.enter, here.stage(BOX, BOX), here.queue()
+    entered: list[str] = []
+
+    async def cut_off(*words: Any) -> bool:
+        entered.append(words[0])
+        if len(entered) > 1:
+            raise Unavailable("the store is gone.")
+        return await enter(*words)
+
+    monkeypatch.setattr(here.limits, "enter", cut_off)
+    engine.faults["image"] = silent
+    await queue.submit(stage.job(BOX), stage.soon())
+    await asyncio.sleep(0.2)
+    assert len(queue._preparer._tasks) == 1
+    await asyncio.sleep(0.7)
+    assert not queue._preparer._tasks
+
+
 async def test_the_trouble_of_one_container_is_its_own(engine: FakeEngine, stage: Stage) -> None:
     first, second = await stage.started(BOX), await stage.started(BOX)
     await stage.ended(first)
@@ -262,6 +315,19 @@ async def test_the_trouble_of_one_container_is_its_own(engine: FakeEngine, stage
     engine.faults["inspect"] = garbage
     found = await stage.make().status([first, second], stage.soon())
     assert sorted(type(one).__name__ for one in found.values()) == ["Sighting", "SiteMisbehaved"]
+
+
+async def test_an_image_whose_labels_fill_every_list_is_not_run(engine: FakeEngine, stage: Stage) -> None:
+    """A list of containers shows them for each, and is read for all jobs."""
+
+    async def labelled(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"Architecture": "amd64", "Config": {"Labels": {"a": "b" * 100_000}}})
+
+    engine.faults["image"] = labelled
+    seen = await stage.ended(await stage.started(BOX))
+    assert seen.phase == "FAILED"
+    assert "the labels of localhost/broker/tools:latest have 100001 bytes" in seen.messages[0]
+    assert "create" not in engine.done
 
 
 async def test_a_job_that_is_not_ready_in_time_is_given_up(engine: FakeEngine, here: Sites) -> None:

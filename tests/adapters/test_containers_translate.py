@@ -97,6 +97,7 @@ def job(request: ExecutionRequest, **extras: int) -> Job:
         ),
         (asked(box(environment={"A=B": "c"})), "executable.environment"),
         (asked(box(command=["a\0b"])), "executable.command"),
+        (asked(box(command=["a" * 40_000, "b" * 40_000])), "executable.command"),
         (asked(box(**ports({"internal": {"port": 0}}))), "executable.network.ports[0].internal.port"),
         (asked(box(**ports({"internal": {"port": 80}, "protocol": "SCTP"}))), "executable.network.ports[0].protocol"),
         (asked(box(**ports({"internal": {"port": 80}, "path": "x y"}))), "executable.network.ports[0].path"),

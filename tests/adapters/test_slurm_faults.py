@@ -5,6 +5,7 @@ the descriptions of 0.0.44 (Slurm 25.11) have them.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,8 @@ SUBMITS: list[tuple[str, Callable[[web.Request], Any], Callable[[web.Request], A
     ("a proxy's 503", lambda _: web.Response(status=503, headers={"Retry-After": "5"}), None, SiteMisbehaved, False),
     ("no number", lambda _: said(), None, SiteMisbehaved, False),
     ("none of a job", lambda _: said(job_id=0), None, SiteMisbehaved, False),
+    ("a no with a number that is none", lambda _: web.json_response({"job_id": 0, "errors": [{"error_number": 2045}]}),
+     None, SiteRefused, True),
     ("nonsense", lambda _: web.Response(text="{]"), None, SiteMisbehaved, False),
     ("the connection cut", cuts, None, SiteMisbehaved, False),
     ("silence", hangs, None, SiteTimeout, False),
@@ -418,6 +421,41 @@ async def test_the_trouble_of_one_is_its_own(stub: Stub, http: aiohttp.ClientSes
     found = await site.find([torn, well], soon())
     assert isinstance(found[torn.session], SiteMisbehaved)
     assert isinstance(found[well.session], Sighting)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "\u0663", "", "9" * 400, "99 n1"])
+async def test_what_a_job_writes_of_its_number_hurts_nobody_and_keeps_nothing_from_its_end(
+    stub: Stub, http: aiohttp.ClientSession, tmp_path: Path, text: str
+) -> None:
+    site = queue(stub, http, tmp_path)
+    job = await submitted(stub, site)
+    other = a_job("pass")
+    await site.submit(other, soon())
+    stub.jobs[1] |= {"job_id": 8, "user_name": "root"}
+    (tmp_path / "jobs" / ".notes" / f"{other.session}.json").write_text('{"user": "root", "since": 0, "number": 8}')
+    (tmp_path / "jobs" / str(job.session) / "taken").write_text(text)
+    stub.jobs[0] |= {"job_state": "RUNNING"}
+    for jobs in ([job, other], [job]):
+        found = await site.find(jobs, soon())
+        assert all(isinstance(one, Sighting) and one.phase in ("PREPARING", "WAITING") for one in found.values())
+    stub.answers["DELETE job/7"] = stub.answers["DELETE job/99"] = lambda _: said()
+    await site.end(job, soon())
+    assert "DELETE job/7" in stub.calls
+
+
+async def test_a_shared_folder_that_hangs_is_the_sites_own_trouble(
+    stub: Stub, http: aiohttp.ClientSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of hosts are resolved in the threads of the process."""
+    site, back = queue(stub, http, tmp_path), threading.Event()
+    monkeypatch.setattr(site._folders, "note", lambda session: back.wait(30))
+    try:
+        looks = [site.find([a_job("pass")], in_time()) for _ in range(50)]
+        assert {type(each) for each in await asyncio.gather(*looks, return_exceptions=True)} == {SiteTimeout}
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(lambda: 1) == 1
+    finally:
+        back.set()
 
 
 async def test_ending_is_asked_for_even_where_slurm_cannot_be(

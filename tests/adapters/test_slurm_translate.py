@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from adapters.planning.platform import Job
-from adapters.slurm import cluster, translate
+from adapters.slurm import cluster, records, translate
 from adapters.slurm.cluster import Rules, Snapshot, Want
 from adapters.slurm.options import SlurmOptions
 from adapters.slurm.records import Job as Native
@@ -374,6 +374,24 @@ def test_when_it_begins(nodes: list[Node], jobs: list[Native], span: tuple[float
     places = cluster.places(Snapshot([partition()], nodes, []), RULES)
     found = cluster.begins(places, SMALL, [], "", jobs, NOW)
     assert (found and (found.low, found.high)) == span
+
+
+def test_each_job_and_reservation_is_read_once_however_many_nodes_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is done between calls: clusters have thousands of jobs and of nodes."""
+    asked: list[str | None] = []
+
+    def hosts(text: str | None) -> frozenset[str]:
+        asked.append(text)
+        return records.hosts(text)
+
+    monkeypatch.setattr(cluster, "hosts", hosts)
+    nodes = [node(f"n{i}", **FULL) for i in range(1, 50)]
+    jobs = [runs(f"n{i}", NOW + 100 + i) for i in range(1, 50)]
+    repair = Reservation(name="repair", node_list="n[1-3]", start_time=NOW, end_time=NOW + 500)
+    found = cluster.begins(cluster.places(Snapshot([partition()], nodes, []), RULES), SMALL, [repair], "", jobs, NOW)
+    assert found is not None
+    assert (found.low, found.high) == (NOW + 104, NOW + 104)
+    assert len(asked) == 50
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -369,6 +374,62 @@ def test_data_is_summed_before_the_program_runs(tmp_path: Path, kind: str, value
     done = launched(tmp_path, "print('ran')", data=[datum])
     assert (tmp_path / "stdout.txt").exists() is right
     assert done.returncode == (0 if right else 1)
+
+
+@contextmanager
+def dripping(head: bytes) -> Iterator[str]:
+    """A server that answers `head`, and then a byte now and then, for ever."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            taken, _ = listening.accept()
+            with taken:
+                taken.recv(65536)
+                taken.sendall(head)
+                while True:
+                    taken.sendall(b"x")
+                    time.sleep(0.05)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/d?key=s3cret"
+
+
+@pytest.mark.parametrize(
+    ("head", "size", "said"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", None, "the data was not there within 1 s"),
+        (b"HTTP/1.1 200 OK\r\nX-Y: ", None, "the data was not there within 1 s"),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (3 << 20), 5, "larger than the 5 bytes that were stated"),
+    ],
+)
+def test_a_server_without_an_end_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: bytes, size: int | None, said: str
+) -> None:
+    short = tmp_path / "short.py"
+    short.write_text(Path(launch.__file__).read_text().replace("FETCHING = 3600", "FETCHING = 1"))
+    monkeypatch.setattr(launch, "__file__", str(short))
+    (folder := tmp_path / "run").mkdir()
+    with dripping(head) as url:
+        datum = {"place": "d", "urls": [url], "writable": False}
+        done = launched(folder, "print('ran')", data=[{**datum, "size": size, "kind": "", "value": ""}])
+    ended = words.ending(done.stderr)
+    assert ended is not None
+    assert said in ended.words
+    assert "s3cret" not in done.stderr
+    assert not (folder / "stdout.txt").exists()
+
+
+@pytest.mark.parametrize("place", ["127.0.0.1:1", "127.0.0.1"])
+def test_what_opens_an_address_is_not_told(tmp_path: Path, place: str) -> None:
+    url = f"http://ada:s3cret@{place}/d?key=s3cret"
+    datum = {"place": "d", "urls": [url], "writable": False, "size": None, "kind": "", "value": ""}
+    done = launched(tmp_path, "", data=[datum])
+    ended = words.ending(done.stderr)
+    assert ended is not None
+    assert f"http://{place}/d: " in ended.words
+    assert "s3cret" not in done.stderr
 
 
 def test_what_a_program_leaves_running_ends_with_it(tmp_path: Path) -> None:

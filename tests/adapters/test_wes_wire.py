@@ -31,7 +31,7 @@ from broker.errors import (
     SiteUnreachable,
 )
 from broker.plugins import Credentials
-from broker.ports import Sighting
+from broker.ports import Logs, Sighting
 from broker.testing.raw_http import RawServer, Seen, answer
 from broker.testing.resources import shared_http
 from tests.adapters.wes_stage import CLOCK, a_job, resources, workflow
@@ -279,9 +279,9 @@ async def test_a_log_that_cannot_be_read_costs_its_words_alone(server: RawServer
     job = a_job()
     server.on("/runs", said({"runs": [listed(job, "r1", "SYSTEM_ERROR")]}), method="GET")
     server.on(
-        "/runs/r1", said(logged(job, "SYSTEM_ERROR", run_log={"stderr": "/log", "system_logs": ["disk full", 3]}))
+        "/runs/r1", said(logged(job, "SYSTEM_ERROR", run_log={"stderr": "/log/r1", "system_logs": ["disk full", 3]}))
     )
-    server.on("/log", said({"msg": "x"}, 500))
+    server.on("/log/r1", said({"msg": "x"}, 500))
     seen = (await queue(server, http).find([job], soon()))[job.session]
     assert isinstance(seen, Sighting)
     assert (seen.phase, len(seen.messages)) == ("FAILED", 2)
@@ -363,12 +363,12 @@ async def test_outputs_are_read_from_the_servers_own_origin_alone(
     job = a_job(workflow("class: CommandLineTool"))
     async with RawServer() as elsewhere:
         outputs = {
-            "one": file(f"{server.url}/o/mine"),
+            "one": file(f"{server.url}/o/r1/mine"),
             "two": file(f"{elsewhere.url}/o/theirs"),
             "three": file("s3://b/k"),
         }
         there = await left(server, http, job, outputs)
-        server.on("/o/mine", said(b"42"))
+        server.on("/o/r1/mine", said(b"42"))
         assert [(result.name, result.bytes) for result in await there.results(job, soon())] == [("mine", 2)]
         assert await fetched(there, job, "mine") == b"42"
         with pytest.raises(SiteForgot):
@@ -377,15 +377,41 @@ async def test_outputs_are_read_from_the_servers_own_origin_alone(
     assert all(seen.headers["authorization"] == f"Bearer {SECRET}" for seen in server.seen)
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["/runs", "/runs/r2", "/runs/r1/../r2", "/runs/r1/%2e%2e/r2", "/runs/r1/%2E%2e%2Fr2", "/runs/r2?r1", "/r1x"],
+)
+async def test_what_belongs_to_other_runs_is_not_read_by_our_credentials(
+    server: RawServer, http: aiohttp.ClientSession, place: str
+) -> None:
+    """A workflow can write any address into its outputs, and on some servers into its log."""
+    job = a_job(workflow("class: CommandLineTool"))
+    address = f"{server.url}{place}"
+    there = await left(server, http, job, {"one": address, "two": file(address, basename="two")})
+    assert await there.results(job, soon()) == ()
+    for name in ("one", "two", place.rpartition("/")[2]):
+        with pytest.raises(SiteForgot):
+            await fetched(there, job, name)
+    server.on("/runs/r1", said(logged(job, "EXECUTOR_ERROR", run_log={"stdout": address, "stderr": place})))
+    assert await there.logs(job, soon()) == Logs(None, None)
+    asked = {seen.target for seen in server.seen if "page_size=" not in seen.target}
+    assert asked <= {"/runs/r1", "/service-info"}
+
+
 async def test_files_are_read_below_the_operators_folders_alone(
     server: RawServer, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "secret").write_text("s")
-    (tmp_path / "runs" / "fine").write_text("42")
-    os.symlink(tmp_path / "secret", tmp_path / "runs" / "link")
-    os.symlink(tmp_path, tmp_path / "runs" / "up")
-    places = ["runs/fine", "runs/../secret", "secret", "runs/link", "runs/up/secret", "runs"]
+    for run in ("r1", "r2"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+    (tmp_path / "r1").mkdir()
+    for secret in ("secret", "r1/secret", "runs/secret", "runs/r2/secret"):
+        (tmp_path / secret).write_text("s")
+    (tmp_path / "runs" / "r1" / "fine").write_text("42")
+    os.symlink(tmp_path / "secret", tmp_path / "runs" / "r1" / "link")
+    os.symlink(tmp_path, tmp_path / "runs" / "r1" / "up")
+    others = ["runs/secret", "runs/r2/secret", "runs/r1/../r2/secret"]
+    outside = ["runs/r1/../../secret", "secret", "r1/secret", "runs/r1/link", "runs/r1/up/secret", "runs", "runs/r1"]
+    places = ["runs/r1/fine", *others, *outside]
     outputs = {str(i): file(f"file://{tmp_path}/{place}", basename=f"f{i}") for i, place in enumerate(places)}
     job = a_job(workflow("class: CommandLineTool"))
     there = await left(server, http, job, outputs, outputs=[str(tmp_path / "runs")])
@@ -403,8 +429,8 @@ async def test_a_file_that_is_not_what_the_engine_wrote_is_found_out(
     server: RawServer, http: aiohttp.ClientSession, wrong: dict[str, Any]
 ) -> None:
     job = a_job(workflow("class: CommandLineTool"))
-    there = await left(server, http, job, {"one": file(f"{server.url}/o/x", **wrong)})
-    server.on("/o/x", said(b"42"))
+    there = await left(server, http, job, {"one": file(f"{server.url}/o/r1/x", **wrong)})
+    server.on("/o/r1/x", said(b"42"))
     with pytest.raises(SiteMisbehaved):
         await fetched(there, job, "x")
 
