@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_origin
 
 import aiohttp
 from pydantic import BaseModel, ValidationError
@@ -113,6 +114,19 @@ def _load(group: str, wanted: type[P]) -> dict[str, P]:
     return found
 
 
+# pydantic's sort of fault → what is wanted, and how it is written.
+_LIST = ("a list is wanted.", "Write it in brackets, with commas between: [a, b].")
+_TEXT = ("a text is wanted.", "Write it in quotes.")
+_WANTED = {
+    "tuple_type": _LIST, "list_type": _LIST, "set_type": _LIST, "frozen_set_type": _LIST,
+    "string_type": _TEXT, "path_type": ("a path is wanted.", ""),
+    "int_type": ("a whole number is wanted.", ""), "int_parsing": ("a whole number is wanted.", ""),
+    "float_type": ("a number is wanted.", ""), "float_parsing": ("a number is wanted.", ""),
+    "bool_type": ("true or false is wanted.", ""), "bool_parsing": ("true or false is wanted.", ""),
+}  # fmt: skip
+_UNIONS = (Union, UnionType)
+
+
 def settings_fault(
     error: ValidationError, model: type[BaseModel], *, file: str = "", prefix: str = ""
 ) -> SettingsError:
@@ -135,16 +149,45 @@ def settings_fault(
         digits, power = re.split(r"[eE]\+?", first["input"])  # YAML takes it for a text
         message = "a number is wanted."
         remedy = f"Write {digits if '.' in digits else f'{digits}.0'}e+{power}."
+    elif first["type"] in _WANTED:
+        message, remedy = _WANTED[first["type"]]
+        if first["input"] is None:  # the key stands there, and nothing after it
+            message, remedy = f"is empty: {message}", ""
+    elif first["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        message, remedy = "keys with values are wanted.", _keys(keys, model)
     return SettingsError(message, file=file, key=".".join(filter(None, [prefix, *keys])), remedy=remedy)
 
 
 def _nearest(keys: list[str], model: type[BaseModel]) -> str:
-    for key in keys[:-1]:
-        field = model.model_fields.get(key)
-        model = next(_models(field.annotation), model) if field else model  # a map's key names no field
+    model = _inner(keys[:-1], model)
     allowed = sorted(model.model_fields)
     close = get_close_matches(keys[-1], allowed, 1)
+    below = sorted(name for name in allowed for part in _parts(model, name) if keys[-1] in part.model_fields)
+    if below and not close:
+        return f"It belongs below {' or '.join(dict.fromkeys(below))}."
     return (f"Nearest: {close[0]}. " if close else "") + f"Allowed: {', '.join(allowed)}."
+
+
+def _keys(keys: list[str], model: type[BaseModel]) -> str:
+    """Those that stand there, where that is known."""
+    field = _inner(keys[:-1], model).model_fields.get(keys[-1]) if keys else None
+    names = next((sorted(part.model_fields) for part in (_models(field.annotation) if field else ())), [])
+    return f"There are: {', '.join(names)}." if names else ""
+
+
+def _inner(keys: list[str], model: type[BaseModel]) -> type[BaseModel]:
+    for key in keys:
+        field = model.model_fields.get(key)
+        model = next(_models(field.annotation), model) if field else model  # a map's key names no field
+    return model
+
+
+def _parts(model: type[BaseModel], name: str) -> Iterator[type[BaseModel]]:
+    """What the field holds itself, and not in a map or a list."""
+    annotation = model.model_fields[name].annotation
+    for one in (annotation, *(getattr(annotation, "__args__", ()) if get_origin(annotation) in _UNIONS else ())):
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            yield one
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -32,7 +32,7 @@ from broker.domain.request import ExecutionRequest
 from broker.domain.session import SimpleExecutionSession
 from broker.domain.site import Profile, Registration
 from broker.domain.words import money
-from broker.errors import SiteError, SiteForgot
+from broker.errors import SiteError, SiteForgot, SiteRefused, SiteUnreachable
 from broker.ports import Ask, Clock, Planner
 from broker.services.clock import SystemClock
 from broker.services.locating import Known
@@ -41,6 +41,10 @@ from broker.wiring import built, built_catalogues, check
 
 _PATIENCE = 10.0  # seconds for one site
 _NAME = "check-config"  # of what no catalogue has
+_UNBOUNDED = (
+    "warn  capacity: the platform does not tell its size, so a request of any size is offered: "
+    "write capacity: {cores: 64, memory: 256}"
+)
 _WORDS = "python-program, 1 core, 1 GiB, 10 min"
 _PROBE = {
     "executable": {"kind": kinds.PYTHON_PROGRAM, "meta": {"name": "try"}, "source": "print('here')\n"},
@@ -104,12 +108,21 @@ async def _platform(site: Registration, planner: Planner, clock: Clock) -> list[
         profile = await planner.describe(_soon(clock))
         quotes = await planner.quote(_question(site, clock))
     except SiteError as error:
-        return [f"NO    platform: {error.detail}"]
+        return [f"NO    platform: {error.detail}{_hint(error)}"]
     lines = [f"ok    platform: {_room(profile)}", *_kinds(profile)]
+    if profile.cores is None:
+        lines.append(_UNBOUNDED)
     lines += [f"NO    {_WORDS}: {reason}" for reason in quotes.reasons]
     lines += [f"try   {_WORDS}: would offer {_offer(quote, clock)}" for quote in quotes.quotes]
     lines.append("      No job was submitted, nothing is reserved. Times are those of an empty calendar.")
     return lines
+
+
+def _hint(error: SiteError) -> str:
+    """Which setting to look at, where the address may be what is wrong."""
+    if isinstance(error, SiteUnreachable):
+        return " Is it running, and platform.url right?"
+    return " Is platform.url right?" if isinstance(error, SiteRefused) and error.status == 404 else ""
 
 
 def _soon(clock: Clock) -> Deadline:

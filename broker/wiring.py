@@ -253,7 +253,7 @@ class Builder:
         if site.name in self._settings.sites:
             return f"sites.{site.name}.{key}".rstrip(".")
         if self._settings.platform is not None and site.name == self._settings.name:
-            return f"platform.{key.removeprefix('options.')}" if key.startswith(("options.", "kind")) else key
+            return f"platform.{key.removeprefix('options.')}" if key.startswith(("options.", "kind", "url")) else key
         return key
 
     def _build(self, site: Registration) -> GuardedPlanner:

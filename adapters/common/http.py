@@ -274,9 +274,10 @@ def failure(answer: Answer, place: str, now: float, *, doubtful: bool = False) -
     # How to sign in is told to the site's own users; of us, the operator mends the registration.
     text = complaint(answer, remedy=not barred)
     words = f"{place} answered {status}{': ' + text if text else '.'}"
+    ended = words if words.endswith((".", "…")) else f"{words}."
     after = retry_after(answer, now)
     if barred:
-        return SiteForbids(f"{words} Its registration needs credentials that it takes.")
+        return SiteForbids(f"{ended} Its registration needs credentials that it takes.")
     if status == 429 or (status == 503 and after is not None and not doubtful):
         return SiteBusy(words, retry_after=5.0 if after is None else after)
     if 400 <= status < 500:

@@ -47,6 +47,7 @@ T = TypeVar("T")
 
 EARLY = 60.0  # seconds before its end from which a token is not used; a tenth of its life, where that is less
 REFUSED = 60.0  # seconds for which a token that was not taken is not tried again, should its source give no other
+ACTS = "The broker's operator renews it."
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 _CAP = 65_536  # bytes of an answer, of a file, of what a command prints
 _TICK = 0.1  # seconds between two looks at whether a command has ended, and too few to ask anybody anything
@@ -157,9 +158,9 @@ class Tokens:
         token, now = await self._source.get(deadline), self._clock.now()
         if token.ends is not None and token.ends <= now:
             when = format_instant(round(token.ends))
-            raise SiteForbids(f"the token for {self._place} ended {when}, and its source gives no other.")
+            raise SiteForbids(f"the token for {self._place} ended {when}, and its source gives no other. {ACTS}")
         if self._refused is not None and self._refused[0] == token.text and now < self._refused[1]:
-            raise SiteForbids(f"{self._place} does not take the token, and its source gives no other.")
+            raise SiteForbids(f"{self._place} does not take the token, and its source gives no other. {ACTS}")
         self._token, self._from = token, now
         return token
 

@@ -145,7 +145,8 @@ def _unjudged(path: str, value: str, rule: str) -> Reason:
 def over(element: str, asked: float, ceiling: float, unit: str = "", what: str = "ceiling") -> Reason:
     """The refusal of a size."""
     sized = f"{asked:g} {unit}".strip()
-    return Reason(f"{sized} asked, {what} {ceiling:g}.", element=element, rule=what, nearest=f"{ceiling:g}")
+    nearest = f"{ceiling:g}" if ceiling > 0 else ""  # nothing at all is no wish that anybody has
+    return Reason(f"{sized} asked, {what} {ceiling:g}.", element=element, rule=what, nearest=nearest)
 
 
 def too_long(asked: float, ceiling: float) -> Reason:

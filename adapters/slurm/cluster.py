@@ -15,6 +15,7 @@ from broker.domain.outcome import Reason
 from broker.domain.quantities import Span, format_duration
 
 TURN = 60.0  # seconds within which a scheduler with nothing else to do begins a job
+NOWHERE = "no partition of the cluster takes jobs of this site now"
 
 # sinfo(1), "NODE STATE CODES", as the API spells them: a node that shows one of these begins nothing.
 _OUT = frozenset({
@@ -89,8 +90,11 @@ def places(snapshot: Snapshot, rules: Rules) -> tuple[Place, ...]:
 def _belongs(node: Node, partition: Partition, features: frozenset[str]) -> bool:
     if "FUTURE" in node.states or partition.name not in (node.partitions or ()):
         return False
-    has = node.features if isinstance(node.features, list) else listed(node.features)
-    return features <= set(has)
+    return features <= _has(node)
+
+
+def _has(node: Node) -> set[str]:
+    return set(node.features if isinstance(node.features, list) else listed(node.features))
 
 
 def _features(constraint: str) -> frozenset[str]:
@@ -116,13 +120,24 @@ def gib(mib: float, overhead: int) -> int:
     return max(0, int((mib - overhead) // 1024))
 
 
+def shut(snapshot: Snapshot, rules: Rules) -> str:
+    """Why no place is there: what the operator has named that the cluster does not have, or that all is closed."""
+    there = [partition.name for partition in snapshot.partitions]
+    if missing := [name for name in rules.partitions if name not in there]:
+        return f"the cluster has no partition {', '.join(missing)} (platform.partitions). There are: {', '.join(there)}"
+    features = _features(rules.constraint)
+    if features and not any(features <= _has(node) for node in snapshot.nodes):
+        return f"no node of the cluster has {rules.constraint} (platform.constraint)"
+    return NOWHERE
+
+
 # ── what cannot run ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def refusals(found: Sequence[Place], want: Want) -> tuple[Reason, ...]:
     """Why it fits nowhere, or nowhere now; empty: it does."""
     if not found:
-        return (Reason("no partition of the cluster takes jobs of this site now", rule="partitions"),)
+        return (Reason(NOWHERE, rule="partitions"),)
     fitting = nodes_of(Place(place.partition, place.fitting(want)) for place in found)
     if not fitting:
         return (_misfit(found, want),)

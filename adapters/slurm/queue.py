@@ -125,11 +125,14 @@ class SlurmQueue:
         known = self._snapshot.last
         if reasons or known is None:
             return reasons
-        found = cluster.places(known, translate.rules(self._options, self._everybody))
+        rules = translate.rules(self._options, self._everybody)
+        found = cluster.places(known, rules)
+        if not found:
+            return (Reason(cluster.shut(known, rules), rule="partitions"),)
         seconds = request.duration.total_seconds()
         wanted = translate.want(request, request.cores[0], request.memory[0], seconds, self._options)
-        most = max((place.cores() for place in found), default=0), max((place.memory() for place in found), default=0)
-        if found and (wanted.cores > most[0] or wanted.memory > most[1]):
+        most = max(place.cores() for place in found), max(place.memory() for place in found)
+        if wanted.cores > most[0] or wanted.memory > most[1]:
             return ()  # the planner says it, by `capacity`
         return cluster.refusals(found, wanted)
 

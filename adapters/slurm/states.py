@@ -178,7 +178,8 @@ def pending(job: Job) -> str:
     reason = tidy(job.state_reason or "None", 80)
     hint = next((text for name, text in REASONS.items() if _matches(name, reason)), "")
     more = tidy(job.state_description or "", 120)
-    told = f"slurm job {job.job_id} is {word(job)} ({reason})" + (f": {hint}" if hint else "")
+    named = "" if reason == "None" else f" ({reason})"  # so Slurm says that there is none
+    told = f"slurm job {job.job_id} is {word(job)}{named}" + (f": {hint}" if hint else "")
     told += f"; {more}" if more and more != reason else ""
     expected = amount(job.start_time)
     return f"{told}; expected to start {format_instant(round(expected))}" if expected else told

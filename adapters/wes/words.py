@@ -30,6 +30,8 @@ _FRAMES = re.compile(
 _LABEL = re.compile(r"\._:[0-9a-f-]{36}$")  # what toil adds to the name of a step that has none of its own
 _TOIL = re.compile(r"Failed command standard error:\s*\n(.*?)(?=\n\s*\[\d{4}-\d\d-\d\dT|\Z)", re.DOTALL)
 
+_CWLTOOL = re.compile(r"\] \[E\] \[cwltool\] (.*)")  # what the tool runner within toil complains of
+
 
 class Ending(NamedTuple):
     """What launch.py says of a program that did not end well."""
@@ -59,7 +61,8 @@ def failure(log: str, system: Sequence[str] = ()) -> tuple[str, ...]:
         return (tidy(ended.words), *_last(ended.stderr))
     log = plain(log[-_READ:])
     parts = _TOIL.findall(log)
-    said = parts[-1] if parts else _FRAMES.sub("", log)
+    errors = dict.fromkeys(_CWLTOOL.findall(log))  # toil tells them more than once
+    said = parts[-1] if parts else "\n".join(errors) or _FRAMES.sub("", log)
     return (
         *_last("\n".join(system)),
         *_last("\n".join(line for line in said.splitlines() if not _CHATTER.match(line))),

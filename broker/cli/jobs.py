@@ -176,6 +176,7 @@ def _no(offers: Offers) -> str:
     counts = {kind: kinds.count(kind) - (too_small if kind == "Declined" else 0) for kind in words}
     largest = ", ".join(f"{what}: largest {max(sizes)}" for what, sizes in near.items())
     told = [f"{too_small} too small ({largest})"] if too_small else []
+    words |= {"Declined": "says no"} if counts["Declined"] == 1 else {}
     told += [f"{counts[kind]} {word}" for kind, word in words.items() if counts[kind] > 0]
     if not told:
         return f"NO: {plain('; '.join(_said(offers)) or 'the broker gives no reason.')}"

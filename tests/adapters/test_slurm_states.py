@@ -114,6 +114,7 @@ def test_a_state_that_nobody_knows_is_passed_on() -> None:
 @pytest.mark.parametrize(
     ("told", "said"),
     [
+        (job("PENDING", state_reason="None"), "slurm job 7 is PENDING: the scheduler has not looked at it yet"),
         (
             job("PENDING", state_reason="Resources"),
             "slurm job 7 is PENDING (Resources): it waits for nodes to become free",

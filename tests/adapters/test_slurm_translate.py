@@ -340,6 +340,16 @@ def test_features_that_all_nodes_must_have_are_looked_at() -> None:
     assert (found(""), found("a"), found("a&b"), found("[a*2|b]")) == (["n1", "n2"], ["n1", "n2"], ["n1"], ["n1", "n2"])
 
 
+def test_what_the_operator_names_and_the_cluster_does_not_have_is_told_by_its_key() -> None:
+    snapshot = Snapshot([partition(), partition("short")], [node("n1", features="a")], [])
+    assert cluster.shut(snapshot, RULES._replace(partitions=("main", "mian"))) == (
+        "the cluster has no partition mian (platform.partitions). There are: main, short"
+    )
+    said = cluster.shut(snapshot, RULES._replace(constraint="b"))
+    assert said == "no node of the cluster has b (platform.constraint)"
+    assert cluster.shut(snapshot, RULES) == "no partition of the cluster takes jobs of this site now"
+
+
 FULL = {"state": "allocated", "alloc_cpus": 4}
 
 

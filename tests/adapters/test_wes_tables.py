@@ -514,6 +514,8 @@ def test_a_failure_is_told_by_whoever_knows_it_best() -> None:
     when = "[2026-11-22T22:33:16+0000] [MainThread]"
     toil = f"{when} [E] [toil.cwl.cwltoil] Failed command standard error:\n\n\tsky is red\n\n{when} [W] [x] y\n"
     assert words.failure(toil) == ("sky is red",)
+    worker = f"\t{when} [E] [cwltool] 'no' not found\n\t{when} [C] [toil.worker] Worker crashed with traceback:\n"
+    assert words.failure(worker + worker) == ("'no' not found",)
     frames = 'Traceback (most recent call last):\n  File "x", line 1, in <module>\n    go()\nKeyError: 3\n'
     assert words.failure(frames) == ("KeyError: 3",)
 

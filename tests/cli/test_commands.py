@@ -87,7 +87,7 @@ async def test_a_no_names_every_reason_and_ends_with_3(run: Any, fake: FakeBroke
     fake.sets = [drawn_set([])]
     ran = await run("submit", "fit.py", tty=True)
     assert ran.code == 3
-    assert ran.err == "NO from 2 sites: 1 say no, 1 silent.\n"
+    assert ran.err == "NO from 2 sites: 1 says no, 1 silent.\n"
     golden("no.txt", ran.out)
 
 
@@ -376,14 +376,14 @@ async def test_a_no_names_the_nearest_yes_of_most_sites(run: Any, fake: FakeBrok
     ]
     fake.sets = [drawn_set([], outcomes=told), drawn_set([], outcomes=told[:1])]
     assert (await run("submit", "fit.py")).err == "NO from 3 sites: 3 say no. Nearest yes: P7D (at 2 sites).\n"
-    assert (await run("submit", "fit.py")).err == "NO from 1 site: 1 say no. Nearest yes: P7D.\n"
+    assert (await run("submit", "fit.py")).err == "NO from 1 site: 1 says no. Nearest yes: P7D.\n"
 
 
 async def test_a_no_for_data_that_would_have_to_move_names_the_nearest_yes(run: Any, fake: FakeBroker) -> None:
     reasons = ("alba: left out: 3.37 MB of data would have to move there",)
     fake.sets = [drawn_set([], outcomes=[OutcomeNote(site="alba", outcome="Declined", reasons=reasons)])]
     said = (await run("submit", "fit.py")).err
-    assert said == "NO from 1 site: 1 say no. Nearest yes: preferences.locality: preferred.\n"
+    assert said == "NO from 1 site: 1 says no. Nearest yes: preferences.locality: preferred.\n"
 
 
 async def test_what_promises_are_worth_is_read_whole_on_a_narrow_terminal(run: Any, fake: FakeBroker) -> None:

@@ -77,6 +77,24 @@ async def test_a_slip_writes_nothing(run: Any, home: Path, arguments: tuple[str,
         ("listen: 127.0.0.1:99999", "listen: a port is a number from 0 to 65535"),
         ("platform: {kind: local, foldr: jobs}", "platform.foldr: no such key. Nearest: folder. Allowed: "),
         ("platform: {kind: local}", "platform.folder: is missing."),
+        ("platform: {kind: local, folder: }", "platform.folder: is empty: a path is wanted."),
+        (
+            "platform: {kind: local, folder: jobs, file_roots: /srv}",
+            "platform.file_roots: a list is wanted. Write it in brackets, with commas between: [a, b].",
+        ),
+        (
+            "platform: {kind: containers, program: {image: a, version: 3.12}}",
+            "platform.program.version: a text is wanted. Write it in quotes.",
+        ),
+        (
+            "platform: {kind: containers, program: python}",
+            "platform.program: keys with values are wanted. There are: image, ",
+        ),
+        (
+            "platform: {kind: slurm, folder: /a, user: u, token_command: [t]}",
+            "platform.token_command: no such key. It belongs below token.",
+        ),
+        ("platform: {kind: wes}", "platform.url: the address of the site is missing. Write url: https://"),
         (
             "platform: {kind: local, folder: jobs, credentials: key}",
             "platform.credentials: 'key' is not under credentials; there are: none",
@@ -179,3 +197,15 @@ def test_the_shell_completes_commands_and_options(words: str, offered: str) -> N
 def test_the_shell_completes_presets() -> None:
     words = "broker submit fit.py --prefer f"
     assert completed("bash", COMP_WORDS=words, COMP_CWORD="4").split() == ["fastest"]
+
+
+async def test_trying_names_the_address_that_is_wrong_and_the_size_that_is_missing(
+    run: Any, home: Path, tmp_path: Path
+) -> None:
+    socket = f"unix://{tmp_path}/none.sock"
+    (home / "x.yaml").write_text(f"name: x\nplatform: {{kind: containers, url: {socket!r}}}\ntariff: free\n")
+    said = (await run("check-config", "x.yaml", "--try")).out
+    assert "NO    platform: the container engine: no connection (No such file or directory)." in said
+    assert "Is it running, and platform.url right?" in said
+    (home / "y.yaml").write_text("name: y\nplatform: {kind: simulated}\ntariff: free\n")
+    assert "capacity" not in (await run("check-config", "y.yaml", "--try")).out
