@@ -81,6 +81,7 @@ test-faults: $(VENV)/.develops servers
 	FAULTS=1 HISTORIES=$(or $(HISTORIES),20000) $(BIN)/python -m pytest -m "faults or not faults" \
 		tests/simulation tests/faults tests/store tests/services/test_keys_model.py tests/system/test_fleet.py \
 		$(SIDE_BY_SIDE) $(PYTEST_ARGS)
+	FAULTS=1 $(BIN)/python -m pytest -m faults tests/adapters $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 bench: $(VENV)/.develops
 	$(BIN)/python tests/benchmarks/bench.py $(BENCH_ARGS)

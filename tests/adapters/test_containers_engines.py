@@ -41,6 +41,7 @@ class TestPodman(Platforms):
         return podman_engine
 
 
+@pytest.mark.faults
 class TestDocker(Platforms):
     @pytest.fixture
     def engine(self, docker_engine: Engine) -> Engine:
@@ -49,6 +50,6 @@ class TestDocker(Platforms):
 
 class TestPlanner(PlannerContract):
     @pytest.fixture
-    async def stand(self, docker_engine: Engine) -> AsyncIterator[Stand]:
-        async with sites(docker_engine) as here:
+    async def stand(self, podman_engine: Engine) -> AsyncIterator[Stand]:
+        async with sites(podman_engine) as here:
             yield Stand(here.planner, CLOCK, program(ANSWER), LASTING, {"executable": WARP}, a_while, here.ran)

@@ -103,6 +103,7 @@ class TestSapporo(PlatformContract):
                 await anext(aiter(stage.make().fetch(job, one, stage.soon())))
 
 
+@pytest.mark.faults
 class TestSapporoPlanner(PlannerContract):
     @pytest.fixture
     async def stand(self, server: SapporoServer, oidc: OidcServer, http: aiohttp.ClientSession, marks: Path) -> Stand:

@@ -1,4 +1,4 @@
-"""Thousands of histories of whole brokers under faults, each judged by the ten invariants.
+"""Histories of whole brokers under faults, each judged by the ten invariants.
 
 `make test` lives through a fixed number of seeds, the same ones each time; `make test-faults` through as many as
 HISTORIES says, from another beginning each day. A failing seed is printed with the command that tells its history.
@@ -15,7 +15,7 @@ import pytest
 from broker.testing.simulation.checker import judge
 from broker.testing.simulation.run import Ground, ground, simulate
 
-HERE = 1000  # histories in `make test`
+HERE = 600  # histories in `make test`
 CHUNK = 100  # histories in one test
 LONG = int(os.environ.get("HISTORIES", "20000"))
 LONGEST = float(os.environ.get("HISTORIES_SECONDS", "600"))  # no matter how many are left then
