@@ -21,6 +21,7 @@ from broker.ports import Clock
 
 _AGAIN = (0.1, 0.3, 1.0, 2.0)  # seconds before each further try
 _LISTS = 1000  # runs of which a process remembers what they left
+_FILES = 100_000  # and files of them all together
 
 
 class Results:
@@ -36,7 +37,9 @@ class Results:
         Nothing, where the program has removed the folder."""
         if run.id not in self._listed:
             self._listed[run.id] = await self._survey(run, deadline)
-            while len(self._listed) > _LISTS:
+            while len(self._listed) > _LISTS or (
+                len(self._listed) > 1 and sum(map(len, self._listed.values())) > _FILES
+            ):
                 self._listed.popitem(last=False)
         return self._listed[run.id]
 

@@ -30,7 +30,7 @@ def make_queue(options: SlurmOptions, resources: Resources, site: str) -> SlurmQ
     url = options.url or resources.registration.url
     clock = resources.clock
     client = Client(resources.http, url or "", clock, api=options.api, cap_bytes=options.answer_cap_bytes)
-    return SlurmQueue(options, client, _Signers(options, resources, client.place), site, clock)
+    return SlurmQueue(options, client, _Signers(options, resources, client.place), site, resources.broker_id, clock)
 
 
 class _Signers:

@@ -101,9 +101,12 @@ class Cached(Generic[T]):
 class SlurmQueue:
     """Implements `adapters.planning.queued.Queue`, and is a Doorkeeper."""
 
-    def __init__(self, options: SlurmOptions, client: Client, signers: Signers, site: str, clock: Clock) -> None:
-        """`site`: what jobs are called by, the same for all replicas."""
-        self._options, self._client, self._site, self._clock = options, client, site, clock
+    def __init__(
+        self, options: SlurmOptions, client: Client, signers: Signers, site: str, broker: str, clock: Clock
+    ) -> None:
+        """`site`: what jobs are called by; `broker`: whose they are; the same for all replicas."""
+        self._options, self._client, self._clock = options, client, clock
+        self._site, self._broker = site, broker
         self._signers, self._signer = signers, signers.of
         self._folders = Folders(options.folder, options.keep.total_seconds())
         age = options.snapshot.total_seconds()
@@ -205,7 +208,7 @@ class SlurmQueue:
         note = Note(user, self._clock.now(), spec.keep)
         runner = await self._in_thread(deadline, lambda: self._folders.make(spec, note))
         where = Where(cluster.partitions(found, wanted), self._folders.place(job.session), runner)
-        body = translate.submission(api, job, self._site, who, wanted, where, self._options)
+        body = translate.submission(api, job, self._site, self._broker, who, wanted, where, self._options)
         try:
             said = await self._client.submit(body, signer, deadline)
         except SiteError as error:
@@ -370,7 +373,8 @@ class SlurmQueue:
                 held[session] = Held(str(session), shown.phase, session, since=open_[session].note.since)
         user = self._options.user
         for session, jobs in self._by_session(await self._client.jobs(self._signer(user), deadline), user).items():
-            going = [job for job in jobs if not states.is_over(job)]
+            ours = (job for job in jobs if translate.is_of(job.comment, session, self._broker))
+            going = [job for job in ours if not states.is_over(job)]
             if session not in notes and going:
                 phase = states.PHASES.get(states.word(going[0]), "")
                 held[session] = Held(str(session), phase, session, since=records.amount(going[0].submit_time))

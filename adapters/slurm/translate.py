@@ -167,13 +167,13 @@ class Where(NamedTuple):
 
 
 def submission(
-    api: str, job: Job, site: str, who: AccountOptions, asked: Want, where: Where, options: SlurmOptions
+    api: str, job: Job, site: str, broker: str, who: AccountOptions, asked: Want, where: Where, options: SlurmOptions
 ) -> dict[str, Any]:
     """The body of POST job/submit. Properties by the descriptions at /openapi/v3: 0.0.38 of Slurm 22.05.8 (where
     `requeue` false does nothing, and `no_requeue` does), 0.0.44 of 25.11."""
     described = {
         "name": name(site, job.session, job.owner),
-        "comment": _comment(job),
+        "comment": _comment(job, broker),
         "partition": where.partitions,
         "account": who.account,
         "qos": who.qos,
@@ -227,11 +227,22 @@ def _script(options: SlurmOptions, where: Where) -> str:
     return f"#!/bin/sh\nexec {shlex.join(command)}\n"
 
 
-def _comment(job: Job) -> str:
-    """For the cluster's people: whose it is, and of which session."""
-    text = f"session {job.session} for {job.owner.subject} ({job.owner.issuer})" + (f": {job.name}" if job.name else "")
+def _comment(job: Job, broker: str) -> str:
+    """For the cluster's people: whose it is, of which session, and of which broker."""
+    text = f"{_mark(job.session, broker)}{job.owner.subject} ({job.owner.issuer})" + (
+        f": {job.name}" if job.name else ""
+    )
     line = " ".join("".join(char if char.isprintable() else " " for char in text).split())
     return line.encode()[:_LONGEST_COMMENT].decode(errors="ignore")
+
+
+def is_of(comment: str | None, session: UUID, broker: str) -> bool:
+    """Whether that broker submitted it: another may call its site, and so its jobs, as we do."""
+    return (comment or "").startswith(_mark(session, broker))
+
+
+def _mark(session: UUID, broker: str) -> str:
+    return f"session {session} of {_plain(broker, 100)} for "
 
 
 def _plain(text: str, most: int) -> str:

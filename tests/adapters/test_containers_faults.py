@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from adapters.containers import marks, preparing
+from adapters.containers import marks, preparing, results
+from adapters.containers.states import Container
+from adapters.containers.streams import File
 from adapters.planning.contract import Stage
 from broker.domain.deadline import Deadline
 from broker.errors import SiteError, SiteMisbehaved, SiteTimeout, SiteUnreachable, Unavailable
@@ -328,6 +330,20 @@ async def test_an_image_whose_labels_fill_every_list_is_not_run(engine: FakeEngi
     assert seen.phase == "FAILED"
     assert "the labels of localhost/broker/tools:latest have 100001 bytes" in seen.messages[0]
     assert "create" not in engine.done
+
+
+async def test_of_the_files_of_many_runs_so_many_are_remembered(here: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, surveyed = here.queue()._results, list[str]()
+
+    async def survey(run: Container, deadline: Deadline) -> tuple[File, ...]:
+        surveyed.append(run.id)
+        return (File("a", 1, ""), File("b", 1, ""))
+
+    monkeypatch.setattr(results, "_FILES", 5)
+    monkeypatch.setattr(found, "_survey", survey)
+    for id_ in "1231":
+        await found.files(Container(id_, "exited", {}), Deadline.after(1.0, CLOCK.monotonic()))
+    assert surveyed == ["1", "2", "3", "1"]
 
 
 async def test_a_job_that_is_not_ready_in_time_is_given_up(engine: FakeEngine, here: Sites) -> None:

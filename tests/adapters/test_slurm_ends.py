@@ -339,7 +339,7 @@ async def test_a_person_runs_as_their_own_user(slurm: SlurmServer, http: aiohttp
     one = next(one for one in slurm.jobs() if str(job.session) in one["name"])
     assert one["user_name"] == "nobody"
     assert one["name"] == f"here-{job.session}-ada"
-    assert one["comment"] == f"session {job.session} for ada (https://idp.example.org): a job"
+    assert one["comment"] == f"session {job.session} of us for ada (https://idp.example.org): a job"
 
 
 @pytest.mark.parametrize("seconds", [-3600.0, 600.0])

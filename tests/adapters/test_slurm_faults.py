@@ -105,10 +105,17 @@ class Stub:
         return wrong(2017, "Invalid job id specified")
 
     def submitted(self) -> None:
-        name = self.bodies[-1]["job"]["name"]
+        name, comment = (self.bodies[-1]["job"][key] for key in ("name", "comment"))
         state = ["PENDING"] if self.late else "PENDING"
         self.jobs.append(
-            {"job_id": 7, "name": name, "job_state": state, "state_reason": "Resources", "user_name": "me"}
+            {
+                "job_id": 7,
+                "name": name,
+                "job_state": state,
+                "state_reason": "Resources",
+                "user_name": "me",
+                "comment": comment,
+            }
         )
 
 
@@ -481,6 +488,10 @@ async def test_a_job_of_which_there_is_no_folder_is_held_and_ended_by_its_name(
     site = queue(stub, http, other)
     (held,) = await site.held(soon())
     assert (held.session, held.phase) == (job.session, "WAITING")
+    comment = stub.jobs[0]["comment"]
+    stub.jobs[0]["comment"] = comment.replace(" of us for ", " of them for ")  # a broker whose site has our name
+    assert await site.held(soon()) == ()
+    stub.jobs[0]["comment"] = comment
     stub.calls.clear()
     await site.end(job, soon())
     assert stub.calls[-1] == "DELETE job/7"

@@ -51,13 +51,13 @@ def submission(api: str, given: SlurmOptions, request: ExecutionRequest | None =
     assert who is not None
     want = translate.want(job.request, job.cores, job.memory, job.duration, given)
     where = Where("main,long", Path(f"/shared/jobs/{SESSION}"), Path("/shared/jobs/.runner-1.pyz"))
-    return translate.submission(api, job, "alba-2", who, want, where, given)
+    return translate.submission(api, job, "alba-2", "us", who, want, where, given)
 
 
 GPUS = {"kind": kinds.SIMPLE_COMPUTE, "extras": [{"type": kinds.GPU, "count": 2}]}
 COMMON = {
     "name": f"alba_2-{SESSION}-ada_example.org",
-    "comment": f"session {SESSION} for ada@example.org (https://idp.example.org): fit",
+    "comment": f"session {SESSION} of us for ada@example.org (https://idp.example.org): fit",
     "partition": "main,long",
     "account": "astro",
     "constraints": "skylake",
@@ -115,7 +115,10 @@ def test_a_name_tells_site_session_and_person() -> None:
 
 def test_a_comment_is_one_short_line() -> None:
     job = msgspec.structs.replace(a_job(), name="ü\n" * 2000)
-    comment = translate._comment(job)
+    comment = translate._comment(job, "us")
+    assert translate.is_of(comment, SESSION, "us")
+    assert not translate.is_of(comment, SESSION, "u")
+    assert not translate.is_of(None, SESSION, "us")
     assert comment.isprintable()
     assert len(comment.encode()) <= 900
 
