@@ -45,6 +45,7 @@ _UNBOUNDED = (
     "warn  capacity: the platform does not tell its size, so a request of any size is offered: "
     "write capacity: {cores: 64, memory: 256}"
 )
+_SILENT = "ivoa"  # a service of version 1.0 need not say more; nor does a web server that is none
 _WORDS = "python-program, 1 core, 1 GiB, 10 min"
 _PROBE = {
     "executable": {"kind": kinds.PYTHON_PROGRAM, "meta": {"name": "try"}, "source": "print('here')\n"},
@@ -100,6 +101,9 @@ async def _remote(site: Registration, planner: Planner, clock: Clock) -> list[st
         profile = await planner.describe(_soon(clock))
     except SiteError as error:
         return [f"warn  sites.{site.name}: {error.detail}"]
+    if profile.platform == _SILENT:
+        said = f"answers, and does not say what it is. Is url right? Run: broker check {site.url}"
+        return [f"warn  sites.{site.name}: {said}"]
     return [f"ok    sites.{site.name}: answers, a {profile.platform} service; not asked for offers"]
 
 

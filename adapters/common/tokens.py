@@ -47,6 +47,7 @@ T = TypeVar("T")
 
 EARLY = 60.0  # seconds before its end from which a token is not used; a tenth of its life, where that is less
 REFUSED = 60.0  # seconds for which a token that was not taken is not tried again, should its source give no other
+BY_HAND = "What it said is kept to itself: the broker's operator runs it by hand, under the broker's account."
 ACTS = "The broker's operator renews it."
 _TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 _CAP = 65_536  # bytes of an answer, of a file, of what a command prints
@@ -244,7 +245,7 @@ class _Command:
         if code == -signal.SIGKILL:
             raise SiteTimeout(f"the command of the token, {name}, did not end in time.")
         if code:
-            raise SiteForbids(f"the command of the token, {name}, ended with {code}.")
+            raise SiteForbids(f"the command of the token, {name}, ended with {code}. {BY_HAND}")
         ends_by_age = self._clock.now() + self._lifetime if self._lifetime else None
         return _checked(text.decode(errors="replace"), f"the command of the token, {name},", ends_by_age)
 

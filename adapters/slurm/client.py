@@ -141,6 +141,8 @@ class Client:
             who.tokens.rejected(token)
             raise self._forbids(who)
         if answer.status == 404 and not _number(answer):
+            if self._fixed and path[0] == "slurm":
+                raise SiteRefused(f"{self.place} does not speak {self._fixed}, as its settings have it under api.")
             self._api = self._fixed  # it was replaced by another version, perhaps
         return answer
 

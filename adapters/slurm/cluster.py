@@ -124,10 +124,11 @@ def shut(snapshot: Snapshot, rules: Rules) -> str:
     """Why no place is there: what the operator has named that the cluster does not have, or that all is closed."""
     there = [partition.name for partition in snapshot.partitions]
     if missing := [name for name in rules.partitions if name not in there]:
-        return f"the cluster has no partition {', '.join(missing)} (platform.partitions). There are: {', '.join(there)}"
+        named = f"{', '.join(missing)}, as the settings have it under partitions"
+        return f"the cluster has no partition {named}. There are: {', '.join(there)}"
     features = _features(rules.constraint)
     if features and not any(features <= _has(node) for node in snapshot.nodes):
-        return f"no node of the cluster has {rules.constraint} (platform.constraint)"
+        return f"no node of the cluster has {rules.constraint}, as the settings have it under constraint"
     return NOWHERE
 
 

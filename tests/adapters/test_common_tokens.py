@@ -149,7 +149,7 @@ async def test_a_command_is_run_once_for_all_who_wait(
 @pytest.mark.parametrize(
     ("command", "error", "words"),
     [
-        (("sh", "-c", "echo my-secret >&2; exit 3"), SiteForbids, r"sh, ended with 3\."),
+        (("sh", "-c", "echo my-secret >&2; exit 3"), SiteForbids, r"sh, ended with 3\. What it said is kept"),
         (("no-such-command",), SiteForbids, "cannot be run"),
         (("sh", "-c", "sleep 60"), SiteUnreachable, "did not end in time|by the deadline"),
         (("sh", "-c", "yes"), SiteForbids, "ended with|holds no token"),

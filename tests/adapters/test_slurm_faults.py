@@ -222,6 +222,8 @@ async def test_a_version_that_is_named_is_not_negotiated(
 ) -> None:
     await queue(late, http, tmp_path, api="v0.0.42").capacity(soon())
     assert "GET openapi/v3" not in late.calls
+    with pytest.raises(SiteRefused, match=r"does not speak v0\.0\.41, as its settings have it under api"):
+        await queue(late, http, tmp_path, api="v0.0.41").capacity(soon())
 
 
 @pytest.mark.parametrize("versions", [("v0.0.36",), ("v1.2.3", "v0.0.999")])

@@ -346,10 +346,10 @@ def test_features_that_all_nodes_must_have_are_looked_at() -> None:
 def test_what_the_operator_names_and_the_cluster_does_not_have_is_told_by_its_key() -> None:
     snapshot = Snapshot([partition(), partition("short")], [node("n1", features="a")], [])
     assert cluster.shut(snapshot, RULES._replace(partitions=("main", "mian"))) == (
-        "the cluster has no partition mian (platform.partitions). There are: main, short"
+        "the cluster has no partition mian, as the settings have it under partitions. There are: main, short"
     )
     said = cluster.shut(snapshot, RULES._replace(constraint="b"))
-    assert said == "no node of the cluster has b (platform.constraint)"
+    assert said == "no node of the cluster has b, as the settings have it under constraint"
     assert cluster.shut(snapshot, RULES) == "no partition of the cluster takes jobs of this site now"
 
 

@@ -209,3 +209,11 @@ async def test_trying_names_the_address_that_is_wrong_and_the_size_that_is_missi
     assert "Is it running, and platform.url right?" in said
     (home / "y.yaml").write_text("name: y\nplatform: {kind: simulated}\ntariff: free\n")
     assert "capacity" not in (await run("check-config", "y.yaml", "--try")).out
+
+
+async def test_trying_doubts_an_address_that_does_not_say_what_it_is(run: Any, home: Path) -> None:
+    async with TestServer(web.Application()) as server:
+        site = f"{{url: {str(server.make_url('/'))!r}}}"
+        (home / "net.yaml").write_text(f"name: net\naccess: {{anonymous: loopback}}\nsites:\n  gone: {site}\n")
+        said = (await run("check-config", "net.yaml", "--try")).out
+    assert "warn  sites.gone: answers, and does not say what it is. Is url right? Run: broker check http" in said
