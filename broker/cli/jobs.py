@@ -414,13 +414,14 @@ def fetch(
 def sessions(
     context: typer.Context,
     everything: Annotated[bool, typer.Option("--all", help="offers, and what was refused, too")] = False,
+    native: Annotated[str | None, typer.Option(help="the one that its platform calls so, such as 48211")] = None,
     json: Json = False,
 ) -> None:
     """List your runs, newest first."""
     desk = desks.of(context)
 
     async def work(broker: Broker) -> None:
-        lines = await broker.sessions(all=everything)
+        lines = await broker.sessions(all=everything, native=native)
         lists.print_sessions(desk.screen, lines, json=json)
 
     desk.run(work)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -25,6 +26,7 @@ from broker.domain.session import REFUSED
 from broker.errors import BadInput, NotFound
 
 _PAGES = 20  # of a list, at most, when a handle is looked up
+_AT_ONCE = 8  # sessions that are read side by side
 _SHOWN = frozenset({"OFFERED", "INITIAL", "REJECTED", "EXPIRED"})
 
 
@@ -203,10 +205,25 @@ class Broker:
 
     # ── lists and handles ────────────────────────────────────────────────────────────────────────────────────
 
-    async def sessions(self, *, all: bool = False) -> list[Line]:
-        """One's own sessions, newest first. An offer is no job: what was only offered or refused comes with `all`."""
+    async def sessions(self, *, all: bool = False, native: str | None = None) -> list[Line]:
+        """One's own sessions, newest first. An offer is no job: what was only offered or refused comes with `all`.
+        `native`: those alone whose job has that name at its platform, such as 48211; each session is read for it."""
         lines = await self._list("sessions", {"all": "true"} if all else {})
-        return lines if all else [line for line in lines if line.phase not in _SHOWN]
+        lines = lines if all else [line for line in lines if line.phase not in _SHOWN]
+        return lines if native is None else await self._called(lines, native)
+
+    async def _called(self, lines: Sequence[Line], native: str) -> list[Line]:
+        """The platform's name of a job is all of it, or its last word: `slurm job 48211`."""
+        room = asyncio.Semaphore(_AT_ONCE)
+
+        async def is_it(line: Line) -> bool:
+            async with room:
+                url = self.url / "sessions" / line.uuid
+                found = read_session(await self._connection.call("GET", url)).native or ""
+                return native in (found, found.rpartition(" ")[2])
+
+        wanted = await asyncio.gather(*(is_it(line) for line in lines))
+        return [line for line, so in zip(lines, wanted, strict=True) if so]
 
     async def offersets(self) -> list[Line]:
         """One's own offer sets, newest first."""

@@ -156,8 +156,8 @@ class Broker:
     def session(self, handle: str | UUID) -> Session:
         return Session(self._loop, self._loop.run(self._inner.session(handle)))
 
-    def sessions(self, *, all: bool = False) -> list[Line]:
-        return self._loop.run(self._inner.sessions(all=all))
+    def sessions(self, *, all: bool = False, native: str | None = None) -> list[Line]:
+        return self._loop.run(self._inner.sessions(all=all, native=native))
 
     def offersets(self) -> list[Line]:
         return self._loop.run(self._inner.offersets())

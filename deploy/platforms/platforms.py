@@ -113,7 +113,10 @@ async def show(folder: Path, world: World, sites: Mapping[str, Part]) -> None:
     async with Broker(world.urls["federation"]) as client:
         read = {site: await client.session(session.uuid) for site, session in ran.items()}
         found = {site: await fetch(session, folder / "results" / site) for site, session in read.items()}
-    say("\n".join(lines(sites, read, found)))
+    say("\n".join(lines(sites, read, found)) + "\n")
+    say("A platform's own name of a job leads back to its session:")
+    native = read[list(sites)[-1]].document.native or ""
+    await asyncio.to_thread(terminal.command, "sessions", "--native", native.rpartition(" ")[2])
     if len({tuple(of.items()) for of in found.values()}) != 1 or not all(found.values()):
         raise DemoError("the results differ.")
     say("All results are the same, to the byte.\n")

@@ -285,6 +285,14 @@ async def test_sessions_hides_what_was_only_offered(run: Any, golden: Any) -> No
     assert len((await run("sessions", "--all")).out.splitlines()) == 5
 
 
+async def test_a_session_is_found_by_what_its_platform_calls_it(run: Any, fake: FakeBroker) -> None:
+    await run("accept", "91c2")
+    ours = fake.scripts[ALBA][-1] if fake.scripts.get(ALBA) else run_of(drawn_offers()[0])[0]
+    fake.scripts[ALBA] = [ours.model_copy(update={"native": "slurm job 48211"})]
+    found = [(await run("sessions", "--native", word)).out for word in ("48211", "slurm job 48211", "4821")]
+    assert ["fit" in text for text in found] == [True, True, False]
+
+
 async def test_offers_shows_the_last_set_again_and_explains_it(run: Any, golden: Any) -> None:
     await run("submit", "fit.py")
     golden("explain.txt", (await run("offers", "--explain", tty=True)).out)

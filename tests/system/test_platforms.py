@@ -74,6 +74,14 @@ def test_the_platforms_own_name_of_the_job_is_shown(shown: str, site: str, job: 
     assert native.startswith(job)
 
 
+def test_the_platforms_own_name_leads_back_to_the_session(shown: str) -> None:
+    _, _, back = shown.partition("$ broker sessions --native ")
+    lines = back.split("\n\n")[0].splitlines()
+    assert len(lines) == 3  # the name, a head, one session
+    assert list(SITES)[-1] in lines[2]
+    assert "COMPLETED" in lines[2]
+
+
 def test_a_platform_that_is_none_is_named(tmp_path: Path) -> None:
     done = show(tmp_path / "data", "slurm,abacus")
     assert done.returncode == 1
