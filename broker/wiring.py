@@ -12,7 +12,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -204,6 +204,8 @@ async def _join(
     )
     await keeping.start()
     await sites.start()
+    with suppress(Unavailable):  # its loop tries again; until then nothing is known of sites
+        await learning.refresh()  # before anybody asks: the first offers are ranked by what was learned too
     for loop in (upkeep.run, sites.run, learning.run, partial(store.follow, hub.watched, hub.ring)):
         _run(stack, loop)
     if peers is not None:
