@@ -10,7 +10,7 @@ import pytest
 from adapters.planning.contract import PlatformContract, Stage
 from broker.testing.container_engines import Engine, docker, podman
 from broker.testing.planner_contract import PlannerContract, Stand
-from tests.adapters.container_sites import ANSWER, CLOCK, LASTING, WARP, a_while, program, sites, want_engine
+from tests.adapters.container_sites import ANSWER, CLOCK, LASTING, WARP, program, sites, want_engine
 
 
 @pytest.fixture(scope="module")
@@ -52,4 +52,4 @@ class TestPlanner(PlannerContract):
     @pytest.fixture
     async def stand(self, podman_engine: Engine) -> AsyncIterator[Stand]:
         async with sites(podman_engine) as here:
-            yield Stand(here.planner, CLOCK, program(ANSWER), LASTING, {"executable": WARP}, a_while, here.ran)
+            yield Stand(here.planner, CLOCK, program(ANSWER), LASTING, {"executable": WARP}, ran=here.ran)

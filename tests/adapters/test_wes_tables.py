@@ -29,6 +29,7 @@ from broker.domain.identity import Owner
 from broker.domain.request import ExecutionRequest
 from broker.domain.session import known
 from broker.errors import SiteRefused
+from broker.testing.children import wait_for
 from tests.adapters.wes_stage import SMALL, WARP, datum, program, workflow
 
 SESSION = UUID("5a1f5b1e-0000-4000-8000-00000000abcd")
@@ -432,14 +433,21 @@ def test_what_opens_an_address_is_not_told(tmp_path: Path, place: str) -> None:
     assert "s3cret" not in done.stderr
 
 
+def _gone(pid: int) -> bool:
+    """Also where nobody has reaped it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
 def test_what_a_program_leaves_running_ends_with_it(tmp_path: Path) -> None:
     source = (
         "import subprocess, sys\nprint(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid)"
     )
     assert launched(tmp_path, source).returncode == 0
     pid = int((tmp_path / "stdout.txt").read_text())
-    state = Path(f"/proc/{pid}/stat")
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] in "ZX"
+    wait_for(lambda: _gone(pid), "what it left behind is killed")
 
 
 def test_a_program_that_is_killed_says_by_what(tmp_path: Path) -> None:
