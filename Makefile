@@ -20,7 +20,7 @@ help:
 	@echo "make fleet-stop stop what KEEP=1 left"
 	@echo "make check      style, types, imports, generated files"
 	@echo "make test       all tests but those marked faults (PYTEST_ARGS=... for some)"
-	@echo "make test-faults  all tests of faults, the long ones too, within 20 minutes (HISTORIES=n simulated histories)"
+	@echo "make test-faults  all tests of faults, the long ones too, within 25 minutes (HISTORIES=n simulated histories)"
 	@echo "make bench      the broker beside bare calls to the same sites"
 	@echo "make simulate   rules of placement on simulated federations, into docs/locality.md (some ten minutes)"
 	@echo "make docs       the documents as a site, in build/site"

@@ -29,7 +29,7 @@ CUBE = bytes(range(256)) * 5000
 SUM = hashlib.sha256(CUBE).hexdigest()
 
 
-@pytest.fixture(scope="module", params=["podman", "docker"])
+@pytest.fixture(scope="module", params=["podman", pytest.param("docker", marks=pytest.mark.faults)])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     want_engine(request.param)
     with {"podman": podman, "docker": docker}[request.param](tmp_path_factory.mktemp(request.param)) as engine:
