@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from adapters.common.programs import PythonVersion
-from adapters.common.signing import BasicOptions
-from adapters.common.tokens import TokenOptions
+from adapters.common.signing import ServerOptions
 from broker.domain.outputs import Outputs
 
 _ABSOLUTE = r"^(/[\w+-][\w.+-]*)+$"
@@ -68,10 +67,8 @@ class OutputOptions(BaseModel):
         return self
 
 
-class TesOptions(BaseModel):
+class TesOptions(ServerOptions):
     """Options of a site of kind `tes`: containers and Python programs at a GA4GH TES server."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str = Field(
         "", description="the server, such as https://tes.example.org/ga4gh/tes/v1; absent: the site's `url`"
@@ -114,20 +111,6 @@ class TesOptions(BaseModel):
     max_source_bytes: Annotated[int, Field(ge=1)] = Field(
         128 * 1024, description="the largest program in a request; TES servers take 128 KiB at least"
     )
-    token: TokenOptions | None = Field(None, description="bearer tokens for the server")
-    basic: BasicOptions | None = Field(
-        None, description="a user of the server, where it takes no tokens; neither: the site's `credentials`, or none"
-    )
-    users: dict[str, TokenOptions] = Field(
-        default_factory=dict,
-        description="whose tasks run under a token of their own, by subject or by issuer and subject → the token",
-    )
-
-    @model_validator(mode="after")
-    def _one_account(self) -> TesOptions:
-        if self.token and self.basic:
-            raise ValueError("token and basic are two ways to sign in; give one")
-        return self
 
     @field_validator("writes", "reads")
     @classmethod

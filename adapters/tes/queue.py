@@ -17,11 +17,10 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from adapters.common.http import Origin
 from adapters.common.laying import RESULTS
 from adapters.common.parallel import each
-from adapters.common.signing import Basic, Bearer, Signer
-from adapters.common.tokens import TokenOptions, per_user, tokens
+from adapters.common.signing import SignIn, sign_ins
+from adapters.common.tokens import per_user
 from adapters.planning.platform import Capacity, Job
 from adapters.tes import states, stored, translate
 from adapters.tes.client import Client
@@ -81,21 +80,15 @@ class TesQueue:
     def __init__(self, options: TesOptions, resources: Resources) -> None:
         """No I/O. Raises SettingsError."""
         self._options, self._clock = options, resources.clock
-        registration, http = resources.registration, resources.http
-        url, clock = options.url or registration.url, resources.clock
-        plain = Origin(http, url, clock)
-
-        def bearer(token: TokenOptions) -> Signer:
-            return Bearer(tokens(token, http, clock, plain.place))
-
-        signer = bearer(options.token) if options.token else Basic(options.basic) if options.basic else None
-        common = Origin(http, url, clock, credentials=None if signer else resources.credentials)
-        self._everybody = _Account(Client(common, signer, clock))
-        self._users = {name: _Account(Client(plain, bearer(token), clock)) for name, token in options.users.items()}
-        self._store = stored.store(options.outputs, http, clock) if options.outputs else None
-        site = registration.name or resources.name
+        common, users = sign_ins(options, resources)
+        self._everybody, self._users = self._account(common), {name: self._account(one) for name, one in users.items()}
+        self._store = stored.store(options.outputs, resources.http, self._clock) if options.outputs else None
+        site = resources.registration.name or resources.name
         self._mine = ((translate.BROKER, resources.broker_id), (translate.SITE, site))
         self._server = Server()
+
+    def _account(self, one: SignIn) -> _Account:
+        return _Account(Client(one.origin, one.signer, self._clock))
 
     # ── what it is ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -6,11 +6,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from adapters.common.programs import PythonVersion
-from adapters.common.signing import BasicOptions
-from adapters.common.tokens import TokenOptions
+from adapters.common.signing import ServerOptions
 from broker.domain.quantities import Duration
 
 MIB = 1024**2
@@ -36,10 +35,8 @@ class ProgramOptions(BaseModel):
     )
 
 
-class WesOptions(BaseModel):
+class WesOptions(ServerOptions):
     """Options of a site of kind `wes`: workflows and Python programs at a GA4GH WES server."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     url: str = Field(
         "", description="the server, such as https://wes.example.org/ga4gh/wes/v1; absent: the site's `url`"
@@ -75,14 +72,6 @@ class WesOptions(BaseModel):
     max_source_bytes: Annotated[int, Field(ge=1)] = Field(
         8 * MIB, description="the largest program, and the most that a workflow's files have together"
     )
-    token: TokenOptions | None = Field(None, description="bearer tokens for the server")
-    basic: BasicOptions | None = Field(
-        None, description="a user of the server, where it takes no tokens; neither: the site's `credentials`, or none"
-    )
-    users: dict[str, TokenOptions] = Field(
-        default_factory=dict,
-        description="whose runs are under a token of their own, by subject or by issuer and subject → the token",
-    )
 
     @field_validator("outputs")
     @classmethod
@@ -90,9 +79,3 @@ class WesOptions(BaseModel):
         if any(not path.is_absolute() or ".." in path.parts or len(path.parts) < 2 for path in outputs):
             raise ValueError("absolute folders are wanted")
         return outputs
-
-    @model_validator(mode="after")
-    def _one_account(self) -> WesOptions:
-        if self.token and self.basic:
-            raise ValueError("token and basic are two ways to sign in; give one")
-        return self

@@ -11,10 +11,9 @@ from contextlib import aclosing
 from typing import Any
 from uuid import UUID
 
-from adapters.common.http import Origin
 from adapters.common.parallel import each
-from adapters.common.signing import Basic, Bearer, Signer
-from adapters.common.tokens import TokenOptions, per_user, tokens
+from adapters.common.signing import SignIn, sign_ins
+from adapters.common.tokens import per_user
 from adapters.planning.platform import Capacity, Job
 from adapters.wes import handing, translate
 from adapters.wes.account import TOGETHER, Account
@@ -49,20 +48,13 @@ class WesQueue:
     def __init__(self, options: WesOptions, resources: Resources) -> None:
         """No I/O. Raises SettingsError for an address that is none."""
         self._options, self._clock, self._broker = options, resources.clock, resources.broker_id
-        url, http, clock = options.url or resources.registration.url, resources.http, resources.clock
-        plain = Origin(http, url, clock)
-
-        def account(origin: Origin, signer: Signer | None, whose: str) -> Account:
-            return Account(Wes(origin, signer, clock, whose), self._broker, clock)
-
-        def bearer(token: TokenOptions) -> Signer:
-            return Bearer(tokens(token, http, clock, plain.place))
-
-        common = Origin(http, url, clock, credentials=resources.credentials)
-        signer = bearer(options.token) if options.token else Basic(options.basic) if options.basic else None
-        self._common = account(plain if signer else common, signer, "the site's registration")
-        self._users = {name: account(plain, bearer(token), f"the user {name}") for name, token in options.users.items()}
+        common, users = sign_ins(options, resources)
+        self._common = self._made(common, "the site's registration")
+        self._users = {name: self._made(one, f"the user {name}") for name, one in users.items()}
         self._known: Info | None = None
+
+    def _made(self, one: SignIn, whose: str) -> Account:
+        return Account(Wes(one.origin, one.signer, self._clock, whose), self._broker, self._clock)
 
     # ── what it is ───────────────────────────────────────────────────────────────────────────────────────────
 
