@@ -22,6 +22,7 @@ from pathlib import Path
 
 PORTS = range(19_000, 32_000)  # below those that the kernel hands out, so that a restart finds its port free
 READY_WITHIN = 60.0  # seconds; a machine that runs other things at the same time is slow
+ANSWERS_WITHIN = 30.0  # seconds for one call
 ENDS_WITHIN = 10.0  # seconds from SIGTERM to SIGKILL
 
 # PR_SET_PDEATHSIG kills a child when the thread that made it ends. This one ends with the process.
@@ -78,18 +79,18 @@ def wait_for(condition: Callable[[], bool], what: str, trouble: Callable[[], str
         time.sleep(0.02)
 
 
-def answers(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Returns when the process answers HTTP there, whatever it answers. AssertionError with its log when it does not
-    in time, or ends before."""
+def answers(url: str, process: subprocess.Popen[bytes], log: Path, *, well: bool = False) -> None:
+    """Returns when the process answers HTTP there; `well`: with success, else whatever it answers. AssertionError with
+    its log when it does not in time, or ends before."""
 
     def up() -> bool:
         assert process.poll() is None, f"ended with {process.returncode}\n{told()}"
         try:
-            with urllib.request.urlopen(url, timeout=5.0):  # noqa: S310  a test's own address
+            with urllib.request.urlopen(url, timeout=ANSWERS_WITHIN):  # noqa: S310  a test's own address
                 return True
         except urllib.error.HTTPError as error:
             error.close()
-            return True
+            return not well
         except (OSError, HTTPException):
             return False
 

@@ -1,6 +1,6 @@
 """A real OpenID Connect provider on the loopback (npm's oidc-provider), for tests: up in a second.
 
-Imports `children` and the waiting of `redis_server`. Wants Node.js and the environment `oidc` of `make servers`. What
+Imports `children`. Wants Node.js and the environment `oidc` of `make servers`. What
 it is set up as stands in oidc_provider.mjs.
 """
 
@@ -18,7 +18,6 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 from broker.testing import children
-from broker.testing.children import wait_for
 
 AUDIENCE, OTHER_AUDIENCE = "urn:backend", "urn:elsewhere"
 CLIENTS = {"broker": "not-so-secret-4711", "ada": "not-so-secret-4712"}
@@ -55,7 +54,9 @@ class OidcServer:
         }
         command = ["node", str(_SCRIPT), str(self._home / "node_modules"), json.dumps(settings)]
         self._process = children.launch(command, self.folder / "log")
-        wait_for(self._up, "the OpenID Connect provider is up", self._tail)
+        children.answers(
+            f"{self.issuer}/.well-known/openid-configuration", self._process, self.folder / "log", well=True
+        )
         return self
 
     def __exit__(
@@ -91,17 +92,3 @@ class OidcServer:
         )
         with urllib.request.urlopen(request, timeout=_ANSWER_WITHIN) as answer:  # noqa: S310 - our own server
             return str(json.load(answer)["access_token"])
-
-    def _up(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, f"the provider ended\n{self._tail()}"
-        try:
-            url = f"{self.issuer}/.well-known/openid-configuration"
-            with urllib.request.urlopen(url, timeout=_ANSWER_WITHIN):  # noqa: S310 - our own server
-                return True
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def _tail(self) -> str:
-        log = self.folder / "log"
-        return log.read_text(errors="replace")[-3000:] if log.exists() else ""

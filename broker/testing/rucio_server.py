@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from broker.testing import children
-from broker.testing.children import wait_for
 
 ACCOUNT, USERNAME, PASSWORD = "root", "broker", "not-so-secret-4711"
 STEP_WITHIN = 60.0  # seconds for making the tables; a machine that runs other things at the same time is slow
@@ -120,7 +119,7 @@ class RucioServer:
             self._environment(),
             self.folder,
         )
-        wait_for(self._up, "Rucio is up", self._tail)
+        children.answers(f"{self.url}/ping", self._process, self.folder / "log", well=True)
         self._token = self.sign_in()
         return self
 
@@ -232,15 +231,6 @@ class RucioServer:
             check=False,
         )
         assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
-
-    def _up(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, f"Rucio ended\n{self._tail()}"
-        try:
-            with urllib.request.urlopen(f"{self.url}/ping", timeout=ANSWER_WITHIN):  # noqa: S310 - our own server
-                return True
-        except (urllib.error.URLError, OSError):
-            return False
 
     def _tail(self) -> str:
         log = self.folder / "log"

@@ -1,7 +1,7 @@
 """Real GA4GH WES servers on the loopback, for tests: toil, and sapporo, which takes an OpenID Connect provider. Both
 run CWL without containers, and are up in a few seconds.
 
-Imports `children` and the waiting of `redis_server`. Wants the environments `toil` and `sapporo` of `make servers`, and
+Imports `children`. Wants the environments `toil` and `sapporo` of `make servers`, and
 jq for sapporo. Everything here blocks, and every wait is bounded. All that they write lies in their folder; what their
 engines leave running when they are stopped is found by that folder, and killed.
 """
@@ -14,8 +14,6 @@ import re
 import signal
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,7 +21,6 @@ from types import TracebackType
 from typing import Self
 
 from broker.testing import children
-from broker.testing.children import wait_for
 
 _ANSWER_WITHIN = 30.0
 _GONE_WITHIN = 10.0
@@ -67,7 +64,7 @@ class WesServer:
         }
         log = self.folder / "log"
         self._process = children.launch(self._command(), log, {**environment, **self._variables()}, self.folder)
-        wait_for(self._up, f"{type(self).__name__} is up", self.tail)
+        children.answers(f"{self.url}/service-info", self._process, log, well=True)
 
     def stop(self) -> None:
         """With everything that its engines run. Idempotent."""
@@ -83,24 +80,11 @@ class WesServer:
             with process:
                 process.kill()
 
-    def tail(self) -> str:
-        log = self.folder / "log"
-        return log.read_text(errors="replace")[-3000:] if log.exists() else ""
-
     def _command(self) -> list[str]:
         raise NotImplementedError
 
     def _variables(self) -> dict[str, str]:
         return {}
-
-    def _up(self) -> bool:
-        assert self._process is not None
-        assert self._process.poll() is None, f"the server ended\n{self.tail()}"
-        try:
-            with urllib.request.urlopen(f"{self.url}/service-info", timeout=_ANSWER_WITHIN):  # noqa: S310 - our own
-                return True
-        except (urllib.error.URLError, OSError):
-            return False
 
     def _sweep(self) -> None:
         end = time.monotonic() + _GONE_WITHIN
